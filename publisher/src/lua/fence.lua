@@ -1,0 +1,46 @@
+-- The beginning of every script of ours: the clock, the tenant's state, and the fence around its epoch.
+--
+-- KEYS[1] state  hash: epoch, run, seq, id, bucket
+-- KEYS[2] log    stream of messages, ids <seq>-0
+--
+-- An epoch is the life of one counter. Replication is asynchronous and a restart may lose the last second, so a server
+-- that is not the one which issued the last seq could issue that seq again for another event, and browsers would drop
+-- it as a duplicate. Hence: another run id than the state's, or no state at all, begins a new epoch.
+
+local STATE, LOG = KEYS[1], KEYS[2]
+
+-- Redis' clock, not the caller's: publishers' clocks differ by more than the window we promise. Read once, since it
+-- moves on within a script. Microseconds, exact in a Lua number until the year 2255.
+local time = redis.call('TIME')
+local clock = tonumber(time[1]) * 1000000 + tonumber(time[2])
+
+-- Lua writes any integer from 1e14 on as 1.7e+15: every number that leaves the script as text goes through here.
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local epoch, seq, id, bucket
+
+local function begin_epoch(run, state_ms)
+  epoch = string.sub(run, 1, 8) .. '-' .. whole(clock)
+  seq, id = 0, ''
+  -- The state first: on a full server it is refused, and then nothing has been lost yet; a DEL would have passed.
+  redis.call('HSET', STATE, 'epoch', epoch, 'run', run, 'seq', '0', 'id', '')
+  redis.call('PEXPIRE', STATE, state_ms)
+  -- The old entries have other identities, and XADD refuses 1-0 under an old top. The bucket stays: the limit
+  -- knows no epochs.
+  redis.call('DEL', LOG)
+end
+
+-- Reads the state into the locals above, beginning a new epoch where needed. Returns the server's run id.
+local function fence(state_ms)
+  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  local state = redis.call('HMGET', STATE, 'epoch', 'run', 'seq', 'id', 'bucket')
+  epoch, seq, id = state[1], tonumber(state[3] or ''), state[4]
+  bucket = state[5] or ''
+  if not (epoch and seq and id) or state[2] ~= run then
+    begin_epoch(run, state_ms)
+  end
+  return run
+end
+

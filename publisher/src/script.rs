@@ -1,0 +1,58 @@
+//! The two scripts that run inside Redis. Their headers in `lua/` name KEYS, ARGV and the result.
+
+use std::sync::LazyLock;
+
+use sha1::{Digest, Sha1};
+
+use crate::names::hex;
+
+/// Publishes one event: everything that must happen at once, in one round trip.
+pub static PUBLISH: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("lua/fence.lua"), include_str!("lua/publish.lua"))));
+
+/// Reads where a tenant's counter stands, and what its log holds after a known position.
+pub static POSITION: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("lua/fence.lua"), include_str!("lua/position.lua"))));
+
+/// A script with the digest by which Redis knows it once it has seen it.
+#[derive(Debug)]
+pub struct Script {
+    source: &'static str,
+    digest: String,
+}
+
+impl Script {
+    fn new(source: &'static str) -> Self {
+        Self { source, digest: hex(&Sha1::digest(source)) }
+    }
+
+    /// The text, for `EVAL`: it runs the script and loads it as well.
+    pub fn source(&self) -> &'static str {
+        self.source
+    }
+
+    /// The digest, for `EVALSHA`; a server that answers `NOSCRIPT` has forgotten it.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+/// How long a tenant's state lives after its last event. It outlives the log and the bucket by far, so that the same
+/// (epoch, seq) can never name two events to a browser that was asleep over a holiday.
+pub const STATE_MILLIS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// How long a publish-once mark lives: 24 h, longer than any caller holds on to an event whose outcome it doesn't know.
+///
+/// What that costs: a mark is a key of about 60 bytes with an integer and an expiry, some 180 bytes of Redis' memory. A
+/// busy centre has a few hundred events a day, so 1000 centres with 500 each come to 500,000 marks, 90 MB. The rate
+/// limit bounds one tenant at 864,000 marks, 155 MB, if it were to publish at the limit all day.
+pub const ONCE_MILLIS: u64 = 24 * 60 * 60 * 1000;
+
+/// Tokens that a `metrics_updated` leaves in the bucket: a burst of metrics never costs a payment.
+/// Of a bucket too small for that it may take what leaves at least one event a second possible.
+pub fn reserve(event_type: crate::DashboardEventType, capacity: u32) -> u32 {
+    match event_type {
+        crate::DashboardEventType::MetricsUpdated => capacity.saturating_sub(1).min(3),
+        _ => 0,
+    }
+}
