@@ -1,0 +1,128 @@
+//! Finds variables that are ours but for a typo: `JWT_SECERT` must not mean "no secret".
+
+use std::ffi::OsString;
+
+use strsim::damerau_levenshtein;
+
+use super::error::ConfigError;
+
+/// Shorter names (`LOG`) are near to half of what any environment holds.
+const SHORTEST: usize = 6;
+
+/// Refuses the first variable of the environment that looks like one of `ours` and is none.
+pub(super) fn refuse(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ours: &[String],
+) -> Result<(), ConfigError> {
+    for (name, _) in environment {
+        let Some(name) = name
+            .to_str()
+            .filter(|name| !ours.iter().any(|our| our == name))
+        else {
+            continue;
+        };
+        if let Some(meant) = ours.iter().find(|our| is_near(name, our)) {
+            // Without its value, which may well be the secret.
+            return Err(ConfigError::new(
+                name,
+                format!("no such variable; was {meant} meant?"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// One slip anywhere, or two when no word of the name is a different word altogether: REDIS_TTL and DATABASE_SSL are
+/// other programs' variables, though only two letters away from REDIS_URL and DATABASE_URL.
+fn is_near(name: &str, our: &str) -> bool {
+    if our.len() < SHORTEST || name.len().abs_diff(our.len()) > 2 {
+        return false;
+    }
+    let name = name.to_uppercase();
+    match damerau_levenshtein(&name, our) {
+        0 | 1 => true,
+        2 => {
+            name.split('_').count() == our.split('_').count()
+                && name
+                    .split('_')
+                    .zip(our.split('_'))
+                    .all(|(word, ours)| damerau_levenshtein(word, ours) <= ours.len() / 3)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: [&str; 9] = [
+        "LISTEN",
+        "LOG",
+        "LOG_FORMAT",
+        "REDIS_URL",
+        "DATABASE_URL",
+        "JWT_SECRET",
+        "JWT_JWKS",
+        "MAX_CONNECTIONS",
+        "REALTIME_DASHBOARD",
+    ];
+
+    fn verdict(name: &str) -> Result<(), ConfigError> {
+        refuse([(name.into(), "hunter2".into())], &OURS.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_typo_stops_the_start_and_names_what_was_meant() {
+        for (typo, meant) in [
+            ("JWT_SECERT", "JWT_SECRET"),
+            ("JWT_SECRETS", "JWT_SECRET"),
+            ("JWTSECRET", "JWT_SECRET"),
+            ("jwt_secret", "JWT_SECRET"),
+            ("REDIS_URI", "REDIS_URL"),
+            ("LISTE", "LISTEN"),
+            ("LOGFORMAT", "LOG_FORMAT"),
+            ("MAX_CONECTION", "MAX_CONNECTIONS"),
+            ("REALTME_DASHBORD", "REALTIME_DASHBOARD"),
+        ] {
+            let line = verdict(typo).unwrap_err().to_string();
+            assert_eq!(
+                line,
+                format!("{typo}: no such variable; was {meant} meant?")
+            );
+        }
+    }
+
+    #[test]
+    fn innocent_variables_do_not() {
+        for innocent in [
+            "PATH",
+            "HOME",
+            "LOGNAME",
+            "LOG",
+            "LANG",
+            "TERM",
+            "HOSTNAME",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "LISTEN_FDNAMES",
+            "REDIS_TTL",
+            "REDIS_HOST",
+            "REDIS_PORT",
+            "REDIS_DB",
+            "DATABASE_SSL",
+            "DATABASE_USER",
+            "DATABASE_HOST",
+            "JWT_EXPIRY",
+            "JWT_SECRET",
+            "LESSOPEN",
+            "INVOCATION_ID",
+            "KUBERNETES_SERVICE_HOST",
+            "REDIS_SERVICE_PORT",
+            "RUST_LOG",
+            "LS_COLORS",
+        ] {
+            assert_eq!(verdict(innocent), Ok(()), "{innocent}");
+        }
+    }
+}

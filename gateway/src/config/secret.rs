@@ -1,0 +1,101 @@
+//! Secrets: a value that is used, and never seen.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+
+use super::error::ConfigError;
+use super::values;
+
+/// A key, or an address with a password in it. Prints as `***`.
+#[derive(Clone)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// More is no key, but a wrong path.
+    const LONGEST_FILE: u64 = 64 * 1024;
+
+    /// The value itself. Look twice at where it goes.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Compares without telling, by its duration, how much of a guess was right.
+    pub fn matches(&self, guess: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(guess).into()
+    }
+
+    pub(super) fn from_file(variable: &str, path: &Path) -> Result<Self, ConfigError> {
+        let refuse =
+            |rule: String| ConfigError::with_value(variable, &path.to_string_lossy(), rule);
+        let mut content = String::new();
+        File::open(path)
+            .and_then(|file| {
+                file.take(Self::LONGEST_FILE + 1)
+                    .read_to_string(&mut content)
+            })
+            .map_err(|error| refuse(format!("cannot be read: {error}")))?;
+        if content.len() as u64 > Self::LONGEST_FILE {
+            return Err(refuse(format!(
+                "is longer than {} bytes, that is no secret",
+                Self::LONGEST_FILE
+            )));
+        }
+        // Editors and `echo` end files with a newline that is no part of the secret.
+        let trimmed = content.strip_suffix('\n').map_or(content.as_str(), |line| {
+            line.strip_suffix('\r').unwrap_or(line)
+        });
+        trimmed
+            .parse()
+            .map_err(|rule| refuse(format!("its content {rule}")))
+    }
+}
+
+impl FromStr for Secret {
+    type Err = String;
+
+    fn from_str(raw: &str) -> Result<Self, String> {
+        if raw.is_empty() {
+            Err(values::EMPTY.to_owned())
+        } else {
+            Ok(Self(raw.into()))
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Files that hold a secret instead of the variable, as container platforms mount them.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct SecretFiles {
+    /// A file that holds JWT_SECRET.
+    #[arg(long, env, value_name = "PATH", value_parser = values::path)]
+    pub(super) jwt_secret_file: Option<PathBuf>,
+
+    /// A file that holds REDIS_URL.
+    #[arg(long, env, value_name = "PATH", value_parser = values::path)]
+    pub(super) redis_url_file: Option<PathBuf>,
+
+    /// A file that holds DATABASE_URL.
+    #[arg(long, env, value_name = "PATH", value_parser = values::path)]
+    pub(super) database_url_file: Option<PathBuf>,
+
+    /// A file that holds PUBLISH_API_KEY.
+    #[arg(long, env, value_name = "PATH", value_parser = values::path)]
+    pub(super) publish_api_key_file: Option<PathBuf>,
+}
