@@ -9,7 +9,9 @@ use uuid::Uuid;
 use crate::{
     error::{InvalidEvent, sanitised},
     payload::{ArrearsAlert, InvoiceStatusChanged, MetricsUpdated, PaymentReceived},
-    strict, tenant::is_plain_id, timestamp,
+    strict,
+    tenant::is_plain_id,
+    timestamp,
 };
 
 /// No event is larger than this, written as JSON. A WebSocket frame, a log entry and a publish stay small with it.
@@ -86,7 +88,8 @@ pub struct UnknownEventType {
 
 impl DashboardEventType {
     /// Every kind, for tables of labels and the like.
-    pub const ALL: [Self; 4] = [Self::PaymentReceived, Self::InvoiceStatusChanged, Self::ArrearsAlert, Self::MetricsUpdated];
+    pub const ALL: [Self; 4] =
+        [Self::PaymentReceived, Self::InvoiceStatusChanged, Self::ArrearsAlert, Self::MetricsUpdated];
 
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -217,7 +220,7 @@ struct Read<'a> {
     data: &'a serde_json::value::RawValue,
     #[serde(default, deserialize_with = "timestamp::optional")]
     timestamp: Option<OffsetDateTime>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "strict::optional_parsed")]
     id: Option<EventId>,
 }
 

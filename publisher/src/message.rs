@@ -49,14 +49,21 @@ const NO_PREVIOUS: &str = "-";
 
 impl Message {
     /// Completes an event with its place, as the publish script does; for the engine that has no Redis.
-    pub fn new(event: &DashboardEvent, epoch: Epoch, seq: u64, previous: Option<EventId>, published_micros: u64) -> Self {
+    pub fn new(
+        event: &DashboardEvent,
+        epoch: Epoch,
+        seq: u64,
+        previous: Option<EventId>,
+        published_micros: u64,
+    ) -> Self {
         let json = format!("{{\"seq\":{seq},{}}}", event.body()).into();
         Self { epoch, seq, id: event.id.clone(), previous, event_type: event.event_type(), published_micros, json }
     }
 
     /// Reads a message. `json` shares the memory of `raw`.
     pub fn parse(raw: Bytes) -> Result<Self, MalformedMessage> {
-        let head_bytes = raw.iter().take(MAX_HEAD_BYTES).position(|b| *b == b'\n').ok_or(MalformedMessage("no head line"))?;
+        let head_bytes =
+            raw.iter().take(MAX_HEAD_BYTES).position(|b| *b == b'\n').ok_or(MalformedMessage("no head line"))?;
         let text = std::str::from_utf8(&raw).map_err(|_| MalformedMessage("not UTF-8"))?;
         let (head, json) = (&text[..head_bytes], &text[head_bytes + 1..]);
 

@@ -1,10 +1,6 @@
 //! Money: a decimal with two decimals that never passes through a float, in either direction.
 
-use std::{
-    fmt,
-    iter::Sum,
-    str::FromStr,
-};
+use std::{fmt, iter::Sum, str::FromStr};
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
@@ -139,8 +135,28 @@ mod tests {
     #[test]
     fn what_is_no_plain_number_is_refused() {
         for bad in [
-            "\"10.00\"", "0.001", "1e3", "1E400", "1e400", "NaN", "-0", "-0.00", "+1", "01", ".5", "5.", "", " ", "null", "true", "[]",
-            "{}", "0x10", "1_000", "1,000", "٣",
+            "\"10.00\"",
+            "0.001",
+            "1e3",
+            "1E400",
+            "1e400",
+            "NaN",
+            "-0",
+            "-0.00",
+            "+1",
+            "01",
+            ".5",
+            "5.",
+            "",
+            " ",
+            "null",
+            "true",
+            "[]",
+            "{}",
+            "0x10",
+            "1_000",
+            "1,000",
+            "٣",
         ] {
             assert_eq!(bad.parse::<Money>(), Err(InvalidMoney::NotPlain), "{bad}");
         }

@@ -48,14 +48,9 @@ impl Names {
         self.of(tenant, &format!("once:{id}"))
     }
 
-    /// Key: everybody of this tenant was kicked a moment ago.
-    pub fn kicked_tenant(&self, tenant: &TenantId) -> String {
-        self.of(tenant, "kicked")
-    }
-
-    /// Key: this user was kicked a moment ago. The `sub` of a token may be any text; its hash is a safe name.
-    pub fn kicked_user(&self, sub: &str) -> String {
-        format!("{}:kicked:{}", self.prefix, hex(&Sha1::digest(sub)))
+    /// Stream: the kicks of the last minute, for gateways that did not hear them.
+    pub fn kicks(&self) -> String {
+        format!("{}:kicks", self.prefix)
     }
 
     /// Channel: kicks, to all gateways.
@@ -107,7 +102,9 @@ mod tests {
         let names = Names::new("dash").expect("a prefix");
         let acorn = "acorn".parse().expect("a tenant");
         assert_eq!(names.tenant_of_channel(&names.events(&acorn)), Some(acorn));
-        for other in ["dash:{acorn}:log", "dash2:{acorn}:events", "dash:control", "dash:{}:events", "dash:{a}:x}:events", ""] {
+        for other in
+            ["dash:{acorn}:log", "dash2:{acorn}:events", "dash:control", "dash:{}:events", "dash:{a}:x}:events", ""]
+        {
             assert_eq!(names.tenant_of_channel(other), None, "{other}");
         }
     }

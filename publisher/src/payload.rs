@@ -72,7 +72,11 @@ pub struct MetricsUpdated {
     #[serde(with = "timestamp")]
     pub as_of: OffsetDateTime,
     /// How many events of each kind these figures stand for, when a backlog was condensed into them.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_map_without_duplicates")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "strict::optional_map_without_duplicates"
+    )]
     pub condensed: Option<BTreeMap<DashboardEventType, u64>>,
 }
 

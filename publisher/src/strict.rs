@@ -82,6 +82,15 @@ where
     String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
 }
 
+/// The same, for a field that may be absent (but not null).
+pub(crate) fn optional_parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    parsed(deserializer).map(Some)
+}
+
 /// A map in which a key given twice is an error, where serde would take the last.
 pub(crate) fn map_without_duplicates<'de, D, K>(deserializer: D) -> Result<BTreeMap<K, u64>, D::Error>
 where

@@ -79,9 +79,9 @@ mod tests {
     #[test]
     fn nothing_outside_the_alphabet_becomes_a_tenant() {
         let long = "x".repeat(65);
-        for bad in [
-            "", "*", "?", "[a]", "{t1}", "t1}:events", "a b", "a\r\nb", "a\0", "../t2", "t%31", "tést", "ｔ1", &long,
-        ] {
+        for bad in
+            ["", "*", "?", "[a]", "{t1}", "t1}:events", "a b", "a\r\nb", "a\0", "../t2", "t%31", "tést", "ｔ1", &long]
+        {
             assert!(TenantId::try_from(bad).is_err(), "{bad:?} was accepted");
         }
         for good in ["t1", "T1", "_", "-", &"x".repeat(64)] {
@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn the_error_says_the_rule_and_echoes_little_of_the_text() {
-        let error = TenantId::try_from(format!("\x1b[31m{}", "x".repeat(10_000))).expect_err("far too long").to_string();
+        let error =
+            TenantId::try_from(format!("\x1b[31m{}", "x".repeat(10_000))).expect_err("far too long").to_string();
         assert!(error.contains("1 to 64 of [A-Za-z0-9_-]"), "{error}");
         assert!(error.len() < 140 && !error.contains('\x1b'), "{error}");
     }

@@ -1,0 +1,54 @@
+//! Every metric of a publisher, resolved once: a publish looks no name and no label up.
+
+use std::time::Duration;
+
+use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
+
+use crate::{error::PublishError, publisher::Outcome};
+
+pub(crate) struct PublisherMetrics {
+    published: Counter,
+    throttled: Counter,
+    duplicate: Counter,
+    unavailable: Counter,
+    unknown: Counter,
+    overloaded: Counter,
+    refused: Counter,
+    invalid: Counter,
+    seconds: Histogram,
+}
+
+impl PublisherMetrics {
+    /// The recorder must have been installed before: handles of an absent recorder stay mute.
+    pub(crate) fn register() -> Self {
+        describe_counter!("publisher_events_total", "Events by what became of them");
+        describe_histogram!("publisher_publish_seconds", Unit::Seconds, "How long a publish took");
+        let events = |outcome: &'static str| counter!("publisher_events_total", "outcome" => outcome);
+        Self {
+            published: events("published"),
+            throttled: events("throttled"),
+            duplicate: events("duplicate"),
+            unavailable: events("unavailable"),
+            unknown: events("unknown"),
+            overloaded: events("overloaded"),
+            refused: events("refused"),
+            invalid: events("invalid"),
+            seconds: histogram!("publisher_publish_seconds"),
+        }
+    }
+
+    pub(crate) fn publish_ended(&self, result: &Result<Outcome, PublishError>, took: Duration) {
+        self.seconds.record(took);
+        let counter = match result {
+            Ok(Outcome::Published { .. }) => &self.published,
+            Ok(Outcome::Throttled { .. }) => &self.throttled,
+            Ok(Outcome::Duplicate { .. }) => &self.duplicate,
+            Err(PublishError::Unavailable) => &self.unavailable,
+            Err(PublishError::Unknown { .. }) => &self.unknown,
+            Err(PublishError::Overloaded) => &self.overloaded,
+            Err(PublishError::Refused(_)) => &self.refused,
+            Err(PublishError::Invalid(_)) => &self.invalid,
+        };
+        counter.increment(1);
+    }
+}

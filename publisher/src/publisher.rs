@@ -1,0 +1,226 @@
+//! The publisher: one script run for each event, and an answer in time whatever Redis does.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{Semaphore, TryAcquireError},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    config::PublisherConfig,
+    error::{ConnectError, PublishError},
+    event::{DashboardEvent, EventData, EventId},
+    metrics::PublisherMetrics,
+    names::Names,
+    payload::{ArrearsAlert, InvoiceStatusChanged, MetricsUpdated, PaymentReceived},
+    redis::{Call, Failure, Redis},
+    script,
+    tenant::TenantId,
+};
+
+/// How long one attempt waits for its reply before the same event is sent over another connection.
+const ATTEMPT: Duration = Duration::from_millis(100);
+/// How often a call whose first attempt was lost looks for a connection that is back.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long `connect` waits for Redis before it leaves the connecting to the background.
+const FIRST_CONNECTION: Duration = Duration::from_secs(1);
+
+/// Publishes events to the dashboards of tenants.
+///
+/// Cheap to clone, and one is enough for a process: any number of tasks share its few connections. Every call ends
+/// within the configured timeout (250 ms), and none of them fails the billing transaction it stands in.
+#[derive(Clone)]
+pub struct Publisher {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    redis: Redis,
+    names: Names,
+    slots: Semaphore,
+    config: PublisherConfig,
+    metrics: PublisherMetrics,
+    /// The arguments that no event changes.
+    limits: Limits,
+}
+
+struct Limits {
+    capacity: Bytes,
+    log_length: Bytes,
+    log_millis: Bytes,
+    state_millis: Bytes,
+    once_millis: Bytes,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in the tenant's log, and on its way to every gateway that has a dashboard of the tenant open.
+    Published {
+        /// Its number among the tenant's events.
+        seq: u64,
+        /// Gateways that Redis handed it to at once. Zero means that nobody looks.
+        receivers: u64,
+    },
+    /// The tenant has had its events of this second. Nothing was published.
+    Throttled {
+        /// After this time the same event can succeed.
+        retry_after: Duration,
+    },
+    /// An event with this id was published before: by an earlier call, or by this one, when its first reply was lost.
+    Duplicate {
+        /// The number it got then.
+        seq: u64,
+    },
+}
+
+impl Publisher {
+    /// Connects to Redis. A bad configuration is an error; a Redis that is down is not: after a second of trying, the
+    /// publisher comes back without it, and goes on trying in the background.
+    pub async fn connect(config: PublisherConfig) -> Result<Self, ConnectError> {
+        config.validate()?;
+        let names = Names::new(&config.prefix)?;
+        // Room for every call's attempts: a queue that grows beyond it waits for a connection that is dead.
+        let redis = Redis::open(&config.redis_url, config.connections, config.max_in_flight * 4).await?;
+        redis.ready(FIRST_CONNECTION).await;
+        let limits = Limits {
+            capacity: config.events_per_second.to_string().into(),
+            log_length: config.recovery_events.to_string().into(),
+            log_millis: config.recovery.as_millis().to_string().into(),
+            state_millis: script::STATE_MILLIS.to_string().into(),
+            once_millis: script::ONCE_MILLIS.to_string().into(),
+        };
+        let slots = Semaphore::new(config.max_in_flight);
+        let metrics = PublisherMetrics::register();
+        Ok(Self { inner: Arc::new(Inner { redis, names, slots, config, metrics, limits }) })
+    }
+
+    /// Publishes an event. After [`PublishError::Unknown`], call it again with the same event.
+    pub async fn broadcast_to_tenant(
+        &self,
+        tenant: &TenantId,
+        event: &DashboardEvent,
+    ) -> Result<Outcome, PublishError> {
+        let started = Instant::now();
+        let result = self.inner.publish(tenant, event).await;
+        self.inner.metrics.publish_ended(&result, started.elapsed());
+        result
+    }
+
+    /// Tells the tenant's dashboards that a parent paid.
+    pub async fn send_payment_received(
+        &self,
+        tenant: &TenantId,
+        data: PaymentReceived,
+    ) -> Result<Outcome, PublishError> {
+        self.send(tenant, data).await
+    }
+
+    /// Tells the tenant's dashboards that an invoice has another status.
+    pub async fn send_invoice_status_change(
+        &self,
+        tenant: &TenantId,
+        data: InvoiceStatusChanged,
+    ) -> Result<Outcome, PublishError> {
+        self.send(tenant, data).await
+    }
+
+    /// Tells the tenant's dashboards that a parent is in arrears.
+    pub async fn send_arrears_alert(&self, tenant: &TenantId, data: ArrearsAlert) -> Result<Outcome, PublishError> {
+        self.send(tenant, data).await
+    }
+
+    /// Gives the tenant's dashboards new figures. Refused while fewer than 4 of the 10 events of a second are left: figures
+    /// replace each other, and must not cost a payment its place.
+    pub async fn send_metrics_updated(&self, tenant: &TenantId, data: MetricsUpdated) -> Result<Outcome, PublishError> {
+        self.send(tenant, data).await
+    }
+
+    /// Waits for the calls in flight, then closes the connections. Calls on other clones are `Unavailable` from then on.
+    pub async fn close(self) {
+        let all = u32::try_from(self.inner.config.max_in_flight).expect("validated to be far smaller");
+        // Every call ends within the timeout, and with it this wait.
+        let _ = timeout(self.inner.config.timeout, self.inner.slots.acquire_many(all)).await;
+        self.inner.slots.close();
+        self.inner.redis.close().await;
+    }
+
+    async fn send(&self, tenant: &TenantId, data: impl Into<EventData>) -> Result<Outcome, PublishError> {
+        self.broadcast_to_tenant(tenant, &DashboardEvent::new(data)).await
+    }
+}
+
+impl Inner {
+    async fn publish(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Outcome, PublishError> {
+        let deadline = Instant::now() + self.config.timeout;
+        let call = self.call(tenant, event)?;
+        let _slot = self.slots.try_acquire().map_err(|error| match error {
+            TryAcquireError::NoPermits => PublishError::Overloaded,
+            TryAcquireError::Closed => PublishError::Unavailable,
+        })?;
+
+        // Once an attempt was perhaps sent, only an answer of Redis ends the doubt.
+        let mut sent = false;
+        loop {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            match self.redis.pick() {
+                _ if rest.is_zero() => return Err(given_up(sent, &event.id)),
+                None if sent => sleep(rest.min(LOOK_AGAIN)).await,
+                None => return Err(PublishError::Unavailable),
+                Some(connection) => match connection.run(&call, rest.min(ATTEMPT)).await {
+                    Ok(reply) => return outcome(&reply),
+                    Err(Failure::NotSent) => {}
+                    Err(Failure::Lost) => sent = true,
+                    // An earlier attempt may still lie in a buffer and succeed.
+                    Err(Failure::Refused(_)) if sent => return Err(given_up(sent, &event.id)),
+                    Err(Failure::Refused(why)) => return Err(PublishError::Refused(why)),
+                },
+            }
+        }
+    }
+
+    fn call(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Call, PublishError> {
+        let body = event.checked_body()?;
+        let event_type = event.event_type();
+        let reserve = script::reserve(event_type, self.config.events_per_second);
+        Ok(Call {
+            script: &script::PUBLISH,
+            keys: vec![
+                self.names.state(tenant).into(),
+                self.names.log(tenant).into(),
+                self.names.once(tenant, &event.id).into(),
+                self.names.events(tenant).into(),
+            ],
+            args: vec![
+                Bytes::copy_from_slice(event.id.as_str().as_bytes()),
+                Bytes::from_static(event_type.as_str().as_bytes()),
+                body.into(),
+                self.limits.capacity.clone(),
+                reserve.to_string().into(),
+                self.limits.log_length.clone(),
+                self.limits.log_millis.clone(),
+                self.limits.state_millis.clone(),
+                self.limits.once_millis.clone(),
+            ],
+        })
+    }
+}
+
+fn given_up(sent: bool, id: &EventId) -> PublishError {
+    if sent { PublishError::Unknown { id: id.clone() } } else { PublishError::Unavailable }
+}
+
+/// The result that publish.lua documents.
+fn outcome(reply: &[i64]) -> Result<Outcome, PublishError> {
+    match *reply {
+        [0, seq, receivers] => Ok(Outcome::Published { seq: seq.unsigned_abs(), receivers: receivers.unsigned_abs() }),
+        [1, micros] => Ok(Outcome::Throttled { retry_after: Duration::from_micros(micros.unsigned_abs()) }),
+        [2, seq] => Ok(Outcome::Duplicate { seq: seq.unsigned_abs() }),
+        _ => Err(PublishError::Refused("the script's answer is not ours".to_owned())),
+    }
+}

@@ -1,0 +1,10 @@
+//! The publisher against a real redis-server. The names with a number are rows of the catalogue of faults (f) and of
+//! bad inputs (b) that this project is built against.
+#![allow(clippy::unwrap_used)]
+
+mod bad_inputs;
+mod faults;
+mod harness;
+mod limit;
+mod position;
+mod publishing;
