@@ -145,7 +145,7 @@ pub struct Config {
     pub allowed_origins: Origins,
 
     /// Off: sockets are told to refresh from the snapshot instead. The rollback plan.
-    #[arg(long, env, value_name = "true|false", default_value = "true", value_parser = switch)]
+    #[arg(long, env, value_name = "true|false", default_value = "true", value_parser = switch, action = clap::ArgAction::Set)]
     pub realtime_dashboard: bool,
 
     /// The key of the publish API; what needs it is closed when left out. Also PUBLISH_API_KEY_FILE.
@@ -168,12 +168,7 @@ pub struct Config {
 #[derive(Debug, Clone, clap::Args)]
 pub struct JwtConfig {
     /// The shared key of HS256, at least 32 bytes. Also JWT_SECRET_FILE.
-    #[arg(
-        long = "jwt-secret",
-        env = "JWT_SECRET",
-        value_name = "KEY",
-        hide_env_values = true
-    )]
+    #[arg(long = "jwt-secret", env = "JWT_SECRET", value_name = "KEY", hide_env_values = true)]
     pub secret: Option<Secret>,
 
     /// A public key in PEM: RSA means RS256, a P-256 or P-384 curve ES256 or ES384, Ed25519 EdDSA.
@@ -238,23 +233,12 @@ impl Config {
         for (variable, secret, file) in [
             ("JWT_SECRET", &mut self.jwt.secret, files.jwt_secret_file),
             ("REDIS_URL", &mut self.redis_url, files.redis_url_file),
-            (
-                "DATABASE_URL",
-                &mut self.database_url,
-                files.database_url_file,
-            ),
-            (
-                "PUBLISH_API_KEY",
-                &mut self.publish_api_key,
-                files.publish_api_key_file,
-            ),
+            ("DATABASE_URL", &mut self.database_url, files.database_url_file),
+            ("PUBLISH_API_KEY", &mut self.publish_api_key, files.publish_api_key_file),
         ] {
             let Some(file) = file else { continue };
             if secret.is_some() {
-                return Err(ConfigError::new(
-                    variable,
-                    format!("give this or {variable}_FILE, not both"),
-                ));
+                return Err(ConfigError::new(variable, format!("give this or {variable}_FILE, not both")));
             }
             *secret = Some(Secret::from_file(&format!("{variable}_FILE"), &file)?);
         }
@@ -267,18 +251,14 @@ impl Config {
             return Err(ConfigError::with_value(
                 "INTERNAL_LISTEN",
                 &self.internal_listen.to_string(),
-                format!(
-                    "needs a port of its own, {} is LISTEN's",
-                    self.listen.port()
-                ),
+                format!("needs a port of its own, {} is LISTEN's", self.listen.port()),
             ));
         }
         if let Some(url) = &self.redis_url {
             values::redis_url(url.expose()).map_err(|rule| ConfigError::new("REDIS_URL", rule))?;
         }
         if let Some(url) = &self.database_url {
-            values::database_url(url.expose())
-                .map_err(|rule| ConfigError::new("DATABASE_URL", rule))?;
+            values::database_url(url.expose()).map_err(|rule| ConfigError::new("DATABASE_URL", rule))?;
         }
         self.jwt.check(command)
     }
@@ -291,10 +271,7 @@ impl JwtConfig {
             ("JWT_PUBLIC_KEY_FILE", self.public_key_file.is_some()),
             ("JWT_JWKS", self.jwks.is_some()),
         ];
-        let mut given = sources
-            .iter()
-            .filter(|(_, given)| *given)
-            .map(|(name, _)| *name);
+        let mut given = sources.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
         match (given.next(), given.next(), command) {
             (Some(one), Some(other), _) => {
                 return Err(ConfigError::new(
@@ -313,10 +290,7 @@ impl JwtConfig {
         match &self.secret {
             Some(secret) if secret.expose().len() < SHORTEST_JWT_SECRET => Err(ConfigError::new(
                 "JWT_SECRET",
-                format!(
-                    "must be at least {SHORTEST_JWT_SECRET} bytes, has {}",
-                    secret.expose().len()
-                ),
+                format!("must be at least {SHORTEST_JWT_SECRET} bytes, has {}", secret.expose().len()),
             )),
             _ => Ok(()),
         }
@@ -332,10 +306,7 @@ fn command_line() -> clap::Command {
 fn variables() -> Vec<String> {
     let names = command_line()
         .get_arguments()
-        .filter_map(|arg| {
-            arg.get_env()
-                .map(|name| name.to_string_lossy().into_owned())
-        })
+        .filter_map(|arg| arg.get_env().map(|name| name.to_string_lossy().into_owned()))
         .collect();
     names
 }

@@ -1,1 +1,151 @@
-//! Being written.
+//! Who may see which tenant: verifies the JWT that CrecheBooks issues.
+//!
+//! The algorithm belongs to the key, and the key to the configuration. A token chooses, at most, which of the
+//! configured keys signed it.
+
+mod claims;
+mod jwks;
+mod keys;
+mod mint;
+
+use std::sync::Arc;
+
+use jsonwebtoken::{Header, Validation, decode, decode_header, errors::ErrorKind};
+
+use crate::config::{ConfigError, JwtConfig};
+use claims::{Rules, UniqueClaims};
+use jwks::Jwks;
+use keys::Key;
+
+pub use claims::{Claims, LEEWAY, LONGEST_TIMER, MOST_TENANTS};
+pub use mint::mint;
+
+/// No token of ours is near it, and nobody shall make us hash megabytes.
+pub const LONGEST_TOKEN: usize = 16 * 1024;
+
+/// Verifies tokens. Cheap to clone.
+#[derive(Clone)]
+pub struct Tokens(Arc<Verifier>);
+
+struct Verifier {
+    keys: Keys,
+    rules: Rules,
+}
+
+enum Keys {
+    /// A secret or a PEM file: the only key there is, whatever `kid` a token names.
+    One(Key),
+    Set(Jwks),
+}
+
+/// Why a token is refused. Its labels are ours and few; the token itself is never in here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not a token of ours.
+    #[error("the token is invalid: {0}")]
+    Invalid(&'static str),
+    /// It was one.
+    #[error("the token has expired")]
+    Expired,
+    /// It is one, and says nothing usable about tenants.
+    #[error("the token's tenant claim is unusable: {0}")]
+    UnusableTenantClaim(&'static str),
+}
+
+impl Tokens {
+    /// Loads the configured keys and proves that the cryptography works, so that neither can fail at the first request.
+    pub async fn load(config: &JwtConfig) -> Result<Self, ConfigError> {
+        keys::self_test();
+        let keys = if let Some(secret) = &config.secret {
+            Keys::One(Key::from_secret(secret))
+        } else if let Some(path) = &config.public_key_file {
+            Keys::One(Key::from_pem_file(path)?)
+        } else if let Some(source) = &config.jwks {
+            Keys::Set(Jwks::load(source).await?)
+        } else {
+            return Err(ConfigError::new(
+                "JWT_SECRET",
+                "give this, JWT_PUBLIC_KEY_FILE or JWT_JWKS: without a key no token can be checked",
+            ));
+        };
+        Ok(Self(Arc::new(Verifier { keys, rules: Rules::new(config) })))
+    }
+
+    /// What the token says, if it is to be believed. Waits only when a JWKS has to be read again for an unknown key.
+    pub async fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        let Verifier { keys, rules } = &*self.0;
+        let header = acceptable_header(token)?;
+        let set;
+        let key = match keys {
+            Keys::One(key) => key,
+            Keys::Set(jwks) => {
+                set = jwks.holding(header.kid.as_deref()).await;
+                set.find(header.kid.as_deref()).ok_or(TokenError::Invalid("unknown key"))?
+            }
+        };
+        if header.alg != key.algorithm {
+            return Err(TokenError::Invalid("wrong algorithm"));
+        }
+        rules.check(signed_claims(token, key)?)
+    }
+
+    /// Reads a JWKS again every few minutes, for ever; returns at once when the keys can't change.
+    pub async fn keep_fresh(&self) {
+        if let Keys::Set(jwks) = &self.0.keys {
+            jwks.keep_fresh().await;
+        }
+    }
+
+    /// For a person: which keys are in use.
+    pub fn describe(&self) -> String {
+        match &self.0.keys {
+            Keys::One(key) => format!("one {:?} key", key.algorithm),
+            Keys::Set(jwks) => jwks.describe(),
+        }
+    }
+}
+
+/// Refuses what we don't implement, instead of overlooking it (RFC 7515 §4.1.11, RFC 8725).
+fn acceptable_header(token: &str) -> Result<Header, TokenError> {
+    if token.len() > LONGEST_TOKEN {
+        return Err(TokenError::Invalid("too long"));
+    }
+    // Two dots make a signed token, four an encrypted one.
+    if token.bytes().filter(|b| *b == b'.').count() != 2 {
+        return Err(TokenError::Invalid("not a signed token"));
+    }
+    let header = decode_header(token).map_err(|_| TokenError::Invalid("malformed header"))?;
+    if header.crit.is_some() || header.zip.is_some() || header.enc.is_some() {
+        return Err(TokenError::Invalid("unsupported header"));
+    }
+    // Nothing is ever fetched from where a token points, and no key it brings along is believed.
+    if header.jku.is_some() || header.jwk.is_some() || header.x5u.is_some() || header.x5c.is_some() {
+        return Err(TokenError::Invalid("brings its own key"));
+    }
+    match header.typ.as_deref() {
+        None => Ok(header),
+        Some(typ) if typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("at+jwt") => Ok(header),
+        Some(_) => Err(TokenError::Invalid("wrong type")),
+    }
+}
+
+/// Checks the signature and only that: the library accepts tokens that lack a claim it was told to check, so the claims
+/// are ours to judge.
+fn signed_claims(token: &str, key: &Key) -> Result<UniqueClaims, TokenError> {
+    let mut validation = Validation::new(key.algorithm);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    let decoded = decode::<UniqueClaims>(token, &key.decoding, &validation).map_err(|error| {
+        TokenError::Invalid(match error.kind() {
+            ErrorKind::InvalidSignature => "wrong signature",
+            ErrorKind::Json(_) | ErrorKind::Utf8(_) => "malformed claims",
+            _ => "malformed",
+        })
+    })?;
+    Ok(decoded.claims)
+}
+
+#[cfg(test)]
+mod tests;

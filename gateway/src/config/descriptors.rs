@@ -11,13 +11,7 @@ const RESERVE: u64 = 64;
 pub(super) fn reserve(max_connections: usize) -> Result<(), ConfigError> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     // Refused, the soft limit stays what it is and the check below judges by it.
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: maximum,
-            maximum,
-        },
-    );
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     check(max_connections, limit)
 }
@@ -28,14 +22,9 @@ fn check(max_connections: usize, limit: u64) -> Result<(), ConfigError> {
     if needed <= limit {
         return Ok(());
     }
-    let rule = format!(
-        "needs {needed} file descriptors, this process may have {limit}; raise `ulimit -Hn`, or lower the cap"
-    );
-    Err(ConfigError::with_value(
-        "MAX_CONNECTIONS",
-        &max_connections.to_string(),
-        rule,
-    ))
+    let rule =
+        format!("needs {needed} file descriptors, this process may have {limit}; raise `ulimit -Hn`, or lower the cap");
+    Err(ConfigError::with_value("MAX_CONNECTIONS", &max_connections.to_string(), rule))
 }
 
 #[cfg(test)]
@@ -46,10 +35,7 @@ mod tests {
     fn a_cap_beyond_the_descriptors_is_refused() {
         assert_eq!(check(1000, 2064), Ok(()));
         assert!(
-            check(1000, 2063)
-                .unwrap_err()
-                .to_string()
-                .starts_with("MAX_CONNECTIONS=1000: needs 2064 file descriptors")
+            check(1000, 2063).unwrap_err().to_string().starts_with("MAX_CONNECTIONS=1000: needs 2064 file descriptors")
         );
     }
 

@@ -22,21 +22,14 @@ impl ConfigError {
     /// For everything else.
     pub fn with_value(variable: &str, value: &str, rule: impl fmt::Display) -> Self {
         const SHOWN: usize = 80;
-        let cut = if value.chars().nth(SHOWN).is_some() {
-            "…"
-        } else {
-            ""
-        };
+        let cut = if value.chars().nth(SHOWN).is_some() { "…" } else { "" };
         let shown: String = value.chars().take(SHOWN).collect();
         Self::line(format!("{variable}={shown}{cut}: {rule}"))
     }
 
     /// Turns clap's several lines about a flag into ours; help and version are no errors and end the process.
     pub(super) fn from_clap(error: &clap::Error, command: &clap::Command) -> Self {
-        if matches!(
-            error.kind(),
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-        ) {
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             error.exit();
         }
         let context = |kind| match error.get(kind) {
@@ -46,21 +39,13 @@ impl ConfigError {
         let flag = context(ContextKind::InvalidArg)
             .and_then(|arg| arg.split_whitespace().next())
             .and_then(|arg| arg.strip_prefix("--"));
-        let arg = flag.and_then(|flag| {
-            command
-                .get_arguments()
-                .find(|arg| arg.get_long() == Some(flag))
-        });
+        let arg = flag.and_then(|flag| command.get_arguments().find(|arg| arg.get_long() == Some(flag)));
         match (arg, error.kind()) {
             (Some(arg), ErrorKind::ValueValidation | ErrorKind::InvalidValue) => {
                 // Every variable is a flag of the same letters.
-                let variable = arg
-                    .get_long()
-                    .unwrap_or_default()
-                    .to_uppercase()
-                    .replace('-', "_");
-                let rule = std::error::Error::source(error)
-                    .map_or_else(|| "needs a value".to_owned(), ToString::to_string);
+                let variable = arg.get_long().unwrap_or_default().to_uppercase().replace('-', "_");
+                let rule =
+                    std::error::Error::source(error).map_or_else(|| "needs a value".to_owned(), ToString::to_string);
                 match context(ContextKind::InvalidValue) {
                     Some(value) if !arg.is_hide_env_values_set() && !value.is_empty() => {
                         Self::with_value(&variable, value, rule)
@@ -83,10 +68,7 @@ impl ConfigError {
 
     /// A value may hold line breaks and terminal escapes; the line may not.
     fn line(text: String) -> Self {
-        let line = text
-            .chars()
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect();
+        let line = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         Self { line }
     }
 }

@@ -15,18 +15,12 @@ pub(super) fn refuse(
     ours: &[String],
 ) -> Result<(), ConfigError> {
     for (name, _) in environment {
-        let Some(name) = name
-            .to_str()
-            .filter(|name| !ours.iter().any(|our| our == name))
-        else {
+        let Some(name) = name.to_str().filter(|name| !ours.iter().any(|our| our == name)) else {
             continue;
         };
         if let Some(meant) = ours.iter().find(|our| is_near(name, our)) {
             // Without its value, which may well be the secret.
-            return Err(ConfigError::new(
-                name,
-                format!("no such variable; was {meant} meant?"),
-            ));
+            return Err(ConfigError::new(name, format!("no such variable; was {meant} meant?")));
         }
     }
     Ok(())
@@ -86,10 +80,7 @@ mod tests {
             ("REALTME_DASHBORD", "REALTIME_DASHBOARD"),
         ] {
             let line = verdict(typo).unwrap_err().to_string();
-            assert_eq!(
-                line,
-                format!("{typo}: no such variable; was {meant} meant?")
-            );
+            assert_eq!(line, format!("{typo}: no such variable; was {meant} meant?"));
         }
     }
 

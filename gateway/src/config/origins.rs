@@ -28,12 +28,11 @@ impl FromStr for Origins {
             return Ok(Self(None));
         }
         let parse = |one: &str| {
-            Origin::parse(one.trim()).ok_or("must be * or a comma-separated list of origins such as https://app.crechebooks.co.za, without a path")
+            Origin::parse(one.trim()).ok_or(
+                "must be * or a comma-separated list of origins such as https://app.crechebooks.co.za, without a path",
+            )
         };
-        let allowed = raw
-            .split(',')
-            .map(parse)
-            .collect::<Result<HashSet<_>, _>>()?;
+        let allowed = raw.split(',').map(parse).collect::<Result<HashSet<_>, _>>()?;
         Ok(Self(Some(Arc::new(allowed))))
     }
 }
@@ -53,9 +52,7 @@ impl Origin {
         let (scheme, authority) = raw.split_once("://")?;
         let scheme = scheme.to_ascii_lowercase();
         let valid_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-            && scheme
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
             _ => (authority, None),
@@ -81,18 +78,11 @@ impl Origin {
 
 /// A name or an IPv4 address of dot-separated labels, none of them empty (so no trailing dot), or an IPv6 address.
 fn is_host(host: &str) -> bool {
-    if let Some(v6) = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
+    if let Some(v6) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return v6.parse::<std::net::Ipv6Addr>().is_ok();
     }
-    let label = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
+    let label =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     host.split('.').all(label)
 }
 
@@ -102,7 +92,8 @@ mod tests {
 
     #[test]
     fn a_listed_origin_is_allowed_in_every_spelling_of_the_same() {
-        let origins: Origins = "https://app.example.com, http://localhost:5173,http://[::1]:3000,capacitor://localhost".parse().unwrap();
+        let origins: Origins =
+            "https://app.example.com, http://localhost:5173,http://[::1]:3000,capacitor://localhost".parse().unwrap();
         for allowed in [
             "https://app.example.com",
             "https://APP.Example.com",

@@ -31,28 +31,18 @@ impl Secret {
     }
 
     pub(super) fn from_file(variable: &str, path: &Path) -> Result<Self, ConfigError> {
-        let refuse =
-            |rule: String| ConfigError::with_value(variable, &path.to_string_lossy(), rule);
+        let refuse = |rule: String| ConfigError::with_value(variable, &path.to_string_lossy(), rule);
         let mut content = String::new();
         File::open(path)
-            .and_then(|file| {
-                file.take(Self::LONGEST_FILE + 1)
-                    .read_to_string(&mut content)
-            })
+            .and_then(|file| file.take(Self::LONGEST_FILE + 1).read_to_string(&mut content))
             .map_err(|error| refuse(format!("cannot be read: {error}")))?;
         if content.len() as u64 > Self::LONGEST_FILE {
-            return Err(refuse(format!(
-                "is longer than {} bytes, that is no secret",
-                Self::LONGEST_FILE
-            )));
+            return Err(refuse(format!("is longer than {} bytes, that is no secret", Self::LONGEST_FILE)));
         }
         // Editors and `echo` end files with a newline that is no part of the secret.
-        let trimmed = content.strip_suffix('\n').map_or(content.as_str(), |line| {
-            line.strip_suffix('\r').unwrap_or(line)
-        });
-        trimmed
-            .parse()
-            .map_err(|rule| refuse(format!("its content {rule}")))
+        let trimmed =
+            content.strip_suffix('\n').map_or(content.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+        trimmed.parse().map_err(|rule| refuse(format!("its content {rule}")))
     }
 }
 
@@ -60,11 +50,7 @@ impl FromStr for Secret {
     type Err = String;
 
     fn from_str(raw: &str) -> Result<Self, String> {
-        if raw.is_empty() {
-            Err(values::EMPTY.to_owned())
-        } else {
-            Ok(Self(raw.into()))
-        }
+        if raw.is_empty() { Err(values::EMPTY.to_owned()) } else { Ok(Self(raw.into())) }
     }
 }
 

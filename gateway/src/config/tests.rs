@@ -13,25 +13,16 @@ fn parse(args: &[&str]) -> Result<(Command, Config), ConfigError> {
 
 fn refused(args: &[&str]) -> String {
     let line = parse(args).unwrap_err().to_string();
-    assert!(
-        !line.contains('\n') && !line.is_empty(),
-        "{line:?} is not one line"
-    );
+    assert!(!line.contains('\n') && !line.is_empty(), "{line:?} is not one line");
     line
 }
 
 #[test]
 fn the_definition_is_sound_and_every_variable_is_a_flag_of_the_same_letters() {
     command_line().debug_assert();
-    for arg in command_line()
-        .get_arguments()
-        .filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version"))
-    {
+    for arg in command_line().get_arguments().filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version")) {
         let variable = arg.get_env().unwrap().to_str().unwrap();
-        assert_eq!(
-            arg.get_long().unwrap().to_uppercase().replace('-', "_"),
-            variable
-        );
+        assert_eq!(arg.get_long().unwrap().to_uppercase().replace('-', "_"), variable);
         assert!(arg.get_help().is_some(), "{variable} has no help");
         assert!(arg.is_global_set());
     }
@@ -43,36 +34,13 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(command, Command::Serve);
     assert_eq!(config.listen, "0.0.0.0:8080".parse().unwrap());
     assert_eq!(config.internal_listen, "127.0.0.1:9090".parse().unwrap());
+    assert_eq!((config.max_connections, config.max_connections_per_tenant, config.events_per_second), (1000, None, 10));
+    assert_eq!((config.heartbeat, config.join_timeout), (Duration::from_secs(30), Duration::from_secs(10)));
+    assert_eq!((config.max_message_bytes, config.send_queue_events), (16_384, 256));
+    assert_eq!((config.recovery_events, config.recovery), (512, Duration::from_secs(300)));
+    assert_eq!((config.unsubscribe_linger, config.drain), (Duration::from_secs(5), Duration::from_secs(30)));
     assert_eq!(
-        (
-            config.max_connections,
-            config.max_connections_per_tenant,
-            config.events_per_second
-        ),
-        (1000, None, 10)
-    );
-    assert_eq!(
-        (config.heartbeat, config.join_timeout),
-        (Duration::from_secs(30), Duration::from_secs(10))
-    );
-    assert_eq!(
-        (config.max_message_bytes, config.send_queue_events),
-        (16_384, 256)
-    );
-    assert_eq!(
-        (config.recovery_events, config.recovery),
-        (512, Duration::from_secs(300))
-    );
-    assert_eq!(
-        (config.unsubscribe_linger, config.drain),
-        (Duration::from_secs(5), Duration::from_secs(30))
-    );
-    assert_eq!(
-        (
-            config.jwt.tenant_claim.as_str(),
-            config.redis_prefix.as_str(),
-            config.log.as_str()
-        ),
+        (config.jwt.tenant_claim.as_str(), config.redis_prefix.as_str(), config.log.as_str()),
         ("tenantId", "dash", "info")
     );
     assert!(config.realtime_dashboard && config.allowed_origins.allows("https://any.example"));
@@ -88,150 +56,60 @@ fn flags_are_good_before_and_after_the_subcommand() {
     ] {
         assert_eq!(parse(&args).unwrap().1.max_connections, 7, "{args:?}");
     }
-    let (command, _) =
-        parse(&["token", "--tenant=t1", "--tenant", "t2", "--ttl=60", SECRET]).unwrap();
-    let options = TokenOptions {
-        tenants: vec!["t1".into(), "t2".into()],
-        sub: None,
-        ttl: Duration::from_secs(60),
-    };
+    let (command, _) = parse(&["token", "--tenant=t1", "--tenant", "t2", "--ttl=60", SECRET]).unwrap();
+    let options = TokenOptions { tenants: vec!["t1".into(), "t2".into()], sub: None, ttl: Duration::from_secs(60) };
     assert_eq!(command, Command::Token(options));
 }
 
 #[test]
 fn b60_one_line_names_the_variable_the_value_and_the_rule() {
     for (flag, line) in [
-        (
-            "--max-connections=0",
-            "MAX_CONNECTIONS=0: must be a whole number from 1 to 10000000",
-        ),
-        (
-            "--max-connections=-1",
-            "MAX_CONNECTIONS=-1: must be a whole number from 1 to 10000000",
-        ),
-        (
-            "--max-connections=1e3",
-            "MAX_CONNECTIONS=1e3: must be a whole number from 1 to 10000000",
-        ),
-        (
-            "--max-connections=1000000000",
-            "MAX_CONNECTIONS=1000000000: must be a whole number from 1 to 10000000",
-        ),
-        (
-            "--max-connections=",
-            "MAX_CONNECTIONS: must be a whole number from 1 to 10000000",
-        ),
-        (
-            "--max-connections-per-tenant=0",
-            "MAX_CONNECTIONS_PER_TENANT=0: must be a whole number from 1 to 10000000",
-        ),
-        (
-            "--heartbeat-seconds=0",
-            "HEARTBEAT_SECONDS=0: must be a whole number from 1 to 3600",
-        ),
-        (
-            "--join-timeout-seconds=0",
-            "JOIN_TIMEOUT_SECONDS=0: must be a whole number from 1 to 600",
-        ),
-        (
-            "--recovery-seconds=0",
-            "RECOVERY_SECONDS=0: must be a whole number from 1 to 86400",
-        ),
-        (
-            "--recovery-events=0",
-            "RECOVERY_EVENTS=0: must be a whole number from 1 to 100000",
-        ),
-        (
-            "--events-per-second=0",
-            "EVENTS_PER_SECOND=0: must be a whole number from 1 to 1000",
-        ),
-        (
-            "--send-queue-events=0",
-            "SEND_QUEUE_EVENTS=0: must be a whole number from 1 to 65536",
-        ),
-        (
-            "--max-message-bytes=1023",
-            "MAX_MESSAGE_BYTES=1023: must be a whole number from 1024 to 1048576",
-        ),
+        ("--max-connections=0", "MAX_CONNECTIONS=0: must be a whole number from 1 to 10000000"),
+        ("--max-connections=-1", "MAX_CONNECTIONS=-1: must be a whole number from 1 to 10000000"),
+        ("--max-connections=1e3", "MAX_CONNECTIONS=1e3: must be a whole number from 1 to 10000000"),
+        ("--max-connections=1000000000", "MAX_CONNECTIONS=1000000000: must be a whole number from 1 to 10000000"),
+        ("--max-connections=", "MAX_CONNECTIONS: must be a whole number from 1 to 10000000"),
+        ("--max-connections-per-tenant=0", "MAX_CONNECTIONS_PER_TENANT=0: must be a whole number from 1 to 10000000"),
+        ("--heartbeat-seconds=0", "HEARTBEAT_SECONDS=0: must be a whole number from 1 to 3600"),
+        ("--join-timeout-seconds=0", "JOIN_TIMEOUT_SECONDS=0: must be a whole number from 1 to 600"),
+        ("--recovery-seconds=0", "RECOVERY_SECONDS=0: must be a whole number from 1 to 86400"),
+        ("--recovery-events=0", "RECOVERY_EVENTS=0: must be a whole number from 1 to 100000"),
+        ("--events-per-second=0", "EVENTS_PER_SECOND=0: must be a whole number from 1 to 1000"),
+        ("--send-queue-events=0", "SEND_QUEUE_EVENTS=0: must be a whole number from 1 to 65536"),
+        ("--max-message-bytes=1023", "MAX_MESSAGE_BYTES=1023: must be a whole number from 1024 to 1048576"),
         (
             "--drain-seconds=18446744073709551615",
             "DRAIN_SECONDS=18446744073709551615: must be a whole number from 0 to 3600",
         ),
-        (
-            "--listen=8080",
-            "LISTEN=8080: must be an IP address and a port, such as 0.0.0.0:8080 or [::]:8080",
-        ),
-        (
-            "--listen=",
-            "LISTEN: must be an IP address and a port, such as 0.0.0.0:8080 or [::]:8080",
-        ),
-        (
-            "--internal-listen=0.0.0.0:8080",
-            "INTERNAL_LISTEN=0.0.0.0:8080: needs a port of its own, 8080 is LISTEN's",
-        ),
-        (
-            "--redis-prefix={x}",
-            "REDIS_PREFIX={x}: must be 1 to 32 of A-Z a-z 0-9 _ : -",
-        ),
-        (
-            "--realtime-dashboard=maybe",
-            "REALTIME_DASHBOARD=maybe: must be true or false",
-        ),
+        ("--listen=8080", "LISTEN=8080: must be an IP address and a port, such as 0.0.0.0:8080 or [::]:8080"),
+        ("--listen=", "LISTEN: must be an IP address and a port, such as 0.0.0.0:8080 or [::]:8080"),
+        ("--internal-listen=0.0.0.0:8080", "INTERNAL_LISTEN=0.0.0.0:8080: needs a port of its own, 8080 is LISTEN's"),
+        ("--redis-prefix={x}", "REDIS_PREFIX={x}: must be 1 to 32 of A-Z a-z 0-9 _ : -"),
+        ("--realtime-dashboard=maybe", "REALTIME_DASHBOARD=maybe: must be true or false"),
         ("--log-format=yaml", "LOG_FORMAT=yaml: must be text or json"),
-        (
-            "--jwt-issuer=",
-            "JWT_ISSUER: must not be empty; leave it out for the default",
-        ),
-        (
-            "--jwt-tenant-claim=",
-            "JWT_TENANT_CLAIM: must not be empty; leave it out for the default",
-        ),
-        (
-            "--publish-api-key=",
-            "PUBLISH_API_KEY: must not be empty; leave it out for the default",
-        ),
-        (
-            "--jwt-secret-file=",
-            "JWT_SECRET_FILE: must not be empty; leave it out for the default",
-        ),
+        ("--jwt-issuer=", "JWT_ISSUER: must not be empty; leave it out for the default"),
+        ("--jwt-tenant-claim=", "JWT_TENANT_CLAIM: must not be empty; leave it out for the default"),
+        ("--publish-api-key=", "PUBLISH_API_KEY: must not be empty; leave it out for the default"),
+        ("--jwt-secret-file=", "JWT_SECRET_FILE: must not be empty; leave it out for the default"),
     ] {
         assert_eq!(refused(&[SECRET, flag]), line);
     }
     assert!(refused(&[SECRET, "--log=loud=very"]).starts_with("LOG=loud=very: must be a level"));
     assert!(
-        refused(&[SECRET, "--allowed-origins=example.com"])
-            .starts_with("ALLOWED_ORIGINS=example.com: must be * or")
+        refused(&[SECRET, "--allowed-origins=example.com"]).starts_with("ALLOWED_ORIGINS=example.com: must be * or")
     );
-    assert!(
-        refused(&[SECRET, "--log-format=a\nb\u{1b}[31m"])
-            .starts_with("LOG_FORMAT=a\u{fffd}b\u{fffd}[31m: ")
-    );
+    assert!(refused(&[SECRET, "--log-format=a\nb\u{1b}[31m"]).starts_with("LOG_FORMAT=a\u{fffd}b\u{fffd}[31m: "));
 }
 
 #[test]
 fn zero_is_a_time_where_waiting_may_be_left_out() {
-    let (_, config) = parse(&[
-        SECRET,
-        "--drain-seconds=0",
-        "--unsubscribe-linger-seconds=0",
-    ])
-    .unwrap();
-    assert_eq!(
-        (config.drain, config.unsubscribe_linger),
-        (Duration::ZERO, Duration::ZERO)
-    );
+    let (_, config) = parse(&[SECRET, "--drain-seconds=0", "--unsubscribe-linger-seconds=0"]).unwrap();
+    assert_eq!((config.drain, config.unsubscribe_linger), (Duration::ZERO, Duration::ZERO));
 }
 
 #[test]
 fn switches_have_six_spellings() {
-    for (spelling, on) in [
-        ("true", true),
-        ("1", true),
-        ("on", true),
-        ("false", false),
-        ("0", false),
-        ("OFF", false),
-    ] {
+    for (spelling, on) in [("true", true), ("1", true), ("on", true), ("false", false), ("0", false), ("OFF", false)] {
         let (_, config) = parse(&[SECRET, &format!("--realtime-dashboard={spelling}")]).unwrap();
         assert_eq!(config.realtime_dashboard, on, "{spelling}");
     }
@@ -239,10 +117,7 @@ fn switches_have_six_spellings() {
 
 #[test]
 fn b60_unknown_flags_and_subcommands_are_one_line_too() {
-    assert!(
-        refused(&[SECRET, "--max-conections=5"])
-            .starts_with("unexpected argument '--max-conections' found")
-    );
+    assert!(refused(&[SECRET, "--max-conections=5"]).starts_with("unexpected argument '--max-conections' found"));
     assert!(refused(&["sevre", SECRET]).starts_with("unrecognized subcommand 'sevre'"));
     assert!(refused(&["token", SECRET]).contains("--tenant <ID>"));
     assert!(refused(&["--max-connections"]).contains("MAX_CONNECTIONS"));
@@ -271,10 +146,7 @@ fn b60_redis_addresses() {
         "",
     ] {
         let line = refused(&[SECRET, "--redis-url", bad]);
-        assert!(
-            line.starts_with("REDIS_URL: must") && !line.contains("hunter2"),
-            "{bad}: {line}"
-        );
+        assert!(line.starts_with("REDIS_URL: must") && !line.contains("hunter2"), "{bad}: {line}");
     }
     for later in ["redis-sentinel://h:26379", "redis-cluster://h:7000"] {
         assert!(refused(&[SECRET, "--redis-url", later]).contains("not supported yet"));
@@ -313,29 +185,17 @@ fn b60_secrets_in_files() {
     };
     let good = file("good", b"0123456789abcdef0123456789abcde \r\n");
     let (_, config) = parse(&[&good]).unwrap();
-    assert_eq!(
-        config.jwt.secret.unwrap().expose(),
-        "0123456789abcdef0123456789abcde "
-    );
+    assert_eq!(config.jwt.secret.unwrap().expose(), "0123456789abcdef0123456789abcde ");
 
-    assert_eq!(
-        refused(&[SECRET, &good]),
-        "JWT_SECRET: give this or JWT_SECRET_FILE, not both"
-    );
+    assert_eq!(refused(&[SECRET, &good]), "JWT_SECRET: give this or JWT_SECRET_FILE, not both");
     for (flag, rule) in [
         (file("empty", b"\n"), "its content must not be empty"),
         (file("binary", b"\xff\xfe"), "cannot be read"),
         (file("long", &[b'x'; 70_000]), "is longer than 65536 bytes"),
-        (
-            "--jwt-secret-file=/nowhere/at/all".to_owned(),
-            "cannot be read: No such file",
-        ),
+        ("--jwt-secret-file=/nowhere/at/all".to_owned(), "cannot be read: No such file"),
     ] {
         let line = refused(&[&flag]);
-        assert!(
-            line.starts_with("JWT_SECRET_FILE=/") && line.contains(rule),
-            "{line}"
-        );
+        assert!(line.starts_with("JWT_SECRET_FILE=/") && line.contains(rule), "{line}");
     }
     std::fs::remove_dir_all(&dir).unwrap();
 }
@@ -350,22 +210,11 @@ fn secrets_are_never_printed() {
     .unwrap();
     assert!(!format!("{config:?} {}", config.jwt.secret.as_ref().unwrap()).contains("hunter2"));
     let key = config.publish_api_key.unwrap();
-    assert!(
-        key.matches(b"hunter2")
-            && !key.matches(b"hunter")
-            && !key.matches(b"hunter22")
-            && !key.matches(b"")
-    );
-    for arg in command_line().get_arguments().filter(|arg| {
-        matches!(
-            arg.get_id().as_str(),
-            "secret" | "redis_url" | "database_url" | "publish_api_key"
-        )
-    }) {
-        assert!(
-            arg.is_hide_env_values_set(),
-            "--help would show {:?}",
-            arg.get_long()
-        );
+    assert!(key.matches(b"hunter2") && !key.matches(b"hunter") && !key.matches(b"hunter22") && !key.matches(b""));
+    for arg in command_line()
+        .get_arguments()
+        .filter(|arg| matches!(arg.get_id().as_str(), "secret" | "redis_url" | "database_url" | "publish_api_key"))
+    {
+        assert!(arg.is_hide_env_values_set(), "--help would show {:?}", arg.get_long());
     }
 }

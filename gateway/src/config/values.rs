@@ -40,13 +40,7 @@ pub(super) fn whole<T: TryFrom<u64>>(
         let number = raw.parse().ok().filter(|number| range.contains(number));
         number
             .and_then(|number| T::try_from(number).ok())
-            .ok_or_else(|| {
-                format!(
-                    "must be a whole number from {} to {}",
-                    range.start(),
-                    range.end()
-                )
-            })
+            .ok_or_else(|| format!("must be a whole number from {} to {}", range.start(), range.end()))
     }
 }
 
@@ -57,9 +51,7 @@ pub(super) fn seconds(
     move |raw| whole(raw).map(Duration::from_secs)
 }
 
-pub(super) fn text(
-    longest: usize,
-) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
+pub(super) fn text(longest: usize) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
     move |raw| match raw.len() {
         0 => Err(EMPTY.to_owned()),
         length if length > longest => Err(format!("must be at most {longest} bytes, has {length}")),
@@ -76,24 +68,17 @@ pub(super) fn switch(raw: &str) -> Result<bool, &'static str> {
 }
 
 pub(super) fn address(raw: &str) -> Result<SocketAddr, &'static str> {
-    raw.parse()
-        .map_err(|_| "must be an IP address and a port, such as 0.0.0.0:8080 or [::]:8080")
+    raw.parse().map_err(|_| "must be an IP address and a port, such as 0.0.0.0:8080 or [::]:8080")
 }
 
 pub(super) fn path(raw: &str) -> Result<PathBuf, &'static str> {
-    if raw.is_empty() {
-        Err(EMPTY)
-    } else {
-        Ok(raw.into())
-    }
+    if raw.is_empty() { Err(EMPTY) } else { Ok(raw.into()) }
 }
 
 pub(super) fn prefix(raw: &str) -> Result<String, &'static str> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b':' | b'-');
     let valid = (1..=32).contains(&raw.len()) && raw.bytes().all(allowed);
-    valid
-        .then(|| raw.to_owned())
-        .ok_or("must be 1 to 32 of A-Z a-z 0-9 _ : -")
+    valid.then(|| raw.to_owned()).ok_or("must be 1 to 32 of A-Z a-z 0-9 _ : -")
 }
 
 pub(super) fn log_filter(raw: &str) -> Result<String, String> {
@@ -102,18 +87,14 @@ pub(super) fn log_filter(raw: &str) -> Result<String, String> {
     }
     EnvFilter::try_new(raw)
         .map(|_| raw.to_owned())
-        .map_err(|error| {
-            format!("must be a level (error, warn, info, debug, trace) or a filter: {error}")
-        })
+        .map_err(|error| format!("must be a level (error, warn, info, debug, trace) or a filter: {error}"))
 }
 
 /// Never repeats the address: a password may be in it.
 pub(super) fn redis_url(raw: &str) -> Result<(), &'static str> {
-    const RULE: &str = "must be an address such as redis://[user:password@]host[:port][/database], or rediss:// for TLS";
-    let scheme = raw
-        .split_once("://")
-        .map(|(scheme, _)| scheme)
-        .ok_or(RULE)?;
+    const RULE: &str =
+        "must be an address such as redis://[user:password@]host[:port][/database], or rediss:// for TLS";
+    let scheme = raw.split_once("://").map(|(scheme, _)| scheme).ok_or(RULE)?;
     match scheme {
         "redis" | "rediss" => {}
         "redis-sentinel" | "rediss-sentinel" => {
@@ -122,9 +103,7 @@ pub(super) fn redis_url(raw: &str) -> Result<(), &'static str> {
             );
         }
         "redis-cluster" | "rediss-cluster" => {
-            return Err(
-                "redis-cluster:// is not supported yet; give the address of one server, redis:// or rediss://",
-            );
+            return Err("redis-cluster:// is not supported yet; give the address of one server, redis:// or rediss://");
         }
         _ => return Err(RULE),
     }
@@ -139,11 +118,8 @@ pub(super) fn redis_url(raw: &str) -> Result<(), &'static str> {
 
 /// Never repeats the address: a password may be in it.
 pub(super) fn database_url(raw: &str) -> Result<(), &'static str> {
-    let url = Url::parse(raw)
-        .ok()
-        .filter(|url| matches!(url.scheme(), "postgres" | "postgresql") && has_host(url));
-    url.map(|_| ())
-        .ok_or("must be an address such as postgres://user:password@host:5432/database")
+    let url = Url::parse(raw).ok().filter(|url| matches!(url.scheme(), "postgres" | "postgresql") && has_host(url));
+    url.map(|_| ()).ok_or("must be an address such as postgres://user:password@host:5432/database")
 }
 
 fn has_host(url: &Url) -> bool {

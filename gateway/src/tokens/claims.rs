@@ -1,0 +1,176 @@
+//! What a signed token says, and whether it says it now and to us.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use publisher::TenantId;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::TokenError;
+use crate::config::JwtConfig;
+
+/// How far the issuer's clock and ours may be apart.
+pub const LEEWAY: Duration = Duration::from_secs(5);
+
+/// The most tenants a token may name: an accountant's centres, not a database.
+pub const MOST_TENANTS: usize = 256;
+
+/// The longest wait a caller needs to arm; see [`Claims::remaining`].
+pub const LONGEST_TIMER: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The longest `sub`: it is kept for every socket.
+const LONGEST_SUBJECT: usize = 256;
+
+/// Where an absurd `exp` ends: far enough to mean "never", near enough for every clock's arithmetic.
+const FAR_FUTURE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// What a verified token grants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    /// The user, if the token names one.
+    pub subject: Option<Arc<str>>,
+    /// The tenants it is good for: at least one, each once, at most [`MOST_TENANTS`].
+    pub tenants: Vec<TenantId>,
+    /// When it ends. Already past, by less than [`LEEWAY`], for a token that was accepted within it.
+    pub expires_at: SystemTime,
+}
+
+impl Claims {
+    /// Whether the token is good for `tenant`.
+    pub fn grants(&self, tenant: &TenantId) -> bool {
+        self.tenants.contains(tenant)
+    }
+
+    /// How long to wait before looking again: until the end, but no longer than [`LONGEST_TIMER`]. Zero once it is over.
+    pub fn remaining(&self) -> Duration {
+        self.expires_at.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST_TIMER)
+    }
+}
+
+/// What the configuration demands of the claims.
+pub(super) struct Rules {
+    issuer: Option<String>,
+    audience: Option<String>,
+    tenant_claim: String,
+}
+
+impl Rules {
+    pub(super) fn new(config: &JwtConfig) -> Self {
+        Self {
+            issuer: config.issuer.clone(),
+            audience: config.audience.clone(),
+            tenant_claim: config.tenant_claim.clone(),
+        }
+    }
+
+    pub(super) fn check(&self, UniqueClaims(claims): UniqueClaims) -> Result<Claims, TokenError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let expires = seconds(claims.get("exp")).ok_or(TokenError::Invalid("no usable exp"))?;
+        if expires + LEEWAY.as_secs_f64() <= now.as_secs_f64() {
+            return Err(TokenError::Expired);
+        }
+        if let Some(not_before) = claims.get("nbf") {
+            let not_before = seconds(Some(not_before)).ok_or(TokenError::Invalid("no usable nbf"))?;
+            if not_before > now.as_secs_f64() + LEEWAY.as_secs_f64() {
+                return Err(TokenError::Invalid("not valid yet"));
+            }
+        }
+        if let Some(issuer) = &self.issuer
+            && claims.get("iss").and_then(Value::as_str) != Some(issuer)
+        {
+            return Err(TokenError::Invalid("wrong issuer"));
+        }
+        if let Some(audience) = &self.audience
+            && !claims.get("aud").is_some_and(|aud| names(aud, audience))
+        {
+            return Err(TokenError::Invalid("wrong audience"));
+        }
+        let expires = Duration::from_secs_f64(expires.min((now + FAR_FUTURE).as_secs_f64()));
+        Ok(Claims {
+            subject: subject(claims.get("sub"))?,
+            tenants: tenants(claims.get(&self.tenant_claim))?,
+            expires_at: UNIX_EPOCH + expires,
+        })
+    }
+}
+
+/// A NumericDate (RFC 7519 §2): whole or not, never negative.
+fn seconds(claim: Option<&Value>) -> Option<f64> {
+    claim?.as_f64().filter(|seconds| seconds.is_finite() && *seconds >= 0.0)
+}
+
+/// `aud` is one string or several; one of several is enough.
+fn names(claim: &Value, wanted: &str) -> bool {
+    match claim {
+        Value::String(one) => one == wanted,
+        Value::Array(several) => several.iter().any(|one| one.as_str() == Some(wanted)),
+        _ => false,
+    }
+}
+
+fn subject(claim: Option<&Value>) -> Result<Option<Arc<str>>, TokenError> {
+    match claim {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(subject)) if subject.len() <= LONGEST_SUBJECT => Ok(Some(subject.as_str().into())),
+        Some(_) => Err(TokenError::Invalid("no usable sub")),
+    }
+}
+
+/// All or nothing: a claim that is wrong in one place may be wrong in all.
+fn tenants(claim: Option<&Value>) -> Result<Vec<TenantId>, TokenError> {
+    let named = match claim {
+        None => return Err(TokenError::UnusableTenantClaim("missing")),
+        Some(one @ Value::String(_)) => std::slice::from_ref(one),
+        Some(Value::Array(several)) => several.as_slice(),
+        Some(_) => return Err(TokenError::UnusableTenantClaim("neither a string nor an array of strings")),
+    };
+    if named.is_empty() {
+        return Err(TokenError::UnusableTenantClaim("names no tenant"));
+    }
+    if named.len() > MOST_TENANTS {
+        return Err(TokenError::UnusableTenantClaim("names too many tenants"));
+    }
+    let mut tenants = Vec::with_capacity(named.len());
+    for tenant in named {
+        let tenant =
+            tenant.as_str().ok_or(TokenError::UnusableTenantClaim("neither a string nor an array of strings"))?;
+        let tenant = TenantId::try_from(tenant).map_err(|_| TokenError::UnusableTenantClaim("not a tenant id"))?;
+        if !tenants.contains(&tenant) {
+            tenants.push(tenant);
+        }
+    }
+    Ok(tenants)
+}
+
+/// The claims as they were signed. A name that comes twice means one thing to one reader and another to the next: refused
+/// (RFC 7519 §4 allows it).
+pub(super) struct UniqueClaims(BTreeMap<String, Value>);
+
+impl<'de> Deserialize<'de> for UniqueClaims {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = UniqueClaims;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of claims")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<UniqueClaims, M::Error> {
+                let mut claims = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry()? {
+                    if claims.insert(name, value).is_some() {
+                        return Err(de::Error::custom("duplicate claim"));
+                    }
+                }
+                Ok(UniqueClaims(claims))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
