@@ -1,0 +1,173 @@
+//! The physical floor: the least that a server can do to bring an event from Redis to its sockets.
+//!
+//! One thread, one epoll, one `write` of one shared frame for each socket. No authentication, no order, no
+//! recovery, no limits, no queue: whatever the gateway costs above this is what its promises cost.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+use anyhow::{Context, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use publisher::Names;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fd::OwnedFd;
+
+use crate::resp::RedisConnection;
+use crate::schedule::tenant_name;
+use crate::websocket;
+
+/// Serves tenants `l0001` to `l<tenants>` until it is killed. Its only line of output is its address.
+pub fn run(redis_url: &str, prefix: &str, tenants: u32) -> anyhow::Result<()> {
+    crate::process::raise_file_limit()?;
+    let names = Names::new(prefix)?;
+    let redis = subscribe(redis_url, &names, tenants)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    listener.set_nonblocking(true)?;
+    redis.stream().set_nonblocking(true)?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+    epoll::add(&epoll, redis.stream(), EventData::new_u64(REDIS), EventFlags::IN)?;
+    println!("{}", listener.local_addr()?);
+    BareServer { epoll, listener, redis, names, sockets: Vec::new(), rooms: HashMap::new(), frame: Vec::new() }.serve()
+}
+
+const LISTENER: u64 = u64::MAX;
+const REDIS: u64 = u64::MAX - 1;
+
+struct BareServer {
+    epoll: OwnedFd,
+    listener: TcpListener,
+    redis: RedisConnection,
+    names: Names,
+    /// By the number that epoll knows them by.
+    sockets: Vec<Option<Socket>>,
+    /// A channel's sockets.
+    rooms: HashMap<Vec<u8>, Vec<usize>>,
+    frame: Vec<u8>,
+}
+
+struct Socket {
+    stream: TcpStream,
+    /// The head of the upgrade request, until it is whole.
+    request: Option<Vec<u8>>,
+    channel: Vec<u8>,
+}
+
+fn subscribe(redis_url: &str, names: &Names, tenants: u32) -> anyhow::Result<RedisConnection> {
+    let mut redis = RedisConnection::open(redis_url)?;
+    for tenant in 0..tenants {
+        redis.command(&["SUBSCRIBE", &names.events(&tenant_name(tenant).parse()?)])?;
+    }
+    Ok(redis)
+}
+
+impl BareServer {
+    fn serve(mut self) -> anyhow::Result<()> {
+        let mut ready: Vec<epoll::Event> = Vec::with_capacity(1024);
+        loop {
+            ready.clear();
+            epoll::wait(&self.epoll, spare_capacity(&mut ready), None)?;
+            for event in &ready {
+                match event.data.u64() {
+                    LISTENER => self.accept()?,
+                    REDIS => self.fan_out()?,
+                    socket => self.read(socket as usize)?,
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) -> anyhow::Result<()> {
+        while let Some(stream) = unless_blocked(self.listener.accept())?.map(|(stream, _)| stream) {
+            stream.set_nonblocking(true)?;
+            stream.set_nodelay(true)?;
+            let number = self.sockets.len();
+            epoll::add(&self.epoll, &stream, EventData::new_u64(number as u64), EventFlags::IN)?;
+            self.sockets.push(Some(Socket { stream, request: Some(Vec::new()), channel: Vec::new() }));
+        }
+        Ok(())
+    }
+
+    fn fan_out(&mut self) -> anyhow::Result<()> {
+        self.redis.receive().context("the subscription")?;
+        while let Some(push) = self.redis.parsed()? {
+            let [_, channel, message] = push.items() else { continue };
+            let message = message.bytes();
+            // The publisher's head line is for gateways, the JSON after it for browsers.
+            let json = memchr::memchr(b'\n', message).map_or(message, |end| &message[end + 1..]);
+            websocket::server_text(json, &mut self.frame);
+            for &number in self.rooms.get(channel.bytes()).into_iter().flatten() {
+                let Some(socket) = &mut self.sockets[number] else { continue };
+                match socket.stream.write(&self.frame) {
+                    Ok(written) => {
+                        ensure!(written == self.frame.len(), "a socket is full: the load is beyond the floor")
+                    }
+                    // Gone; its own event says so.
+                    Err(error) => ensure!(error.kind() != io::ErrorKind::WouldBlock, "a socket is full"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, number: usize) -> anyhow::Result<()> {
+        let Some(socket) = &mut self.sockets[number] else { return Ok(()) };
+        let mut buffer = [0; 4096];
+        let size = match socket.stream.read(&mut buffer) {
+            Ok(size) if size > 0 => size,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Ok(_) | Err(_) => {
+                if let Some(room) = self.rooms.get_mut(&socket.channel) {
+                    room.retain(|&member| member != number);
+                }
+                self.sockets[number] = None;
+                return Ok(());
+            }
+        };
+        // After the upgrade, what a client says is read and forgotten.
+        let Some(request) = &mut socket.request else { return Ok(()) };
+        request.extend_from_slice(&buffer[..size]);
+        if !request.ends_with(b"\r\n\r\n") {
+            return Ok(());
+        }
+        let tenant = tenant_of(request).context("an upgrade without a token that names a tenant")?;
+        self.upgrade(number, &tenant)
+    }
+
+    /// Answers the handshake and, in the same write, says `joined`: the subscription has been there for long.
+    fn upgrade(&mut self, number: usize, tenant: &str) -> anyhow::Result<()> {
+        let Some(socket) = &mut self.sockets[number] else { return Ok(()) };
+        let mut answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+            websocket::ACCEPT
+        )
+        .into_bytes();
+        let joined = format!(r#"{{"type":"joined","data":{{"tenantId":"{tenant}","epoch":"bare","seq":0}}}}"#);
+        websocket::server_text(joined.as_bytes(), &mut self.frame);
+        answer.extend_from_slice(&self.frame);
+        socket.stream.write_all(&answer)?;
+        socket.request = None;
+        socket.channel = self.names.events(&tenant.parse()?).into_bytes();
+        self.rooms.entry(socket.channel.clone()).or_default().push(number);
+        Ok(())
+    }
+}
+
+/// The tenant that the request's token names. Nothing is verified: a floor has no doors.
+fn tenant_of(request: &[u8]) -> Option<String> {
+    let request = str::from_utf8(request).ok()?;
+    let claims = request.lines().find_map(|line| line.strip_prefix("Authorization: Bearer "))?.split('.').nth(1)?;
+    let claims: serde_json::Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    claims["tenantId"].as_str().map(str::to_owned)
+}
+
+/// `None` where the call would block.
+fn unless_blocked<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        result => result.map(Some),
+    }
+}

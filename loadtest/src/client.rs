@@ -1,0 +1,187 @@
+//! One dashboard, blocking: dials, upgrades, joins, and says goodbye in any way a browser might.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::message::{Message, Scanner};
+use crate::websocket::{self, Frame};
+
+/// Where a gateway listens: `ws://host:port[/path]`, the path `/dashboard` unless given.
+#[derive(Debug, Clone)]
+pub struct GatewayUrl {
+    address: SocketAddr,
+    path: String,
+}
+
+impl GatewayUrl {
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address, path: "/dashboard".to_owned() }
+    }
+}
+
+impl FromStr for GatewayUrl {
+    type Err = anyhow::Error;
+
+    fn from_str(url: &str) -> anyhow::Result<Self> {
+        let rest = url.strip_prefix("ws://").context("a gateway URL starts with ws://")?;
+        let (host, path) = rest.split_once('/').unwrap_or((rest, "dashboard"));
+        let address = host.to_socket_addrs().with_context(|| format!("{host} is no host:port"))?.next();
+        Ok(Self { address: address.context("the host has no address")?, path: format!("/{path}") })
+    }
+}
+
+impl fmt::Display for GatewayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ws://{}{}", self.address, self.path)
+    }
+}
+
+/// The `index`th socket's own address towards a gateway of this machine.
+///
+/// An address has some 28,000 ports towards one listener, and a closed connection holds its port for a
+/// minute: sixteen addresses keep 10,000 sockets and 20,000 cycles away from that limit.
+fn source(index: usize, gateway: SocketAddr) -> Option<SocketAddr> {
+    let own = Ipv4Addr::new(127, 0, 0, 2 + (index % 16) as u8);
+    gateway.ip().is_loopback().then(|| SocketAddr::from((own, 0))).filter(|_| gateway.is_ipv4())
+}
+
+/// An upgraded connection.
+pub struct Client {
+    stream: TcpStream,
+    received: Vec<u8>,
+    parsed: usize,
+}
+
+/// The position a room was joined at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    pub epoch: Box<[u8]>,
+    pub seq: u64,
+}
+
+impl Client {
+    /// How long a gateway may take to answer anything.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Dials and upgrades, with the token in the header.
+    pub fn upgrade(gateway: &GatewayUrl, index: usize, token: &str) -> anyhow::Result<Self> {
+        let socket = Socket::new(Domain::for_address(gateway.address), Type::STREAM, None)?;
+        if let Some(source) = source(index, gateway.address) {
+            socket.bind(&source.into()).with_context(|| format!("no port left at {source}"))?;
+        }
+        socket
+            .connect_timeout(&gateway.address.into(), Self::PATIENCE)
+            .with_context(|| format!("dialling {gateway}"))?;
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Self::PATIENCE))?;
+        let mut client = Self { stream, received: Vec::new(), parsed: 0 };
+        client.shake_hands(gateway, token)?;
+        Ok(client)
+    }
+
+    fn shake_hands(&mut self, gateway: &GatewayUrl, token: &str) -> anyhow::Result<()> {
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\nAuthorization: Bearer {token}\r\n\r\n",
+            gateway.path,
+            gateway.address,
+            websocket::KEY
+        );
+        self.stream.write_all(request.as_bytes())?;
+        let end = loop {
+            if let Some(end) = memchr::memmem::find(&self.received, b"\r\n\r\n") {
+                break end + 4;
+            }
+            self.receive().context("waiting for the upgrade")?;
+        };
+        let answer = String::from_utf8_lossy(&self.received[..end]);
+        if !answer.starts_with("HTTP/1.1 101 ") {
+            bail!("the gateway did not upgrade: {}", answer.lines().next().unwrap_or_default());
+        }
+        if !answer.contains(websocket::ACCEPT) {
+            bail!("the upgrade lacks the right Sec-WebSocket-Accept");
+        }
+        self.parsed = end;
+        Ok(())
+    }
+
+    /// Waits for `joined`, which a token of one tenant brings by itself.
+    pub fn joined(&mut self, scanner: &Scanner) -> anyhow::Result<Position> {
+        self.until("joined", |payload| match scanner.scan(payload) {
+            Some(Message::Joined { epoch, seq }) => Some(Position { epoch: epoch.into(), seq }),
+            _ => None,
+        })
+    }
+
+    /// Leaves the room and waits until the gateway says so.
+    pub fn leave(&mut self, scanner: &Scanner) -> anyhow::Result<()> {
+        self.stream.write_all(&websocket::text(br#"{"event":"leave"}"#))?;
+        self.until("left", |payload| (scanner.scan(payload) == Some(Message::Left)).then_some(()))
+    }
+
+    fn until<T>(&mut self, what: &str, mut wanted: impl FnMut(&[u8]) -> Option<T>) -> anyhow::Result<T> {
+        loop {
+            let frame =
+                websocket::first_frame(&self.received[self.parsed..]).map_err(|broken| anyhow::anyhow!(broken.0))?;
+            let (found, size) = match frame {
+                Some((Frame::Text(payload), size)) => (wanted(payload), size),
+                Some((Frame::Ping(payload), size)) => {
+                    self.stream.write_all(&websocket::pong(payload))?;
+                    (None, size)
+                }
+                Some((Frame::Pong, size)) => (None, size),
+                Some((Frame::Close(code), _)) => bail!("closed with {code} while waiting for {what}"),
+                None => {
+                    self.receive().with_context(|| format!("waiting for {what}"))?;
+                    continue;
+                }
+            };
+            self.parsed += size;
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The polite way: says goodbye and waits for the gateway to end the connection.
+    pub fn close(mut self) -> anyhow::Result<()> {
+        self.stream.write_all(&websocket::close(1000))?;
+        while self.receive_more().context("waiting for the gateway to close")? {
+            self.received.clear();
+        }
+        Ok(())
+    }
+
+    /// The rude way: the gateway gets a reset, as from a laptop whose network changed.
+    pub fn reset(self) -> io::Result<()> {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
+    }
+
+    /// The stream, and what came after the last message that was waited for.
+    pub fn into_parts(mut self) -> (TcpStream, Vec<u8>) {
+        self.received.drain(..self.parsed);
+        (self.stream, self.received)
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        match self.receive_more() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the gateway hung up")),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn receive_more(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        let size = self.stream.read(&mut buffer)?;
+        self.received.extend_from_slice(&buffer[..size]);
+        Ok(size > 0)
+    }
+}

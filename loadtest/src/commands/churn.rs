@@ -1,0 +1,182 @@
+//! `churn`: sockets that come and go by the thousand must leave nothing behind.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use super::{Gateways, Redis, Verdict, conclude};
+use crate::fleet::Fleet;
+use crate::message::Scanner;
+use crate::process;
+use crate::resp::RedisConnection;
+use crate::scrape::Scrape;
+use crate::token::Mint;
+
+/// Connect, join and close over and over on one gateway; what it holds afterwards must be what it held before.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    gateways: Gateways,
+    #[command(flatten)]
+    redis: Redis,
+    /// The gateway's internal port, host:port.
+    #[arg(long, default_value = "127.0.0.1:9090")]
+    internal: String,
+    /// The gateway's process.
+    #[arg(long)]
+    pid: u32,
+    /// Sockets to open and close.
+    #[arg(long, default_value_t = 20_000)]
+    cycles: usize,
+    /// Sockets open at once.
+    #[arg(long, default_value_t = 50)]
+    concurrency: usize,
+    /// Tenants that the sockets are dealt over.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    tenants: u32,
+    /// Fail when memory grows by more bytes than this for each closed socket, over the last half of the run.
+    #[arg(long, default_value_t = 64.0)]
+    max_slope: f64,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a gateway holds for its sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct Holdings {
+    connections: u64,
+    unauthenticated: u64,
+    tenants: u64,
+    subscriptions: usize,
+    files: usize,
+}
+
+#[derive(Serialize)]
+struct Report {
+    cycles: usize,
+    seconds: f64,
+    before: Holdings,
+    after: Holdings,
+    /// At 25, 50, 75 and 100 % of the cycles.
+    rss_bytes: [u64; 4],
+    slope_bytes_per_socket: f64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "cycles        {} in {:.1} s", self.cycles, self.seconds)?;
+        let mut row = |name: &str, of: &Holdings| {
+            let Holdings { connections, unauthenticated, tenants, subscriptions, files } = of;
+            write!(f, "{name:<14}connections {connections}   unauthenticated {unauthenticated}   tenants {tenants}")?;
+            writeln!(f, "   subscriptions {subscriptions}   files {files}")
+        };
+        row("before", &self.before)?;
+        row("after", &self.after)?;
+        let [quarter, half, most, all] = self.rss_bytes.map(|bytes| bytes / 1024);
+        writeln!(f, "RSS           25 % {quarter} KiB   50 % {half} KiB   75 % {most} KiB   100 % {all} KiB")?;
+        write!(f, "slope         {:.1} bytes a closed socket", self.slope_bytes_per_socket)
+    }
+}
+
+/// How long the gateway may take to forget the last sockets: longer than any linger.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn run(options: Options) -> anyhow::Result<Verdict> {
+    process::raise_file_limit()?;
+    let before = holdings(&options)?;
+    ensure!(before.connections == 0 && before.tenants == 0, "the gateway is in use: {before:?}");
+
+    let began = Instant::now();
+    let fleet = Fleet {
+        gateways: options.gateways.urls.clone(),
+        tenants: options.tenants,
+        mint: Mint::new(&options.gateways.jwt_secret),
+    };
+    let mut rss_bytes = [0; 4];
+    for (quarter, rss) in rss_bytes.iter_mut().enumerate() {
+        let bound = |quarter| options.cycles * quarter / 4;
+        churn(&fleet, bound(quarter), bound(quarter + 1), options.concurrency)?;
+        *rss = process::resident_bytes(options.pid)?;
+        eprintln!("{} of {} cycles", bound(quarter + 1), options.cycles);
+    }
+    let seconds = began.elapsed().as_secs_f64();
+
+    let deadline = Instant::now() + PATIENCE;
+    let after = loop {
+        let after = holdings(&options)?;
+        if after == before || Instant::now() > deadline {
+            break after;
+        }
+        thread::sleep(Duration::from_millis(200));
+    };
+
+    // The first half warms the allocator up; what still grows after that would never stop.
+    let grown = rss_bytes[3] as f64 - rss_bytes[1] as f64;
+    let slope_bytes_per_socket = grown / (options.cycles as f64 / 2.0);
+    let mut failures = Vec::new();
+    if after != before {
+        failures.push(format!("{after:?} was left, not {before:?}"));
+    }
+    if slope_bytes_per_socket > options.max_slope {
+        failures.push(format!("memory grows by {slope_bytes_per_socket:.1} bytes for each closed socket"));
+    }
+    let report = Report { cycles: options.cycles, seconds, before, after, rss_bytes, slope_bytes_per_socket };
+    conclude(&report, options.json, &failures)
+}
+
+fn holdings(options: &Options) -> anyhow::Result<Holdings> {
+    let scrape = Scrape::of(&options.internal)?;
+    let value = |name| anyhow::Ok(scrape.value(name)? as u64);
+    let channels = format!("{}:*:events", options.redis.redis_prefix);
+    let mut redis = RedisConnection::open(&options.redis.redis_url)?;
+    Ok(Holdings {
+        connections: value("gateway_connections")?,
+        unauthenticated: value("gateway_unauthenticated")?,
+        tenants: value("gateway_tenants")?,
+        subscriptions: redis.command(&["PUBSUB", "CHANNELS", &channels])?.items().len(),
+        files: process::open_files(options.pid)?,
+    })
+}
+
+/// Opens and closes the sockets numbered `start` to `end`.
+fn churn(fleet: &Fleet, start: usize, end: usize, concurrency: usize) -> anyhow::Result<()> {
+    let next = AtomicUsize::new(start);
+    thread::scope(|scope| {
+        let browser = || {
+            let scanner = Scanner::new();
+            loop {
+                let socket = next.fetch_add(1, Ordering::Relaxed);
+                if socket >= end {
+                    return Ok(());
+                }
+                cycle(fleet, socket, &scanner).with_context(|| format!("cycle {socket}"))?;
+            }
+        };
+        let browsers: Vec<_> = (0..concurrency).map(|_| scope.spawn(browser)).collect();
+        browsers.into_iter().try_for_each(|browser| browser.join().expect("a browser does not panic"))
+    })
+}
+
+/// One socket's life, which ends in one of the ways that sockets end.
+fn cycle(fleet: &Fleet, socket: usize, scanner: &Scanner) -> anyhow::Result<()> {
+    let mut client = fleet.upgrade(socket)?;
+    // A tab that is closed while it loads.
+    if socket % 4 == 3 {
+        return Ok(client.reset()?);
+    }
+    client.joined(scanner)?;
+    match socket % 4 {
+        0 => client.close(),
+        1 => Ok(client.reset()?),
+        _ => {
+            client.leave(scanner)?;
+            client.close()
+        }
+    }
+}
