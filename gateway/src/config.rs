@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
+use publisher::TenantId;
 
 pub use error::ConfigError;
 pub use origins::Origins;
@@ -58,7 +59,7 @@ pub enum Command {
 pub struct TokenOptions {
     /// A tenant the token is good for; may be given several times.
     #[arg(long = "tenant", required = true, value_name = "ID")]
-    pub tenants: Vec<String>,
+    pub tenants: Vec<TenantId>,
 
     /// The user the token speaks for.
     #[arg(long, value_name = "USER", value_parser = text(256))]

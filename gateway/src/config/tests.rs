@@ -57,7 +57,11 @@ fn flags_are_good_before_and_after_the_subcommand() {
         assert_eq!(parse(&args).unwrap().1.max_connections, 7, "{args:?}");
     }
     let (command, _) = parse(&["token", "--tenant=t1", "--tenant", "t2", "--ttl=60", SECRET]).unwrap();
-    let options = TokenOptions { tenants: vec!["t1".into(), "t2".into()], sub: None, ttl: Duration::from_secs(60) };
+    let options = TokenOptions {
+        tenants: vec!["t1".parse().unwrap(), "t2".parse().unwrap()],
+        sub: None,
+        ttl: Duration::from_secs(60),
+    };
     assert_eq!(command, Command::Token(options));
 }
 
