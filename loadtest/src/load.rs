@@ -1,23 +1,22 @@
 //! One run: sockets up, events out, every delivery judged, costs taken. `fanout` and `floor` are both this.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use serde::Serialize;
 
 use crate::chaos::PubsubKiller;
 use crate::driver::{Audience, Driver};
 use crate::fleet::Fleet;
-use crate::latency::{Latency, Recorder};
-use crate::ledger::{Ledger, Verdict};
-use crate::limit::{LimitReport, LimitWatch};
+use crate::latency::Recorder;
+use crate::ledger::Ledger;
+use crate::limit::LimitWatch;
 use crate::message::{Message, Scanner};
+use crate::outcome::{Outcome, ServerCost};
 use crate::process;
-use crate::publishing::{Billing, Publishing};
+use crate::publishing::Billing;
 use crate::schedule::{Clock, Schedule, Stamp};
 
 /// What to run.
@@ -38,90 +37,6 @@ pub struct Load {
     pub pids: Vec<u32>,
 }
 
-/// What came of it.
-#[derive(Debug, Serialize)]
-pub struct Outcome {
-    pub sockets: usize,
-    pub seconds: f64,
-    pub verdict: Verdict,
-    pub latency: Latency,
-    pub deliveries_per_second: f64,
-    pub publishing: Publishing,
-    pub limit: LimitReport,
-    /// Subscriptions that were killed.
-    pub killed: u64,
-    pub servers: Vec<ServerCost>,
-    /// Cores that this process itself used: near 1 means that it, not the gateway, was the limit.
-    pub generator_cores: f64,
-}
-
-/// What one server process used.
-#[derive(Debug, Serialize)]
-pub struct ServerCost {
-    pub pid: u32,
-    pub cpu_seconds: f64,
-    pub rss_idle_bytes: u64,
-    pub rss_joined_bytes: u64,
-    pub rss_end_bytes: u64,
-}
-
-impl Outcome {
-    /// All promises of the design that a run can check.
-    pub fn is_clean(&self, limit: u32) -> bool {
-        self.verdict.is_clean() && self.publishing.given_up == 0 && self.holds_limit(limit)
-    }
-
-    /// The limit was held, and all that was published was looked at.
-    fn holds_limit(&self, limit: u32) -> bool {
-        self.limit.most_in_any_second <= limit as usize && self.limit.events >= self.publishing.accepted
-    }
-
-    /// All servers' microseconds of CPU for one delivery.
-    pub fn cpu_micros_per_delivery(&self) -> f64 {
-        let seconds: f64 = self.servers.iter().map(|server| server.cpu_seconds).sum();
-        seconds * 1e6 / self.verdict.delivered.max(1) as f64
-    }
-
-    /// All servers' bytes for one joined socket.
-    pub fn bytes_per_socket(&self) -> f64 {
-        let grown = |server: &ServerCost| server.rss_joined_bytes.saturating_sub(server.rss_idle_bytes);
-        self.servers.iter().map(grown).sum::<u64>() as f64 / self.sockets as f64
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Publishing { accepted, throttled, retried, given_up, .. } = &self.publishing;
-        writeln!(f, "{}", self.verdict)?;
-        writeln!(
-            f,
-            "published     {accepted} in {:.1} s   throttled {throttled}   retried {retried}   given up {given_up}",
-            self.seconds
-        )?;
-        let LimitReport { most_in_any_second, events } = self.limit;
-        writeln!(
-            f,
-            "limit         at most {most_in_any_second} of a tenant in any second, of {events} events looked at"
-        )?;
-        writeln!(f, "killed        {} subscriptions", self.killed)?;
-        writeln!(f, "latency       {}", self.latency)?;
-        write!(
-            f,
-            "deliveries    {:.0} a second; the generator used {:.2} cores",
-            self.deliveries_per_second, self.generator_cores
-        )?;
-        for server in &self.servers {
-            let ServerCost { pid, cpu_seconds, rss_end_bytes, .. } = server;
-            write!(f, "\nprocess {pid:<6}CPU {cpu_seconds:.2} s   RSS {} KiB at the end", rss_end_bytes / 1024)?;
-        }
-        if !self.servers.is_empty() {
-            write!(f, "\nservers       {:.2} µs of CPU a delivery", self.cpu_micros_per_delivery())?;
-            write!(f, "   {:.1} KiB a joined socket", self.bytes_per_socket() / 1024.0)?;
-        }
-        Ok(())
-    }
-}
-
 /// Sockets that are opened before those already open are served again.
 const BATCH: usize = 500;
 /// Between the last preparation and the first event.
@@ -131,29 +46,27 @@ const SETTLE: Duration = Duration::from_secs(35);
 
 /// Runs it.
 pub fn run(load: Load) -> anyhow::Result<Outcome> {
-    let Load { fleet, redis_url, redis_prefix, duration, .. } = &load;
+    let Load { fleet, redis_url, redis_prefix, .. } = &load;
     let clock = Clock::new();
-    let schedule = Schedule::new(fleet.tenants, load.rate, load.limit, *duration);
+    let schedule = Schedule::new(fleet.tenants, load.rate, load.limit, load.duration);
     process::raise_file_limit()?;
 
-    let rss = |pids: &[u32]| pids.iter().map(|&pid| process::resident_bytes(pid)).collect::<anyhow::Result<Vec<_>>>();
-    let cpu = |pids: &[u32]| pids.iter().map(|&pid| process::cpu_time(pid)).collect::<anyhow::Result<Vec<_>>>();
-
-    let rss_idle = rss(&load.pids)?;
+    let idle = Sample::take(&load.pids)?;
     let mut watch = Watch::new(Ledger::new(&schedule), clock);
     let driver = join_all(fleet, load.sockets, &mut watch)?;
-    let rss_joined = rss(&load.pids)?;
+    let joined = Sample::take(&load.pids)?;
 
     let billing = Billing::connect(redis_url, redis_prefix, load.limit, load.publishers, fleet.tenants)?;
     let limit = LimitWatch::start(redis_url, redis_prefix, fleet.tenants)?;
     let killer = load.kill_pubsub.map(|every| PubsubKiller::start(redis_url, every)).transpose()?;
 
-    eprintln!("{} sockets joined; publishing for {} s", load.sockets, duration.as_secs());
+    eprintln!("{} sockets joined; publishing for {} s", load.sockets, load.duration.as_secs_f64());
     let delivered = watch.delivered.clone();
     let listener = Listener::start(driver, watch);
-    let (cpu_before, own_before, began) = (cpu(&load.pids)?, process::cpu_time(std::process::id())?, Instant::now());
-    let publishing = billing.publish(&schedule, clock, clock.micros() + LEAD.as_micros() as u64);
-    let seconds = began.elapsed().as_secs_f64() - LEAD.as_secs_f64();
+    let before = Sample::take(&load.pids)?;
+    let start_micros = clock.micros() + LEAD.as_micros() as u64;
+    let publishing = billing.publish(&schedule, clock, start_micros);
+    let seconds = clock.instant(start_micros).elapsed().as_secs_f64();
     let killed = killer.map_or(Ok(0), PubsubKiller::stop)?;
 
     let owed: u64 = publishing.stamps.iter().map(|stamp| sockets_of(fleet, load.sockets, stamp.tenant)).sum();
@@ -161,18 +74,17 @@ pub fn run(load: Load) -> anyhow::Result<Outcome> {
     while delivered.load(Ordering::Relaxed) < owed && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
     }
-    let (cpu_after, own_after, elapsed) = (cpu(&load.pids)?, process::cpu_time(std::process::id())?, began.elapsed());
-    let rss_end = rss(&load.pids)?;
+    let end = Sample::take(&load.pids)?;
     let mut watch = listener.stop()?;
 
     publishing.stamps.iter().for_each(|&stamp| watch.ledger.accepted(stamp));
     let verdict = watch.ledger.verdict();
-    let server = |index: usize| ServerCost {
-        pid: load.pids[index],
-        cpu_seconds: (cpu_after[index] - cpu_before[index]).as_secs_f64(),
-        rss_idle_bytes: rss_idle[index],
-        rss_joined_bytes: rss_joined[index],
-        rss_end_bytes: rss_end[index],
+    let cost = |(index, &pid): (usize, &u32)| ServerCost {
+        pid,
+        cpu_seconds: (end.servers[index].cpu - before.servers[index].cpu).as_secs_f64(),
+        rss_idle_bytes: idle.servers[index].rss_bytes,
+        rss_joined_bytes: joined.servers[index].rss_bytes,
+        rss_end_bytes: end.servers[index].rss_bytes,
     };
     Ok(Outcome {
         sockets: load.sockets,
@@ -183,9 +95,29 @@ pub fn run(load: Load) -> anyhow::Result<Outcome> {
         publishing,
         limit: limit.report()?,
         killed,
-        servers: (0..load.pids.len()).map(server).collect(),
-        generator_cores: (own_after - own_before).as_secs_f64() / elapsed.as_secs_f64(),
+        servers: load.pids.iter().enumerate().map(cost).collect(),
+        generator_cores: (end.own_cpu - before.own_cpu).as_secs_f64() / (end.at - before.at).as_secs_f64(),
     })
+}
+
+/// What the servers, and this process, have used at one moment.
+struct Sample {
+    at: Instant,
+    own_cpu: Duration,
+    servers: Vec<Usage>,
+}
+
+struct Usage {
+    cpu: Duration,
+    rss_bytes: u64,
+}
+
+impl Sample {
+    fn take(pids: &[u32]) -> anyhow::Result<Self> {
+        let usage = |&pid| anyhow::Ok(Usage { cpu: process::cpu_time(pid)?, rss_bytes: process::resident_bytes(pid)? });
+        let servers = pids.iter().map(usage).collect::<anyhow::Result<_>>()?;
+        Ok(Self { at: Instant::now(), own_cpu: process::cpu_time(std::process::id())?, servers })
+    }
 }
 
 /// How many of the sockets are this tenant's.

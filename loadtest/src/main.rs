@@ -15,6 +15,7 @@ mod ledger;
 mod limit;
 mod load;
 mod message;
+mod outcome;
 mod process;
 mod publishing;
 mod redis_server;

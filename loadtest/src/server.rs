@@ -66,6 +66,7 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let mut command = child::command(Some(core), binary.as_os_str())?;
         command
+            .env_clear()
             .env("LISTEN", "127.0.0.1:0")
             .env("INTERNAL_LISTEN", "127.0.0.1:0")
             .env("REDIS_URL", redis_url)

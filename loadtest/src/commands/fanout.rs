@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use clap::Args;
 
 use super::{Gateways, Redis, Verdict, conclude, duration};
 use crate::fleet::Fleet;
-use crate::load::{self, Load, Outcome};
+use crate::load::{self, Load};
+use crate::outcome::Outcome;
 use crate::token::Mint;
 
 /// Publish to many tenants; verify order, exactly-once, isolation and the limit on every socket.
@@ -26,7 +28,7 @@ pub struct Options {
     #[arg(long, default_value_t = 10.0)]
     rate: f64,
     /// The limit that publishers keep for each tenant: EVENTS_PER_SECOND.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// How long to publish.
     #[arg(long, default_value = "60s", value_parser = duration)]
@@ -49,6 +51,7 @@ pub struct Options {
 }
 
 pub fn run(options: Options) -> anyhow::Result<Verdict> {
+    ensure!(options.rate > 0.0, "--rate must be above 0");
     let fleet = Fleet {
         gateways: options.gateways.urls,
         tenants: options.tenants,

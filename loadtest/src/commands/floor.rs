@@ -29,7 +29,7 @@ pub struct Options {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     tenants: u32,
     /// Events a second of each tenant; 10 is the specified maximum.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
     /// How long to publish in each run.
     #[arg(long, default_value = "20s", value_parser = duration)]
