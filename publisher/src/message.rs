@@ -28,7 +28,8 @@ pub struct Message {
 }
 
 /// Names the life of a tenant's counter: 1 to 64 visible ASCII characters, otherwise opaque.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(transparent)]
 pub struct Epoch(Arc<str>);
 
 /// The text is no epoch.

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use sha1::{Digest, Sha1};
-
 use crate::{event::EventId, tenant::TenantId};
 
 /// The names under one prefix.
@@ -91,8 +89,7 @@ mod tests {
         assert_eq!(names.state(&acorn), "dash:{acorn}:state");
         assert_eq!(names.log(&acorn), "dash:{acorn}:log");
         assert_eq!(names.once(&acorn, &id), "dash:{acorn}:once:e1");
-        assert_eq!(names.kicked_tenant(&acorn), "dash:{acorn}:kicked");
-        assert_eq!(names.kicked_user("a"), "dash:kicked:86f7e437faa5a7fce15d1ddcb9eaeaea377667b8");
+        assert_eq!(names.kicks(), "dash:kicks");
         assert_eq!(names.control(), "dash:control");
         assert_eq!(names.probe("g1"), "dash:probe:g1");
     }

@@ -38,8 +38,24 @@ fn data_may_come_before_type_and_the_envelope_may_bring_id_and_timestamp() {
 #[test]
 fn b54_every_bad_amount_names_data_amount() {
     for bad in [
-        "\"1500.00\"", "-1", "0.001", "1e400", "1E2", "NaN", "Infinity", "12345678901234567.89", "10000000000.00", "-0",
-        "null", "true", "[1]", "{}", "01", "1.", ".5", "+1",
+        "\"1500.00\"",
+        "-1",
+        "0.001",
+        "1e400",
+        "1E2",
+        "NaN",
+        "Infinity",
+        "12345678901234567.89",
+        "10000000000.00",
+        "-0",
+        "null",
+        "true",
+        "[1]",
+        "{}",
+        "01",
+        "1.",
+        ".5",
+        "+1",
     ] {
         let refusal = refusal(&payment_with("1500.00", bad));
         // What is no JSON at all cannot be blamed on a field.
@@ -175,7 +191,8 @@ async fn an_invalid_event_built_in_rust_never_reaches_redis() {
 
 #[tokio::test]
 async fn b60_a_bad_configuration_is_an_error_that_keeps_the_password() {
-    for url in ["", "localhost", "http://:hunter2@x", "redis://:hunter2@", "redis://:hunter2@x:99999", "redis-cluster://x:1"]
+    for url in
+        ["", "localhost", "http://:hunter2@x", "redis://:hunter2@", "redis://:hunter2@x:99999", "redis-cluster://x:1"]
     {
         let Err(ConnectError::Url(text)) = Publisher::connect(PublisherConfig::new(url)).await else {
             panic!("{url:?} was accepted");

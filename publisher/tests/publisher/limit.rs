@@ -33,7 +33,7 @@ fn arrival() -> impl Strategy<Value = Arrival> {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 4, max_shrink_iters: 0, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: 2, max_shrink_iters: 0, failure_persistence: None, ..Config::default() })]
 
     /// Each case is 30 tenants at once, each with three publishers that arrive as they please for some two seconds.
     #[test]
@@ -93,7 +93,10 @@ fn judge(log: &[Message], refusals: &[Refusal]) {
         assert!(recent >= places, "refused with only {recent} events in the last second");
         // The wait ends exactly one second after some event was published.
         let returns = asked + retry_after..=answered + retry_after;
-        assert!(published.iter().any(|at| returns.contains(&(at + SECOND))), "a wait of {retry_after} µs fits no token");
+        assert!(
+            published.iter().any(|at| returns.contains(&(at + SECOND))),
+            "a wait of {retry_after} µs fits no token"
+        );
     }
 }
 

@@ -79,7 +79,8 @@ impl Redis {
     fn answers(&mut self) -> bool {
         let deadline = Instant::now() + Duration::from_secs(10);
         while Instant::now() < deadline && self.process.try_wait().unwrap().is_none() {
-            let pong = Connection::open(self.port).is_ok_and(|mut connection| connection.send(&["PING"]).text() == "PONG");
+            let pong =
+                Connection::open(self.port).is_ok_and(|mut connection| connection.send(&["PING"]).text() == "PONG");
             if pong {
                 return true;
             }

@@ -1,0 +1,346 @@
+//! What publishing does when Redis is lost, frozen, full, forgetful, or somebody else than before.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use publisher::{DashboardEvent, EventId, Outcome, PublishError, Publisher, PublisherConfig};
+use tokio::task::JoinSet;
+
+use crate::harness::{Proxy, Redis, assert_once_and_in_order, eventually, fill, log, payment, publisher, tenant};
+
+/// The configured 250 ms, and what a machine that compiles and runs other tests meanwhile takes to wake a task.
+const LIMIT: Duration = Duration::from_millis(300);
+
+/// A publisher that a limit of ten would be in the way of.
+async fn unlimited(url: &str) -> Publisher {
+    let mut config = PublisherConfig::new(url);
+    config.events_per_second = 1000;
+    Publisher::connect(config).await.unwrap()
+}
+
+async fn timed(publisher: &Publisher, event: &DashboardEvent) -> (Result<Outcome, PublishError>, Duration) {
+    let started = Instant::now();
+    let result = publisher.broadcast_to_tenant(&tenant("acorn"), event).await;
+    (result, started.elapsed())
+}
+
+/// Publishes the event until Redis has answered, as a caller with an unknown outcome should.
+async fn insist(publisher: &Publisher, event: &DashboardEvent) -> Outcome {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match publisher.broadcast_to_tenant(&tenant("acorn"), event).await {
+            Ok(outcome) => return outcome,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn redis_down_at_the_start_is_no_error_and_heals() {
+    let mut redis = Redis::start();
+    redis.kill();
+    let publisher = publisher(&redis).await;
+    let (result, took) = timed(&publisher, &payment()).await;
+    assert_eq!(result, Err(PublishError::Unavailable));
+    assert!(took < Duration::from_millis(50), "{took:?}");
+    redis.start_again();
+    eventually(Duration::from_secs(5), "published again", async || timed(&publisher, &payment()).await.0.is_ok()).await;
+}
+
+#[tokio::test]
+async fn f03_redis_killed_is_unavailable_at_once_and_heals() {
+    let mut redis = Redis::start();
+    let publisher = publisher(&redis).await;
+    timed(&publisher, &payment()).await.0.unwrap();
+    redis.kill();
+    // The kernel tells of the end within moments; whoever publishes before that gets an honest answer in time.
+    let (_, took) = timed(&publisher, &payment()).await;
+    assert!(took < LIMIT, "{took:?}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for _ in 0..100 {
+        let (result, took) = timed(&publisher, &payment()).await;
+        assert_eq!(result, Err(PublishError::Unavailable));
+        assert!(took < Duration::from_millis(50), "{took:?}");
+    }
+    redis.start_again();
+    eventually(Duration::from_secs(5), "published again", async || timed(&publisher, &payment()).await.0.is_ok()).await;
+}
+
+#[tokio::test]
+async fn f04_a_restart_with_its_data_begins_an_epoch_and_keeps_the_bucket() {
+    let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let acorn = tenant("acorn");
+    let mut config = PublisherConfig::new(redis.url());
+    // So that the restart falls within the second.
+    config.events_per_second = 1;
+    let publisher = Publisher::connect(config).await.unwrap();
+    publisher.broadcast_to_tenant(&acorn, &payment()).await.unwrap();
+    let before = log(&redis, &acorn);
+    let bucket = || redis_field(&redis, "bucket");
+    let spent = bucket();
+    redis.kill();
+    redis.start_again();
+    assert_eq!(log(&redis, &acorn), before, "the data is back");
+
+    let event = payment();
+    let outcome = loop {
+        match insist(&publisher, &event).await {
+            Outcome::Throttled { retry_after } => tokio::time::sleep(retry_after).await,
+            outcome => break outcome,
+        }
+    };
+    assert_eq!(outcome, Outcome::Published { seq: 1, receivers: 0 });
+    let after = log(&redis, &acorn);
+    assert_ne!(after[0].epoch, before[0].epoch);
+    assert_eq!(after.len(), 1, "the old epoch's log is gone");
+    assert!(after[0].published_micros >= spent.parse::<u64>().unwrap() + 1_000_000, "the limit holds over the restart");
+}
+
+fn redis_field(redis: &Redis, field: &str) -> String {
+    redis.connection().send(&["HGET", "dash:{acorn}:state", field]).text()
+}
+
+#[tokio::test]
+async fn f05_a_frozen_redis_costs_nobody_more_than_the_timeout_and_doubles_nothing() {
+    let redis = Redis::start();
+    let publisher = unlimited(&redis.url()).await;
+    let events: Vec<_> = (0..20).map(|_| payment()).collect();
+    timed(&publisher, &events[0]).await.0.unwrap();
+
+    redis.freeze();
+    let mut calls = JoinSet::new();
+    for event in events.clone() {
+        let publisher = publisher.clone();
+        calls.spawn(async move { timed(&publisher, &event).await });
+    }
+    for (result, took) in calls.join_all().await {
+        assert!(matches!(result, Err(PublishError::Unknown { .. } | PublishError::Unavailable)), "{result:?}");
+        assert!(took < LIMIT, "{took:?}");
+    }
+    // It is known by now that nobody answers.
+    let (result, took) = timed(&publisher, &payment()).await;
+    assert_eq!(result, Err(PublishError::Unavailable));
+    assert!(took < Duration::from_millis(50), "{took:?}");
+
+    redis.thaw();
+    for event in &events {
+        insist(&publisher, event).await;
+    }
+    let log = log(&redis, &tenant("acorn"));
+    assert_once_and_in_order(&log);
+    let shown: HashSet<&EventId> = log.iter().map(|message| &message.id).collect();
+    assert!(events.iter().all(|event| shown.contains(&event.id)));
+    assert_eq!(log.len(), events.len());
+}
+
+#[tokio::test]
+async fn f02_connections_killed_under_load_lose_and_double_nothing() {
+    let redis = Redis::start();
+    let publisher = unlimited(&redis.url()).await;
+    let mut tasks = JoinSet::new();
+    for _ in 0..10 {
+        let publisher = publisher.clone();
+        tasks.spawn(async move {
+            let mut ids = Vec::new();
+            for _ in 0..40 {
+                let event = payment();
+                insist(&publisher, &event).await;
+                ids.push(event.id);
+            }
+            ids
+        });
+    }
+    let mut admin = redis.connection();
+    let mut ids = HashSet::new();
+    while !tasks.is_empty() {
+        admin.send(&["CLIENT", "KILL", "TYPE", "normal"]);
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        while let Some(done) = tasks.try_join_next() {
+            ids.extend(done.unwrap());
+        }
+    }
+    let log = log(&redis, &tenant("acorn"));
+    assert_once_and_in_order(&log);
+    assert_eq!(log.into_iter().map(|message| message.id).collect::<HashSet<_>>(), ids);
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_asked_for_again_under_the_same_id() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let publisher = unlimited(&proxy.url()).await;
+    // Redis must know the script already, or the reply that is lost is only "NOSCRIPT".
+    timed(&publisher, &payment()).await.0.unwrap();
+    proxy.lose_replies(true);
+    let event = payment();
+    let (result, took) = timed(&publisher, &event).await;
+    assert_eq!(result, Err(PublishError::Unknown { id: event.id.clone() }));
+    assert!(took < LIMIT, "{took:?}");
+    // Sent over more than one connection, and published by the first.
+    proxy.lose_replies(false);
+    assert_eq!(insist(&publisher, &event).await, Outcome::Duplicate { seq: 2 });
+    assert_eq!(log(&redis, &tenant("acorn")).len(), 2);
+}
+
+#[tokio::test]
+async fn f09_black_holed_connections_are_noticed_and_replaced() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let publisher = unlimited(&proxy.url()).await;
+    timed(&publisher, &payment()).await.0.unwrap();
+    proxy.swallow_connections();
+    let swallowed = Instant::now();
+    loop {
+        let (result, took) = timed(&publisher, &payment()).await;
+        assert!(took < LIMIT, "{took:?}");
+        if result.is_ok() {
+            break;
+        }
+        assert!(swallowed.elapsed() < Duration::from_secs(5), "not healed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn f13_a_forgotten_script_is_invisible() {
+    let redis = Redis::start();
+    let publisher = unlimited(&redis.url()).await;
+    let mut admin = redis.connection();
+    for seq in 1..=200 {
+        admin.send(&["SCRIPT", "FLUSH"]);
+        let (result, _) = timed(&publisher, &payment()).await;
+        assert_eq!(result, Ok(Outcome::Published { seq, receivers: 0 }));
+    }
+    assert_once_and_in_order(&log(&redis, &tenant("acorn")));
+}
+
+#[tokio::test]
+async fn f14_a_full_redis_refuses_and_leaves_nothing_half_done() {
+    let redis = Redis::start();
+    let publisher = publisher(&redis).await;
+    let mut admin = redis.connection();
+    let everything = |admin: &mut crate::harness::Connection| {
+        let state = admin.send(&["HGETALL", "dash:{acorn}:state"]);
+        (state, admin.send(&["XRANGE", "dash:{acorn}:log", "-", "+"]), admin.send(&["DBSIZE"]))
+    };
+    // Both a tenant whose epoch must begin and one in the middle of its own.
+    for _ in 0..2 {
+        let before = everything(&mut admin);
+        admin.send(&["CONFIG", "SET", "maxmemory", "1"]);
+        let event = payment();
+        match timed(&publisher, &event).await.0 {
+            Err(PublishError::Refused(why)) => assert!(why.contains("OOM"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(everything(&mut admin), before);
+        admin.send(&["CONFIG", "SET", "maxmemory", "0"]);
+        assert!(matches!(timed(&publisher, &event).await.0, Ok(Outcome::Published { .. })));
+    }
+    assert_eq!(log(&redis, &tenant("acorn")).len(), 2);
+}
+
+#[tokio::test]
+async fn f15_flushall_or_a_lost_state_begins_an_epoch_without_the_old_log() {
+    let redis = Redis::start();
+    let acorn = tenant("acorn");
+    let publisher = unlimited(&redis.url()).await;
+    let mut epochs = HashSet::new();
+    for loss in [["FLUSHALL", "SYNC"], ["DEL", "dash:{acorn}:state"], ["PING", "no loss"]] {
+        for seq in 1..=3 {
+            let (result, _) = timed(&publisher, &payment()).await;
+            assert_eq!(result, Ok(Outcome::Published { seq, receivers: 0 }));
+        }
+        let log = log(&redis, &acorn);
+        assert_once_and_in_order(&log);
+        assert_eq!(log.len(), 3);
+        assert!(epochs.insert(log[0].epoch.clone()), "an epoch came back");
+        redis.connection().send(&loss);
+    }
+    redis.connection().send(&["DEL", "dash:{acorn}:log"]);
+    // The log alone is no identity: the numbers go on.
+    assert_eq!(timed(&publisher, &payment()).await.0, Ok(Outcome::Published { seq: 4, receivers: 0 }));
+}
+
+#[tokio::test]
+async fn f16_another_run_id_begins_an_epoch_and_keeps_the_bucket() {
+    let redis = Redis::start();
+    let acorn = tenant("acorn");
+    let publisher = publisher(&redis).await;
+    assert_eq!(fill(&publisher, &acorn).await, 10);
+    let before = log(&redis, &acorn);
+    redis.connection().send(&["HSET", "dash:{acorn}:state", "run", &"0".repeat(40)]);
+
+    let (result, _) = timed(&publisher, &payment()).await;
+    assert!(matches!(result, Ok(Outcome::Throttled { .. })), "the limit knows no epochs: {result:?}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(timed(&publisher, &payment()).await.0, Ok(Outcome::Published { seq: 1, receivers: 0 }));
+    let after = log(&redis, &acorn);
+    assert_eq!(after.len(), 1);
+    assert_ne!(after[0].epoch, before[0].epoch);
+}
+
+#[tokio::test]
+async fn f18_a_demoted_master_refuses_and_the_publisher_dials_again() {
+    let redis = Redis::start();
+    let publisher = publisher(&redis).await;
+    let mut admin = redis.connection();
+    // Of a master that does not exist.
+    admin.send(&["REPLICAOF", "127.0.0.1", "1"]);
+    match timed(&publisher, &payment()).await.0 {
+        Err(PublishError::Refused(why)) => assert!(why.contains("READONLY"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    admin.send(&["REPLICAOF", "NO", "ONE"]);
+    eventually(Duration::from_secs(5), "published again", async || timed(&publisher, &payment()).await.0.is_ok()).await;
+}
+
+#[tokio::test]
+async fn f20_a_right_that_is_missing_refuses_and_leaves_nothing_half_done() {
+    let redis = Redis::start();
+    let mut admin = redis.connection();
+    admin.send(&["ACL", "SETUSER", "billing", "on", ">secret", "~*", "+@all", "resetchannels"]);
+    let url = redis.url().replace("redis://", "redis://billing:secret@");
+    let publisher = unlimited(&url).await;
+    for _ in 0..3 {
+        match timed(&publisher, &payment()).await.0 {
+            Err(PublishError::Refused(why)) => assert!(why.contains("NOPERM"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(log(&redis, &tenant("acorn")).is_empty());
+    admin.send(&["ACL", "SETUSER", "billing", "&dash:*"]);
+    assert_eq!(timed(&publisher, &payment()).await.0, Ok(Outcome::Published { seq: 1, receivers: 0 }));
+}
+
+#[tokio::test]
+async fn f20_a_wrong_password_heals_when_it_becomes_right() {
+    let redis = Redis::start();
+    let mut admin = redis.connection();
+    admin.send(&["CONFIG", "SET", "requirepass", "right"]);
+    admin.send(&["AUTH", "right"]);
+    let publisher = unlimited(&redis.url().replace("redis://", "redis://:wrong@")).await;
+    assert_eq!(timed(&publisher, &payment()).await.0, Err(PublishError::Unavailable));
+    admin.send(&["CONFIG", "SET", "requirepass", "wrong"]);
+    eventually(Duration::from_secs(5), "published", async || timed(&publisher, &payment()).await.0.is_ok()).await;
+}
+
+#[tokio::test]
+async fn more_calls_than_configured_are_turned_away_at_once() {
+    let redis = Redis::start();
+    let mut config = PublisherConfig::new(redis.url());
+    (config.max_in_flight, config.events_per_second) = (5, 1000);
+    let publisher = Publisher::connect(config).await.unwrap();
+    redis.freeze();
+    let mut calls = JoinSet::new();
+    for _ in 0..50 {
+        let publisher = publisher.clone();
+        calls.spawn(async move { timed(&publisher, &payment()).await });
+    }
+    let results = calls.join_all().await;
+    let overloaded = results.iter().filter(|(result, _)| *result == Err(PublishError::Overloaded)).count();
+    assert!(overloaded >= 40, "{overloaded}");
+    redis.thaw();
+}
