@@ -305,11 +305,9 @@ fn command_line() -> clap::Command {
 
 /// The names of all our variables.
 fn variables() -> Vec<String> {
-    let names = command_line()
-        .get_arguments()
-        .filter_map(|arg| arg.get_env().map(|name| name.to_string_lossy().into_owned()))
-        .collect();
-    names
+    let command_line = command_line();
+    let names = command_line.get_arguments().filter_map(clap::Arg::get_env);
+    names.map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ fn check(max_connections: usize, limit: u64) -> Result<(), ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

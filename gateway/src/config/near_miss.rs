@@ -48,6 +48,8 @@ fn is_near(name: &str, our: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     const OURS: [&str; 9] = [

@@ -36,6 +36,8 @@ pub struct Claims {
     pub tenants: Vec<TenantId>,
     /// When it ends. Already past, by less than [`LEEWAY`], for a token that was accepted within it.
     pub expires_at: SystemTime,
+    /// When it was issued, in seconds of Unix time, if it says so.
+    pub issued_at: Option<u64>,
 }
 
 impl Claims {
@@ -93,6 +95,7 @@ impl Rules {
             subject: subject(claims.get("sub"))?,
             tenants: tenants(claims.get(&self.tenant_claim))?,
             expires_at: UNIX_EPOCH + expires,
+            issued_at: seconds(claims.get("iat")).map(|seconds| seconds as u64),
         })
     }
 }

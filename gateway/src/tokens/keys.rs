@@ -103,7 +103,8 @@ impl Key {
             (Ok(point), Algorithm::ES256) => parses(&ECDSA_P256_SHA256_FIXED, point),
             (Ok(point), Algorithm::ES384) => parses(&ECDSA_P384_SHA384_FIXED, point),
             (Ok(point), Algorithm::EdDSA) => parses(&ED25519, point),
-            (Ok(der), _) => parses(&RSA_PKCS1_2048_8192_SHA256, der),
+            // Parsing does not look at the size, verifying does. 2048 bits are 256 bytes; the DER adds a dozen.
+            (Ok(der), _) => (256..=1048).contains(&der.len()) && parses(&RSA_PKCS1_2048_8192_SHA256, der),
             (Err(_), _) => match self.decoding.kind() {
                 jsonwebtoken::DecodingKeyKind::RsaModulusExponent { n, e } => {
                     (256..=1024).contains(&n.len()) && !e.is_empty()
