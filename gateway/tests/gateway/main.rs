@@ -1,1 +1,20 @@
-//! Black-box tests of the gateway.
+//! Black-box tests of the gateway: the built binary on a real Redis, seen through real sockets.
+//!
+//! A test named `f…` injects a fault and one named `b…` a bad input, each after its row in the catalogues of faults
+//! and inputs; the others are named after what they promise.
+#![allow(clippy::unwrap_used)]
+
+mod claims;
+mod client_faults;
+mod cluster;
+mod configuration;
+mod engine;
+mod frames;
+mod handshake;
+mod harness;
+mod internal;
+mod messages;
+mod publish_api;
+mod redis_faults;
+mod session;
+mod signatures;

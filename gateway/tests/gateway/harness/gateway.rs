@@ -1,0 +1,179 @@
+//! The built gateway as a child process: its addresses, its log, its end.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::http;
+use super::metrics::Scrape;
+use super::process::{Process, Signal};
+use super::wait::{PATIENCE, eventually};
+
+pub struct Gateway {
+    process: Process,
+    log: Log,
+    pub public: SocketAddr,
+    pub internal: SocketAddr,
+}
+
+impl Gateway {
+    /// With this environment and nothing else; returns once it listens.
+    pub async fn start(environment: &[(String, String)]) -> Self {
+        let (process, log) = Self::spawn(&["serve"], environment);
+        let mut starting = Starting { process, log };
+        let listening = eventually("the gateway logs that it listens", PATIENCE, async || starting.listening()).await;
+        let address = |field: &str| listening[field].as_str().and_then(|text| text.parse().ok());
+        let missing = |field| panic!("no address {field} in {listening}");
+        let public = address("public").unwrap_or_else(|| missing("public"));
+        let internal = address("internal").unwrap_or_else(|| missing("internal"));
+        let Starting { process, log } = starting;
+        Self { process, log, public, internal }
+    }
+
+    /// Runs the binary without expecting it to listen.
+    pub fn spawn(arguments: &[&str], environment: &[(String, String)]) -> (Process, Log) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
+        command.args(arguments).env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        let mut process = Process::spawn(&mut command);
+        let log = Log::default();
+        log.follow(process.child().stdout.take().unwrap());
+        log.follow(process.child().stderr.take().unwrap());
+        (process, log)
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub async fn scrape(&self) -> Scrape {
+        Scrape(http::get(self.internal, "/metrics").await.expect(200).body)
+    }
+
+    /// The metric's value now, summed over the series that carry `labels`.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        self.scrape().await.value(name, labels)
+    }
+
+    /// Waits until a metric has exactly this value.
+    pub async fn metric_becomes(&self, name: &str, labels: &[&str], wanted: f64) {
+        self.metric_until(name, labels, PATIENCE, &format!("is {wanted}"), |value| value == wanted).await;
+    }
+
+    pub async fn metric_until(
+        &self,
+        name: &str,
+        labels: &[&str],
+        limit: Duration,
+        wish: &str,
+        holds: impl Fn(f64) -> bool,
+    ) {
+        let mut last = f64::NAN;
+        let begun = std::time::Instant::now();
+        loop {
+            let value = self.metric(name, labels).await;
+            if holds(value) {
+                return;
+            }
+            assert!(
+                begun.elapsed() < limit,
+                "{name}{labels:?} {wish}: not within {limit:?}, last {value}, before {last}"
+            );
+            last = value;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    pub fn terminate(&self) {
+        self.process.signal(Signal::TERM);
+    }
+
+    pub fn freeze(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
+    pub fn resident_kib(&self) -> u64 {
+        self.process.resident_kib()
+    }
+
+    pub fn file_descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+    }
+
+    pub async fn exit(&mut self, within: Duration) -> (ExitStatus, Duration) {
+        self.process.exit(within).await
+    }
+
+    /// What every test leaves behind must satisfy: alive, no panic, and no token ever written down.
+    pub fn assert_unharmed(&mut self) {
+        assert_eq!(self.process.try_wait(), None, "the gateway is gone; its log:\n{}", self.log.text());
+        self.log.assert_clean();
+    }
+}
+
+struct Starting {
+    process: Process,
+    log: Log,
+}
+
+impl Starting {
+    fn listening(&mut self) -> Option<Value> {
+        let found = self.log.find("listening");
+        if found.is_none()
+            && let Some(status) = self.process.try_wait()
+        {
+            panic!("the gateway ended with {status} instead of listening; its log:\n{}", self.log.text());
+        }
+        found
+    }
+}
+
+/// Standard output and standard error, line by line.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn follow(&self, output: impl Read + Send + 'static) {
+        let lines = Arc::clone(&self.0);
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                lines.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+            }
+        });
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub fn text(&self) -> String {
+        self.lines().join("\n")
+    }
+
+    /// The first JSON line with this message.
+    pub fn find(&self, message: &str) -> Option<Value> {
+        let parsed = self.lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+        parsed.into_iter().find(|line| line["message"] == message)
+    }
+
+    /// No panic, no token (every JWT begins with `eyJ`), no key, no terminal escape smuggled in by a client.
+    pub fn assert_clean(&self) {
+        for line in self.lines() {
+            for forbidden in ["panicked", "eyJ", super::token::SECRET, super::PUBLISH_API_KEY, "\u{1b}"] {
+                assert!(!line.contains(forbidden), "{forbidden:?} in the gateway's log: {line}");
+            }
+        }
+    }
+}

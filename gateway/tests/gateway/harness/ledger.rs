@@ -1,0 +1,146 @@
+//! What one client saw, in order.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+/// Where a client stands: what it sends to resume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Cursor {
+    pub epoch: String,
+    pub seq: u64,
+}
+
+/// One thing a gateway told the client.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entry {
+    Joined {
+        tenant: String,
+        at: Cursor,
+        recovered: bool,
+    },
+    Event {
+        seq: u64,
+        id: String,
+    },
+    Resync(Cursor),
+    Heartbeat(Cursor),
+    Left {
+        tenant: String,
+    },
+    Degraded,
+    Restored,
+    /// Anything that doesn't move the position.
+    Other {
+        kind: String,
+    },
+    /// The socket ended: with this code, or without a Close frame.
+    Closed(Option<u16>),
+}
+
+/// The log of one client over all of its sockets.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    pub entries: Vec<(Instant, Entry)>,
+}
+
+impl Ledger {
+    pub fn record(&mut self, entry: Entry) {
+        self.entries.push((Instant::now(), entry));
+    }
+
+    pub fn record_message(&mut self, message: &Message) {
+        let data = &message.data;
+        let text =
+            |name: &str| data[name].as_str().unwrap_or_else(|| panic!("no {name} in {}", message.raw)).to_owned();
+        let cursor = || Cursor {
+            epoch: text("epoch"),
+            seq: data["seq"].as_u64().unwrap_or_else(|| panic!("no seq in {}", message.raw)),
+        };
+        self.record(match message.kind.as_str() {
+            "joined" => Entry::Joined {
+                tenant: text("tenantId"),
+                at: cursor(),
+                recovered: data["recovered"].as_bool().unwrap(),
+            },
+            "left" => Entry::Left { tenant: text("tenantId") },
+            "resync" => Entry::Resync(cursor()),
+            "heartbeat" if data["epoch"].is_string() => Entry::Heartbeat(cursor()),
+            "degraded" => Entry::Degraded,
+            "restored" => Entry::Restored,
+            kind if message.seq.is_some() => {
+                assert!(EVENT_TYPES.contains(&kind), "a seq on {}", message.raw);
+                Entry::Event { seq: message.seq.unwrap(), id: message.id.clone().unwrap() }
+            }
+            kind => Entry::Other { kind: kind.to_owned() },
+        });
+    }
+
+    /// Ids of the events, in the order of their arrival.
+    pub fn ids(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.entries.iter().filter_map(|(_, entry)| match entry {
+            Entry::Event { id, .. } => Some(id.as_str()),
+            _ => None,
+        })
+    }
+
+    pub fn has(&self, id: &str) -> bool {
+        self.ids().rev().any(|seen| seen == id)
+    }
+
+    pub fn count(&self, matching: impl Fn(&Entry) -> bool) -> usize {
+        self.entries.iter().filter(|(_, entry)| matching(entry)).count()
+    }
+
+    pub fn resyncs(&self) -> usize {
+        self.count(|entry| matches!(entry, Entry::Resync(_)))
+    }
+
+    /// The position after everything seen so far; `None` before the first join and after a leave.
+    pub fn cursor(&self) -> Option<Cursor> {
+        let mut at: Option<Cursor> = None;
+        for (_, entry) in &self.entries {
+            match entry {
+                Entry::Joined { recovered: true, .. } => {}
+                Entry::Joined { at: cursor, .. } | Entry::Resync(cursor) => at = Some(cursor.clone()),
+                Entry::Event { seq, .. } => at = at.map(|at| Cursor { seq: *seq, ..at }),
+                Entry::Left { .. } => at = None,
+                _ => {}
+            }
+        }
+        at
+    }
+}
+
+pub const EVENT_TYPES: [&str; 4] = ["payment_received", "invoice_status_changed", "arrears_alert", "metrics_updated"];
+
+/// A message of the gateway.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub kind: String,
+    pub seq: Option<u64>,
+    pub id: Option<String>,
+    pub timestamp: String,
+    pub data: Value,
+    /// The frame's text: money must be looked at here, since `Value` holds it as a float.
+    pub raw: String,
+}
+
+impl Message {
+    pub fn parse(raw: &str) -> Self {
+        let value: Value = serde_json::from_str(raw).unwrap_or_else(|error| panic!("{error} in {raw}"));
+        let text = |name: &str| value[name].as_str().map(str::to_owned);
+        Self {
+            kind: text("type").unwrap_or_else(|| panic!("no type in {raw}")),
+            seq: value["seq"].as_u64(),
+            id: text("id"),
+            timestamp: text("timestamp").unwrap_or_else(|| panic!("no timestamp in {raw}")),
+            data: value["data"].clone(),
+            raw: raw.to_owned(),
+        }
+    }
+
+    pub fn is_event(&self) -> bool {
+        self.seq.is_some()
+    }
+}

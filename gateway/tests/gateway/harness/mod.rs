@@ -1,0 +1,33 @@
+//! What the tests are written with: real processes, real sockets, and the means to break them.
+
+pub mod admission;
+pub mod dashboard;
+pub mod events;
+pub mod follower;
+pub mod gateway;
+pub mod http;
+pub mod ledger;
+pub mod metrics;
+pub mod oracle;
+pub mod process;
+pub mod proxy;
+pub mod raw;
+pub mod redis;
+pub mod resp;
+pub mod stack;
+pub mod token;
+pub mod traffic;
+pub mod wait;
+
+pub use dashboard::{Bring, Dashboard, Incoming};
+pub use events::{payment, tenant, tenants};
+pub use follower::Follower;
+pub use gateway::Gateway;
+pub use oracle::Oracle;
+pub use stack::{Bystanders, Setup, Stack, hostile};
+pub use token::Token;
+pub use traffic::Traffic;
+pub use wait::{eventually, within};
+
+/// The key of every publish API in these tests.
+pub const PUBLISH_API_KEY: &str = "the publish key of these tests";

@@ -1,0 +1,126 @@
+//! Child processes that never outlive the tests, however the tests end.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+
+/// Ends whatever is still alive once its input closes, which the kernel does for us even when the tests abort.
+/// A destructor can't promise that, and `PR_SET_PDEATHSIG` follows the spawning *thread*: libtest has one a test.
+const REAPING: &str = r#"
+    alive=" "
+    while read -r operation pid; do
+        case $operation in
+            +) alive="$alive$pid " ;;
+            -) alive="${alive%%" $pid "*} ${alive#*" $pid "}" ;;
+        esac
+    done
+    for pid in $alive; do kill -9 "$pid" 2>/dev/null; done
+    rm -rf -- "$1"
+"#;
+
+struct Reaper {
+    child: Child,
+    scratch: PathBuf,
+}
+
+impl Reaper {
+    /// Puts a process under the reaper's care (`+`), or takes it out (`-`).
+    fn tell(&mut self, operation: char, pid: u32) {
+        let stdin = self.child.stdin.as_mut().expect("piped at its start");
+        writeln!(stdin, "{operation} {pid}").expect("the reaper outlives us");
+    }
+}
+
+static REAPER: LazyLock<Mutex<Reaper>> = LazyLock::new(|| {
+    use std::os::unix::process::CommandExt;
+
+    let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("run-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch).unwrap();
+    let child = Command::new("sh")
+        .args(["-c", REAPING, "reaper"])
+        .arg(&scratch)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0) // Ctrl-C is for the tests; the reaper still has work to do then.
+        .spawn()
+        .unwrap();
+    Mutex::new(Reaper { child, scratch })
+});
+
+/// A directory of this run, gone when the run is over.
+pub fn scratch(name: &str) -> PathBuf {
+    let directory = REAPER.lock().unwrap().scratch.join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// A running child; killed when dropped, reaped when the test binary dies.
+pub struct Process {
+    child: Child,
+    pid: Pid,
+}
+
+impl Process {
+    pub fn spawn(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let pid = Pid::from_child(&child);
+        REAPER.lock().unwrap().tell('+', child.id());
+        Self { child, pid }
+    }
+
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).unwrap();
+    }
+
+    /// SIGKILL, and waits until the kernel has closed everything the process held.
+    pub fn kill9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// The exit status and the time it took to come.
+    pub async fn exit(&mut self, within: Duration) -> (ExitStatus, Duration) {
+        let asked = Instant::now();
+        loop {
+            if let Some(status) = self.try_wait() {
+                return (status, asked.elapsed());
+            }
+            assert!(asked.elapsed() < within, "process {} still runs after {within:?}", self.id());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill9();
+        if let Ok(mut reaper) = REAPER.lock() {
+            reaper.tell('-', self.child.id());
+        }
+    }
+}

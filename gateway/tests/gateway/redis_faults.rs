@@ -1,0 +1,411 @@
+//! Faults of Redis and of the way to it: F01–F03, F07, F10, F11, F13, F15, F16.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use publisher::TenantId;
+use tokio::time::sleep;
+
+use crate::harness::follower::judge;
+use crate::harness::ledger::{Cursor, Entry, Ledger};
+use crate::harness::oracle::{Receipt, assert_rate};
+use crate::harness::proxy::{Direction, Fate, Proxy};
+use crate::harness::redis::RedisServer;
+use crate::harness::{Dashboard, Follower, Oracle, Setup, Token, Traffic, eventually, payment, tenant, tenants};
+
+fn is_degraded(entry: &Entry) -> bool {
+    matches!(entry, Entry::Degraded)
+}
+
+/// Whoever was told that delivery is in doubt was told when it no longer was.
+fn assert_doubts_were_settled(ledgers: &[Ledger]) {
+    for ledger in ledgers {
+        let degraded = ledger.count(is_degraded);
+        let restored = ledger.count(|entry| matches!(entry, Entry::Restored));
+        assert_eq!(degraded, restored, "{degraded} times degraded, {restored} times restored");
+    }
+}
+
+/// Sockets that had to come back, although only Redis was in trouble.
+fn assert_sockets_stayed_open(ledgers: &[Ledger]) {
+    for ledger in ledgers {
+        assert_eq!(ledger.count(|entry| matches!(entry, Entry::Closed(_))), 0, "{ledger:#?}");
+    }
+}
+
+/// Fifty tenants at ten events a second while `kill` strikes every 300 ms; everybody's ledger.
+async fn killed_under_load(kill: impl AsyncFn(&RedisServer)) {
+    let mut stack = Setup::new().start().await;
+    let rooms = tenants(50);
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 10);
+    for _ in 0..10 {
+        sleep(Duration::from_millis(300)).await;
+        kill(stack.redis()).await;
+    }
+    sleep(Duration::from_millis(500)).await;
+    let receipts = traffic.stop().await;
+    assert!(receipts.len() > 500, "only {} events were published", receipts.len());
+    eventually("delivery is proven again", Duration::from_secs(10), async || {
+        (stack.gateway().metric("gateway_redis_up", &[]).await == 1.0).then_some(())
+    })
+    .await;
+    let ledgers = judge(followers, receipts).await;
+    assert_sockets_stayed_open(&ledgers);
+    assert_doubts_were_settled(&ledgers);
+    let filled = stack.gateway().metric("gateway_gaps_total", &["outcome=\"filled\""]).await;
+    let resyncs = stack.gateway().metric("gateway_gaps_total", &["outcome=\"resync\""]).await;
+    assert!(filled >= 1.0, "no gap was filled, so nothing was tested");
+    assert_eq!(resyncs, 0.0);
+    assert_eq!(ledgers.iter().map(Ledger::resyncs).sum::<usize>(), 0);
+    for room in &rooms[..5] {
+        assert_rate(stack.redis(), &stack.prefix, room, 10).await;
+    }
+    stack.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f01_pubsub_connection_killed_under_load() {
+    killed_under_load(async |redis| {
+        redis.kill_subscribers().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f02_all_redis_connections_killed_under_load() {
+    killed_under_load(async |redis| redis.kill_everyone().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f03_redis_killed_and_restarted_empty() {
+    let mut stack = Setup::new().start().await;
+    let rooms = tenants(5);
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let mut receipts = Vec::new();
+    for room in &rooms {
+        for _ in 0..3 {
+            receipts.push(stack.publish(room, &payment()).await);
+        }
+    }
+    let epochs = async |followers: &[Follower]| {
+        followers.iter().map(|follower| follower.ledger().cursor().unwrap()).collect::<Vec<_>>()
+    };
+    crate::harness::follower::caught_up(&followers, &receipts).await;
+    let before = epochs(&followers).await;
+
+    let all = async |what: &str, limit: Duration, seen: fn(&Entry) -> bool| {
+        eventually(what, limit, async || {
+            followers.iter().all(|follower| follower.ledger().count(seen) > 0).then_some(())
+        })
+        .await;
+    };
+    stack.redis_mut().kill9();
+    all("degraded within 2 s", Duration::from_millis(2500), is_degraded).await;
+    stack.redis_mut().restart().await;
+    all("restored within 2 s of Redis' return", Duration::from_millis(2500), |entry| matches!(entry, Entry::Restored))
+        .await;
+    all("resync for all", Duration::from_secs(2), |entry| matches!(entry, Entry::Resync(_))).await;
+
+    for (cursor, old) in epochs(&followers).await.iter().zip(&before) {
+        assert_ne!(cursor.epoch, old.epoch, "a counter that starts again is a new epoch");
+    }
+    for room in &rooms {
+        receipts.push(stack.publish(room, &payment()).await);
+    }
+    let ledgers = judge(followers, receipts).await;
+    assert_sockets_stayed_open(&ledgers);
+    assert_doubts_were_settled(&ledgers);
+    for ledger in &ledgers {
+        assert_eq!(ledger.resyncs(), 1, "told once: {ledger:#?}");
+        assert_eq!(ledger.cursor().unwrap().seq, 1);
+    }
+    stack.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f04_redis_killed_and_restarted_with_its_data() {
+    let redis = RedisServer::start_durable().await;
+    let mut stack = Setup::new().start_on(Some(redis)).await;
+    let rooms = tenants(5);
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 10);
+    sleep(Duration::from_millis(700)).await;
+    stack.redis_mut().kill9();
+    sleep(Duration::from_millis(200)).await;
+    stack.redis_mut().restart().await;
+    sleep(Duration::from_millis(700)).await;
+    let receipts = traffic.stop().await;
+    eventually("everybody was told", Duration::from_secs(5), async || {
+        followers.iter().all(|follower| follower.ledger().resyncs() > 0).then_some(())
+    })
+    .await;
+    // O4: what the log had kept is never given out again under other contents.
+    assert_sockets_stayed_open(&judge(followers, receipts).await);
+    stack.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f07_paused_writes_make_no_gap() {
+    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "1").start().await;
+    let rooms = tenants(10);
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 5);
+    sleep(Duration::from_millis(500)).await;
+    stack.redis().command(&["CLIENT", "PAUSE", "3000", "WRITE"]).await;
+    sleep(Duration::from_millis(4000)).await;
+    let receipts = traffic.stop().await;
+    let ledgers = judge(followers, receipts).await;
+    assert_sockets_stayed_open(&ledgers);
+    assert_doubts_were_settled(&ledgers);
+    assert_eq!(ledgers.iter().map(Ledger::resyncs).sum::<usize>(), 0);
+    assert_eq!(stack.gateway().metric("gateway_gaps_total", &[]).await, 0.0, "nothing was missing");
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f10_silent_loss_of_the_last_event_is_found() {
+    let redis = RedisServer::start().await;
+    let swallow = Arc::new(AtomicBool::new(false));
+    let swallowed = Arc::new(AtomicUsize::new(0));
+    let (armed, count) = (Arc::clone(&swallow), Arc::clone(&swallowed));
+    let proxy = Proxy::of_redis(redis.addr(), move |direction, frame| {
+        let is_event = direction == Direction::ToClient
+            && frame.is_command("message")
+            && frame.texts().get(1).is_some_and(|channel| channel.ends_with(":events"));
+        if is_event && armed.load(Ordering::Relaxed) {
+            count.fetch_add(1, Ordering::Relaxed);
+            return Fate::Swallow;
+        }
+        Fate::Pass
+    })
+    .await;
+    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "2").through(proxy.addr()).start_on(Some(redis)).await;
+    let room = tenant();
+    let mut dashboard = stack.dashboard(&room).await;
+    stack.publish(&room, &payment()).await;
+    assert_eq!(dashboard.next_event().await.seq, Some(1));
+
+    swallow.store(true, Ordering::Relaxed);
+    let receipt = stack.publish(&room, &payment()).await;
+    let lost = Instant::now();
+    let found = dashboard.next_event().await;
+    assert_eq!((found.seq, found.id), (Some(2), Some(receipt.id)));
+    assert_eq!(swallowed.load(Ordering::Relaxed), 1, "the live message was lost on its way");
+    assert!(lost.elapsed() < Duration::from_secs(3), "found after {:?}, more than a heartbeat", lost.elapsed());
+    assert_eq!(stack.gateway().metric("gateway_gaps_total", &["outcome=\"filled\""]).await, 1.0);
+
+    // And in the middle of the stream: the next event shows the hole, which is filled before it.
+    stack.publish(&room, &payment()).await;
+    swallow.store(false, Ordering::Relaxed);
+    stack.publish(&room, &payment()).await;
+    for seq in 3..=4 {
+        assert_eq!(dashboard.next_event().await.seq, Some(seq));
+    }
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+/// What happens to the first SUBSCRIBE for a tenant's channel.
+async fn lost_subscribe(fate: Fate) {
+    let redis = RedisServer::start().await;
+    let left = Arc::new(AtomicUsize::new(1));
+    let budget = Arc::clone(&left);
+    let proxy = Proxy::of_redis(redis.addr(), move |direction, frame| {
+        let is_ours = direction == Direction::ToServer
+            && frame.is_command("SUBSCRIBE")
+            && frame.texts().iter().any(|text| text.ends_with(":events"));
+        let taken =
+            is_ours && budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        if taken { fate } else { Fate::Pass }
+    })
+    .await;
+    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "2").through(proxy.addr()).start_on(Some(redis)).await;
+    let room = tenant();
+    let joined_within = Instant::now();
+    let mut dashboard = stack.dashboard(&room).await;
+    assert_eq!(left.load(Ordering::Relaxed), 0, "the fault was injected");
+    let receipt = stack.publish(&room, &payment()).await;
+    eventually("subscribed within 5 s", Duration::from_secs(6).saturating_sub(joined_within.elapsed()), async || {
+        (stack.redis().subscribers(&stack.channel(&room)).await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(dashboard.until("payment_received").await.id, Some(receipt.id));
+    stack.publish(&room, &payment()).await;
+    assert_eq!(dashboard.until("payment_received").await.seq, Some(2));
+    stack.gateway().metric_becomes("gateway_subscriptions_pending", &[], 0.0).await;
+    Oracle::new([]).judge("the subscriber", &dashboard.close().await);
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f11_swallowed_subscribe_is_noticed() {
+    lost_subscribe(Fate::Swallow).await;
+}
+
+#[tokio::test]
+async fn f11_connection_cut_between_subscribe_and_barrier() {
+    lost_subscribe(Fate::Cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f13_forgotten_scripts_are_invisible() {
+    let mut stack = Setup::new().start().await;
+    let rooms = tenants(20);
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 10);
+    let mut redis = stack.redis().client().await;
+    let begun = Instant::now();
+    let mut joins = 0;
+    while begun.elapsed() < Duration::from_secs(2) {
+        redis.command(&["SCRIPT", "FLUSH"]).await;
+        if joins < 20 {
+            stack.dashboard(&tenant()).await.close().await;
+            joins += 1;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    let ledgers = judge(followers, traffic.stop().await).await;
+    assert_eq!(stack.gateway().metric("gateway_gaps_total", &[]).await, 0.0);
+    assert!(ledgers.iter().all(|ledger| ledger.count(is_degraded) == 0), "somebody noticed");
+    stack.finish().await;
+}
+
+/// Follows three tenants, lets `damage` happen to Redis in mid-stream, publishes on; every ledger, judged.
+async fn damaged_in_mid_load(damage: impl AsyncFn(&RedisServer, &str, &[TenantId])) -> Vec<Ledger> {
+    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "1").start().await;
+    let rooms = tenants(3);
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 8);
+    sleep(Duration::from_millis(600)).await;
+    damage(stack.redis(), &stack.prefix, &rooms).await;
+    sleep(Duration::from_millis(600)).await;
+    let ledgers = judge(followers, traffic.stop().await).await;
+    assert_sockets_stayed_open(&ledgers);
+    stack.finish().await;
+    ledgers
+}
+
+fn resyncs(ledgers: &[Ledger]) -> Vec<usize> {
+    ledgers.iter().map(Ledger::resyncs).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_flushall_begins_a_new_epoch() {
+    let ledgers = damaged_in_mid_load(async |redis, _, _| {
+        redis.command(&["FLUSHALL"]).await;
+    })
+    .await;
+    assert_eq!(resyncs(&ledgers), [1, 1, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_deleted_state_begins_a_new_epoch() {
+    let ledgers = damaged_in_mid_load(async |redis, prefix, rooms| {
+        redis.command(&["DEL", &format!("{prefix}:{{{}}}:state", rooms[0])]).await;
+    })
+    .await;
+    assert_eq!(resyncs(&ledgers), [1, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_deleted_log_leaves_the_live_ones_alone() {
+    let ledgers = damaged_in_mid_load(async |redis, prefix, rooms| {
+        redis.command(&["DEL", &format!("{prefix}:{{{}}}:log", rooms[0])]).await;
+    })
+    .await;
+    assert_eq!(resyncs(&ledgers), [0, 0, 0]);
+}
+
+#[tokio::test]
+async fn f15_deleted_log_recovers_nobody_behind() {
+    let mut stack = Setup::new().start().await;
+    let room = tenant();
+    let dashboard = stack.dashboard(&room).await;
+    let start = dashboard.cursor();
+    dashboard.close().await;
+    stack.publish(&room, &payment()).await;
+    stack.publish(&room, &payment()).await;
+    stack.redis().command(&["DEL", &stack.log_key(&room)]).await;
+    stack.publish(&room, &payment()).await;
+    let token = Token::of(room.as_str()).sign();
+    // The log begins at 3 again: 2 is enough to resume from, 1 is not.
+    for (last, recovered) in [(1, false), (2, true), (3, true)] {
+        let mut back = Dashboard::open(stack.addr()).await;
+        let joined = back.resume(room.as_str(), &token, &Cursor { epoch: start.epoch.clone(), seq: last }).await;
+        assert_eq!(joined.data["recovered"], recovered, "after {last}: {}", joined.raw);
+        back.close().await;
+    }
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f15_flushall_in_silence_is_noticed_by_the_sweep() {
+    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "1").start().await;
+    let room = tenant();
+    let mut dashboard = stack.dashboard(&room).await;
+    stack.publish(&room, &payment()).await;
+    dashboard.next_event().await;
+    let before = dashboard.cursor();
+    stack.redis().command(&["FLUSHALL"]).await;
+    let resync = dashboard.until("resync").await;
+    assert_ne!(resync.data["epoch"], serde_json::json!(before.epoch));
+    assert_eq!(resync.data["seq"], 0);
+    stack.publish(&room, &payment()).await;
+    assert_eq!(dashboard.next_event().await.seq, Some(1));
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f16_failover_to_a_replica_that_lags() {
+    let master = RedisServer::start().await;
+    let replication = Proxy::to(master.addr()).await;
+    let replica = RedisServer::start().await;
+    let port = replication.addr().port().to_string();
+    replica.command(&["REPLICAOF", "127.0.0.1", &port]).await;
+    let linked = async |replica: &RedisServer| {
+        replica.command(&["INFO", "replication"]).await.text().contains("master_link_status:up").then_some(())
+    };
+    eventually("the replica follows", Duration::from_secs(10), async || linked(&replica).await).await;
+
+    // Everybody reaches "Redis" through one address, which will lead elsewhere.
+    let front = Proxy::to(master.addr()).await;
+    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "1").through(front.addr()).start_on(Some(master)).await;
+    let mut config = stack.publisher_config();
+    config.redis_url = format!("redis://{}", front.addr());
+    let publisher = publisher::Publisher::connect(config).await.unwrap();
+    let room = tenant();
+    let followers = Follower::start_all(&stack.addrs(), std::slice::from_ref(&room)).await;
+    let mut receipts: Vec<Receipt> = Vec::new();
+    let mut publish = async |count: usize| {
+        for _ in 0..count {
+            receipts.push(crate::harness::traffic::publish(&publisher, &room, &payment()).await);
+        }
+    };
+    publish(3).await;
+    let state = stack.state_key(&room);
+    eventually("the replica has 3", Duration::from_secs(5), async || {
+        (replica.command(&["HGET", &state, "seq"]).await.texts() == ["3"]).then_some(())
+    })
+    .await;
+    replication.freeze();
+    publish(2).await;
+    eventually("5 were delivered", Duration::from_secs(5), async || {
+        (followers[0].ledger().cursor().unwrap().seq == 5).then_some(())
+    })
+    .await;
+    let old = followers[0].ledger().cursor().unwrap();
+
+    stack.redis_mut().kill9();
+    drop(replication);
+    replica.command(&["REPLICAOF", "NO", "ONE"]).await;
+    front.retarget(replica.addr());
+    publish(3).await;
+    // O4, O6: the new master counts from where the old one was once, and everybody is told before they see it.
+    let ledgers = judge(followers, receipts).await;
+    assert_sockets_stayed_open(&ledgers);
+    assert!(ledgers[0].resyncs() >= 1, "{:#?}", ledgers[0]);
+    assert_ne!(ledgers[0].cursor().unwrap().epoch, old.epoch);
+}
