@@ -1,15 +1,15 @@
 //! The CrecheBooks dashboard gateway: events from Redis to the sockets of the right tenant.
 //!
-//! An event walks `engine` → `hub::room` → `socket`; a join walks `socket` → `hub` → `hub::room` → `engine`, and back.
+//! An event walks [`engine`] → [`hub`] (its shard, its [`hub::room`]) → [`socket`]; a join walks [`socket`] → [`hub`] →
+//! [`hub::room`] → [`engine`], and back the same way.
 
+pub mod commands;
 pub mod config;
+pub mod engine;
+pub mod gateway;
+pub mod http;
+pub mod hub;
+pub mod metrics;
+pub mod shutdown;
+pub mod socket;
 pub mod tokens;
-pub mod commands {
-    //! What the binary can be asked to do: one module a subcommand.
-    pub mod check;
-    pub mod token;
-}
-pub mod http {
-    //! HTTP on both ports.
-    pub mod problem;
-}

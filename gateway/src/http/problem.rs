@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -19,18 +19,26 @@ pub struct Problem {
     pub detail: String,
     /// When it makes sense to try again.
     pub retry_after: Option<Duration>,
+    headers: Vec<(HeaderName, &'static str)>,
 }
 
 impl Problem {
     /// A refusal without a time to come back.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), retry_after: None }
+        Self { status, code, detail: detail.into(), retry_after: None, headers: Vec::new() }
     }
 
     /// Asks the caller to come back after `pause`.
     #[must_use]
     pub fn retry_after(self, pause: Duration) -> Self {
         Self { retry_after: Some(pause), ..self }
+    }
+
+    /// Adds a header to the answer.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     /// 400: the request makes no sense.
@@ -48,6 +56,17 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, code, detail)
     }
 
+    /// 404: nothing is here.
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here")
+    }
+
+    /// 405: not like this, but with `allowed`.
+    pub fn method_not_allowed(allowed: &'static str) -> Self {
+        let detail = format!("only {allowed} is allowed here");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with_header(ALLOW, allowed)
+    }
+
     /// 422: well-formed, and one field breaks a rule; `detail` names it.
     pub fn unprocessable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_event", detail)
@@ -61,6 +80,11 @@ impl Problem {
     /// 503: not now.
     pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+    }
+
+    /// 503: this instance is leaving; another one takes the socket.
+    pub fn draining() -> Self {
+        Self::unavailable("draining", "this instance is restarting").retry_after(Duration::from_secs(1))
     }
 
     /// 503: every socket is taken.
@@ -77,6 +101,7 @@ impl IntoResponse for Problem {
             json!({"type": "about:blank", "title": title, "status": status, "code": self.code, "detail": self.detail});
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
+        headers.extend(self.headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::UNAUTHORIZED {

@@ -1,0 +1,6 @@
+//! What the binary can be asked to do: one module a subcommand.
+
+pub mod check;
+pub mod demo;
+pub mod serve;
+pub mod token;

@@ -1,0 +1,167 @@
+//! `gateway serve`: builds the parts in order, serves until it is told to stop, and drains.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use metrics_exporter_prometheus::PrometheusHandle;
+use publisher::PublisherConfig;
+use tokio::net::TcpListener;
+use tokio::time::interval;
+use tracing::info;
+
+use crate::config::{Config, ConfigError, LogFormat};
+use crate::engine::Engine;
+use crate::engine::memory::{MemoryEngine, MemoryLimits};
+use crate::engine::redis::RedisEngine;
+use crate::gateway::{Gateway, Shared};
+use crate::http::{self, Limits};
+use crate::hub::{Hub, RoomLimits};
+use crate::metrics::{self, Metrics};
+use crate::shutdown::Shutdown;
+use crate::socket::slots::Slots;
+use crate::tokens::Tokens;
+
+/// How often the exporter's histograms are tidied, and slow gauges read.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Serves until a signal has been obeyed.
+///
+/// # Errors
+/// What keeps the gateway from starting.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    log(&config)?;
+    Instance::start(config).await?.serve(Router::new()).await
+}
+
+/// A gateway with its ports open, not yet serving.
+pub struct Instance {
+    /// The parts.
+    pub gateway: Shared,
+    public: TcpListener,
+    internal: TcpListener,
+    exporter: PrometheusHandle,
+}
+
+impl Instance {
+    /// Builds the parts and opens the ports.
+    ///
+    /// # Errors
+    /// What keeps the gateway from starting: Redis being down is not among it.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let exporter = metrics::install()?;
+        let metrics = Metrics::register(config.max_connections);
+        let shutdown = Shutdown::default();
+        let tokens = Tokens::load(&config.jwt).await?;
+
+        let public = open("LISTEN", config.listen)?;
+        let internal = open("INTERNAL_LISTEN", config.internal_listen)?;
+
+        let rooms = Hub::prepare();
+        let hub = rooms.hub();
+        let engine = engine(&config, &hub, &metrics, &shutdown).await?;
+        let limits = RoomLimits {
+            heartbeat: config.heartbeat,
+            linger: config.unsubscribe_linger,
+            max_per_tenant: config.max_connections_per_tenant.unwrap_or(usize::MAX),
+        };
+        rooms.start(&engine, limits, &metrics, &shutdown);
+
+        let slots = Slots::new(config.max_connections, metrics.clone());
+        let sockets = AtomicU64::new(0);
+        let gateway = Arc::new(Gateway { config, tokens, engine, hub, slots, metrics, shutdown, sockets });
+        Ok(Self { gateway, public, internal, exporter })
+    }
+
+    /// The public port's address.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.public.local_addr()
+    }
+
+    /// Serves until a signal has been obeyed, with `more` on the public port.
+    ///
+    /// # Errors
+    /// When signals can't be listened to.
+    pub async fn serve(self, more: Router) -> anyhow::Result<()> {
+        let Self { gateway, public, internal, exporter } = self;
+        let (public_address, internal_address) = (public.local_addr()?, internal.local_addr()?);
+        let user_timeout = 2 * gateway.config.heartbeat;
+        let requests = gateway.config.max_connections.max(256);
+
+        // Both stay open through the drain: new sockets are refused with an answer, and /readyz says why.
+        tokio::spawn(http::serve(
+            internal,
+            http::internal::routes(gateway.clone(), exporter.clone()),
+            Limits { requests: 256, user_timeout },
+        ));
+        let routes = http::public::routes(gateway.clone()).merge(more);
+        tokio::spawn(http::serve(public, routes, Limits { requests, user_timeout }));
+        tokio::spawn(upkeep(exporter, gateway.clone()));
+        let tokens = gateway.tokens.clone();
+        tokio::spawn(async move { tokens.keep_fresh().await });
+
+        info!(public = %public_address, internal = %internal_address, "listening");
+        gateway.shutdown.on_signal(gateway.config.drain, &gateway.metrics).await?;
+        info!("goodbye");
+        Ok(())
+    }
+}
+
+fn open(variable: &str, address: SocketAddr) -> Result<TcpListener, ConfigError> {
+    http::listen(address).map_err(|error| ConfigError::with_value(variable, &address.to_string(), error))
+}
+
+async fn engine(config: &Config, hub: &Hub, metrics: &Metrics, shutdown: &Shutdown) -> anyhow::Result<Engine> {
+    let Some(url) = &config.redis_url else {
+        metrics.engine_up(true);
+        let limits = MemoryLimits {
+            events_per_second: config.events_per_second,
+            recovery_events: config.recovery_events as usize,
+            recovery: config.recovery,
+        };
+        info!("no REDIS_URL: this instance serves alone, from memory");
+        return Ok(Engine::Memory(MemoryEngine::start(limits, hub.clone(), shutdown)));
+    };
+    let redis = PublisherConfig {
+        prefix: config.redis_prefix.clone(),
+        events_per_second: config.events_per_second,
+        recovery_events: config.recovery_events,
+        recovery: config.recovery,
+        // The HTTP API's share; billing code brings connections of its own.
+        connections: 2,
+        ..PublisherConfig::new(url.expose())
+    };
+    let engine = RedisEngine::start(redis, hub.clone(), metrics.clone(), shutdown).await;
+    Ok(Engine::Redis(engine.context("REDIS_URL")?))
+}
+
+async fn upkeep(exporter: PrometheusHandle, gateway: Shared) {
+    let runtime = tokio::runtime::Handle::current();
+    let mut tick = interval(UPKEEP);
+    loop {
+        tick.tick().await;
+        exporter.run_upkeep();
+        gateway.metrics.tasks(runtime.metrics().num_alive_tasks());
+    }
+}
+
+/// Installs the log.
+///
+/// # Errors
+/// When `LOG` is no filter, or a log is installed already.
+pub fn log(config: &Config) -> anyhow::Result<()> {
+    let filter = config.log.parse::<tracing_subscriber::EnvFilter>();
+    let filter = filter.map_err(|error| ConfigError::with_value("LOG", &config.log, error))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    let installed = match config.log_format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    installed.map_err(|error| anyhow::anyhow!("the log can't be installed: {error}"))
+}

@@ -1,0 +1,224 @@
+//! The engine of a single instance: the same semantics as Redis and the scripts, in this process' memory.
+//!
+//! One task owns every stream, so what is atomic there because Redis runs a script at a time is atomic here because the
+//! task handles a command at a time. It lives as long as the process does: its epoch never outlives its counter.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use publisher::{DashboardEvent, DashboardEventType, Epoch, EventId, Message, Outcome, PublishError, TenantId, script};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, interval};
+
+use super::{Kick, Known, Position, Reading, Request, Signal};
+use crate::hub::Hub;
+use crate::shutdown::Shutdown;
+
+/// Publishes that wait for the engine's task.
+const QUEUE: usize = 1024;
+/// How often what has expired is forgotten.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// The handle; cheap to clone.
+#[derive(Clone)]
+pub struct MemoryEngine {
+    requests: mpsc::UnboundedSender<Request>,
+    orders: mpsc::Sender<Order>,
+}
+
+/// What the engine keeps, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryLimits {
+    /// Events of a tenant in any second.
+    pub events_per_second: u32,
+    /// Events kept for recovery.
+    pub recovery_events: usize,
+    /// How long they are kept after the last one.
+    pub recovery: Duration,
+}
+
+enum Order {
+    Publish { tenant: TenantId, event: DashboardEvent, reply: oneshot::Sender<Outcome> },
+    Kick(Kick),
+}
+
+impl MemoryEngine {
+    /// Starts the engine's task.
+    pub fn start(limits: MemoryLimits, hub: Hub, shutdown: &Shutdown) -> Self {
+        let (requests, request_queue) = mpsc::unbounded_channel();
+        let (orders, order_queue) = mpsc::channel(QUEUE);
+        let streams = Streams { limits, epoch: fresh_epoch(), streams: HashMap::new(), hub };
+        shutdown.spawn(streams.run(request_queue, order_queue));
+        Self { requests, orders }
+    }
+
+    pub(super) fn request(&self, request: Request) {
+        // Fails only when the process is exiting.
+        let _ = self.requests.send(request);
+    }
+
+    pub(super) async fn publish(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Outcome, PublishError> {
+        event.validate()?;
+        let (reply, outcome) = oneshot::channel();
+        let order = Order::Publish { tenant: tenant.clone(), event: event.clone(), reply };
+        self.orders.send(order).await.map_err(|_| PublishError::Unavailable)?;
+        outcome.await.map_err(|_| PublishError::Unavailable)
+    }
+
+    pub(super) async fn kick(&self, kick: Kick) -> Result<(), PublishError> {
+        self.orders.send(Order::Kick(kick)).await.map_err(|_| PublishError::Unavailable)
+    }
+}
+
+/// The task's state.
+struct Streams {
+    limits: MemoryLimits,
+    epoch: Epoch,
+    streams: HashMap<TenantId, Stream>,
+    hub: Hub,
+}
+
+/// One tenant's stream: what Redis keeps in the state, the log and the marks.
+#[derive(Default)]
+struct Stream {
+    seq: u64,
+    id: Option<EventId>,
+    /// When the bucket's tokens were spent, in microseconds, oldest first.
+    spent: VecDeque<u64>,
+    log: VecDeque<Message>,
+    published: Option<Instant>,
+    /// Publish-once marks, oldest first in `marked`.
+    once: HashMap<EventId, u64>,
+    marked: VecDeque<(Instant, EventId)>,
+    subscribed: bool,
+}
+
+impl Streams {
+    async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>, mut orders: mpsc::Receiver<Order>) {
+        let mut sweep = interval(SWEEP);
+        loop {
+            tokio::select! {
+                biased;
+                Some(request) = requests.recv() => self.answer(request).await,
+                Some(order) = orders.recv() => match order {
+                    Order::Publish { tenant, event, reply } => {
+                        let outcome = self.publish(&tenant, &event).await;
+                        let _ = reply.send(outcome);
+                    }
+                    Order::Kick(kick) => self.hub.signal(Signal::Kick(kick)).await,
+                },
+                _ = sweep.tick() => self.sweep(),
+                else => return,
+            }
+        }
+    }
+
+    async fn answer(&mut self, request: Request) {
+        match request {
+            Request::Subscribe { tenant, ticket } => {
+                self.stream(&tenant).subscribed = true;
+                let reading = self.read(&tenant, None);
+                self.hub.signal(Signal::Reading { tenant, ticket, reading }).await;
+            }
+            Request::Unsubscribe { tenant } => self.stream(&tenant).subscribed = false,
+            Request::Read { tenant, ticket, after: Known::Room(after) | Known::Client(after) } => {
+                let reading = self.read(&tenant, Some(&after));
+                self.hub.signal(Signal::Reading { tenant, ticket, reading }).await;
+            }
+            Request::Head { tenant, reply } => {
+                let _ = reply.send(self.read(&tenant, None).head);
+            }
+        }
+    }
+
+    fn stream(&mut self, tenant: &TenantId) -> &mut Stream {
+        self.streams.entry(tenant.clone()).or_default()
+    }
+
+    fn read(&mut self, tenant: &TenantId, after: Option<&Position>) -> Reading {
+        let epoch = self.epoch.clone();
+        let recovery = self.limits.recovery;
+        let stream = self.stream(tenant);
+        stream.forget_expired(recovery);
+        let head = Position { epoch: epoch.clone(), seq: stream.seq, id: stream.id.clone() };
+        let events = match after {
+            Some(after) if after.epoch == epoch => {
+                stream.log.iter().filter(|message| message.seq > after.seq).cloned().collect()
+            }
+            _ => Vec::new(),
+        };
+        Reading { head, events }
+    }
+
+    async fn publish(&mut self, tenant: &TenantId, event: &DashboardEvent) -> Outcome {
+        let MemoryLimits { events_per_second, recovery_events, recovery } = self.limits;
+        let epoch = self.epoch.clone();
+        let now = now_micros();
+        let stream = self.stream(tenant);
+        if let Some(seq) = stream.once.get(&event.id) {
+            return Outcome::Duplicate { seq: *seq };
+        }
+        if let Some(wait) = stream.throttled(now, events_per_second, event.event_type()) {
+            return Outcome::Throttled { retry_after: wait };
+        }
+        stream.forget_expired(recovery);
+        stream.seq += 1;
+        let message = Message::new(event, epoch, stream.seq, stream.id.replace(event.id.clone()), now);
+        stream.log.push_back(message.clone());
+        if stream.log.len() > recovery_events {
+            stream.log.pop_front();
+        }
+        stream.published = Some(Instant::now());
+        stream.once.insert(event.id.clone(), stream.seq);
+        stream.marked.push_back((Instant::now(), event.id.clone()));
+        let (seq, receivers) = (stream.seq, u64::from(stream.subscribed));
+        if stream.subscribed {
+            self.hub.signal(Signal::Message { tenant: tenant.clone(), message }).await;
+        }
+        Outcome::Published { seq, receivers }
+    }
+
+    /// Forgets what Redis would let expire. A stream's counter stays: with it goes the identity of its events.
+    fn sweep(&mut self) {
+        let recovery = self.limits.recovery;
+        self.streams.values_mut().for_each(|stream| stream.forget_expired(recovery));
+    }
+}
+
+impl Stream {
+    /// Spends a token, or says when there will be one. The ring of design §5: each token returns one second after it was spent.
+    fn throttled(&mut self, now: u64, capacity: u32, kind: DashboardEventType) -> Option<Duration> {
+        const SECOND: u64 = 1_000_000;
+        let now = self.spent.back().map_or(now, |newest| now.max(*newest));
+        let usable = (capacity - script::reserve(kind, capacity)) as usize;
+        let oldest = self.spent.len().checked_sub(usable).and_then(|index| self.spent.get(index));
+        if let Some(oldest) = oldest.filter(|oldest| now - **oldest < SECOND) {
+            return Some(Duration::from_micros(oldest + SECOND - now));
+        }
+        self.spent.push_back(now);
+        if self.spent.len() > capacity as usize {
+            self.spent.pop_front();
+        }
+        None
+    }
+
+    fn forget_expired(&mut self, recovery: Duration) {
+        if self.published.is_some_and(|at| at.elapsed() >= recovery) {
+            self.log = VecDeque::new();
+        }
+        let once = Duration::from_millis(script::ONCE_MILLIS);
+        while let Some((_, id)) = self.marked.pop_front_if(|(at, _)| at.elapsed() >= once) {
+            self.once.remove(&id);
+        }
+    }
+}
+
+/// An epoch no other start has had.
+fn fresh_epoch() -> Epoch {
+    let epoch = format!("m-{}", EventId::new());
+    epoch.parse().expect("an event id is visible ASCII, and shorter than an epoch may be")
+}
+
+fn now_micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}

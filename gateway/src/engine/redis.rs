@@ -1,0 +1,94 @@
+//! The engine of a cluster: events come from Redis' pub/sub, positions from its state and logs.
+//!
+//! [`wire`] is the only file that names the client library; [`keeper`] owns the subscriptions and proves that they hold.
+
+mod keeper;
+mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use publisher::{ConnectError, DashboardEvent, Outcome, PublishError, Publisher, PublisherConfig, TenantId};
+use tokio::sync::mpsc;
+
+use super::{Kick, Request};
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+use keeper::Keeper;
+use wire::Wire;
+
+/// The handle; cheap to clone.
+#[derive(Clone)]
+pub struct RedisEngine {
+    requests: mpsc::UnboundedSender<Request>,
+    publisher: Publisher,
+    wire: Arc<Wire>,
+    proof: Proof,
+}
+
+impl RedisEngine {
+    /// Starts to connect, and returns. Redis may be down: the engine heals when it comes up.
+    ///
+    /// # Errors
+    /// When the URL or the prefix can't be used.
+    pub async fn start(
+        config: PublisherConfig,
+        hub: Hub,
+        metrics: Metrics,
+        shutdown: &Shutdown,
+    ) -> Result<Self, ConnectError> {
+        let (wire, streams) = Wire::open(&config)?;
+        let wire = Arc::new(wire);
+        let publisher = Publisher::connect(config).await?;
+        let proof = Proof::new();
+        let (requests, queue) = mpsc::unbounded_channel();
+        let keeper = Keeper::new(wire.clone(), hub, metrics, proof.clone());
+        shutdown.spawn(keeper.run(streams, queue));
+        Ok(Self { requests, publisher, wire, proof })
+    }
+
+    pub(super) fn request(&self, request: Request) {
+        // Fails only when the process is exiting.
+        let _ = self.requests.send(request);
+    }
+
+    pub(super) async fn publish(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Outcome, PublishError> {
+        self.publisher.broadcast_to_tenant(tenant, event).await
+    }
+
+    pub(super) async fn kick(&self, kick: Kick) -> Result<(), PublishError> {
+        self.wire.kick(&kick).await.map_err(|error| {
+            tracing::warn!(%error, "a kick could not be sent");
+            PublishError::Unavailable
+        })
+    }
+
+    pub(super) fn last_proof(&self) -> Option<Instant> {
+        self.proof.last()
+    }
+}
+
+/// When it was last proved that what is published comes back on the subscription.
+#[derive(Clone)]
+struct Proof {
+    start: Instant,
+    /// Milliseconds since `start`, plus one; 0 for never.
+    at: Arc<AtomicU64>,
+}
+
+impl Proof {
+    fn new() -> Self {
+        Self { start: Instant::now(), at: Arc::default() }
+    }
+
+    fn renew(&self) {
+        self.at.store(self.start.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Option<Instant> {
+        let at = self.at.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.start + Duration::from_millis(at))
+    }
+}

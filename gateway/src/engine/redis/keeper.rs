@@ -1,0 +1,367 @@
+//! Keeps the subscriptions: what is wanted against what the server has acknowledged.
+//!
+//! All changes go to Redis in *rounds*, one at a time: subscribe, unsubscribe, ask the server how many subscriptions it
+//! holds, then read the positions that rooms ask for, all on the one connection. What is asked for while a round runs goes
+//! into the next, so a thousand joins at once take a few round trips. A round that fails, a broken connection, messages
+//! dropped for want of room: each leads to a full round, which subscribes to everything anew and after which every room
+//! compares its position. Nothing is assumed to have survived.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{OptionFuture, try_join_all};
+use publisher::TenantId;
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::Proof;
+use super::wire::{Push, Streams, Wire, WireError};
+use crate::engine::{Kick, Known, Outage, Position, Reading, Request, Signal, Ticket};
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+
+/// How often the clocks are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// A broken connection that is whole again within this is nobody's concern.
+const GRACE: Duration = Duration::from_secs(1);
+/// Silence after which a probe is sent.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How long a probe may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// Between a round that failed and the next.
+const RETRY: Duration = Duration::from_millis(100);
+/// A cause that stays is logged this often.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
+
+/// The task's state.
+pub struct Keeper {
+    wire: Arc<Wire>,
+    hub: Hub,
+    metrics: Metrics,
+    proof: Proof,
+
+    /// The tenants with a room, each with the question that its subscription has yet to answer.
+    wanted: HashMap<TenantId, Option<Ticket>>,
+    /// What the server was asked for on this connection, and has acknowledged.
+    held: HashSet<TenantId>,
+    questions: Vec<Question>,
+    /// Subscribe to everything: the connection is new, or not trusted.
+    full: bool,
+    /// Since when delivery can't be vouched for, and whether the rooms know.
+    broken: Option<Broken>,
+    retry_at: Instant,
+    mismatches: u32,
+    probe: Option<Instant>,
+    heard: Option<Instant>,
+    last_kick: String,
+    connected_before: bool,
+    logged: Option<Instant>,
+}
+
+struct Broken {
+    at: Instant,
+    since: OffsetDateTime,
+    told: bool,
+}
+
+/// A position that somebody wants to know.
+enum Question {
+    Room { tenant: TenantId, ticket: Ticket, after: Option<Known> },
+    Head { tenant: TenantId, reply: oneshot::Sender<Position> },
+}
+
+/// What one round does.
+struct Round {
+    full: bool,
+    subscribe: Vec<TenantId>,
+    unsubscribe: Vec<TenantId>,
+    /// How many subscriptions there must be after it.
+    expected: usize,
+    questions: Vec<Question>,
+    last_kick: String,
+}
+
+/// What it brought.
+struct Answers {
+    readings: Vec<Reading>,
+    kicks: Vec<(String, Kick)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RoundError {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("the server holds {found} subscriptions instead of {expected}")]
+    Mismatch { found: usize, expected: usize },
+}
+
+type Running = Pin<Box<dyn Future<Output = (Round, Result<Answers, RoundError>)> + Send>>;
+
+impl Keeper {
+    /// A keeper that wants nothing yet.
+    pub fn new(wire: Arc<Wire>, hub: Hub, metrics: Metrics, proof: Proof) -> Self {
+        let now = Instant::now();
+        Self {
+            wire,
+            hub,
+            metrics,
+            proof,
+            wanted: HashMap::new(),
+            held: HashSet::new(),
+            questions: Vec::new(),
+            full: true,
+            broken: Some(Broken { at: now, since: OffsetDateTime::now_utc(), told: false }),
+            retry_at: now,
+            mismatches: 0,
+            probe: None,
+            heard: None,
+            last_kick: "0-0".into(),
+            connected_before: false,
+            logged: None,
+        }
+    }
+
+    /// Works until the process exits.
+    pub async fn run(mut self, mut streams: Streams, mut requests: mpsc::UnboundedReceiver<Request>) {
+        let wire = self.wire.clone();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut round: Option<Running> = None;
+        loop {
+            if round.is_none() {
+                round = self.next_round().map(|round| Box::pin(round.run(wire.clone())) as Running);
+            }
+            tokio::select! {
+                push = streams.next(&wire) => self.push(push).await,
+                Some(request) = requests.recv() => {
+                    self.take(request);
+                    // What came together goes into one round.
+                    while let Ok(request) = requests.try_recv() {
+                        self.take(request);
+                    }
+                }
+                Some((done, result)) = OptionFuture::from(round.as_mut()) => {
+                    round = None;
+                    // Whatever Redis sent before its answers must reach the rooms before them.
+                    while let Some(push) = streams.try_next(&wire) {
+                        self.push(push).await;
+                    }
+                    self.finish(done, result).await;
+                }
+                _ = tick.tick() => self.tick().await,
+            }
+        }
+    }
+
+    fn take(&mut self, request: Request) {
+        match request {
+            Request::Subscribe { tenant, ticket } => {
+                self.wanted.insert(tenant, Some(ticket));
+            }
+            Request::Unsubscribe { tenant } => {
+                self.wanted.remove(&tenant);
+            }
+            Request::Read { tenant, ticket, after } => {
+                self.questions.push(Question::Room { tenant, ticket, after: Some(after) });
+            }
+            Request::Head { tenant, reply } => self.questions.push(Question::Head { tenant, reply }),
+        }
+    }
+
+    async fn push(&mut self, push: Push) {
+        match push {
+            Push::Broken(error) => {
+                if self.logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
+                    warn!(error, "no connection to Redis");
+                    self.logged = Some(Instant::now());
+                }
+                self.breaks();
+                return;
+            }
+            Push::Connected => {
+                if std::mem::replace(&mut self.connected_before, true) {
+                    self.metrics.redis_reconnected();
+                }
+                self.breaks();
+                self.retry_at = Instant::now();
+                return;
+            }
+            Push::Lagged(dropped) => {
+                warn!(dropped, "messages came faster than they could be taken in; every room compares its position");
+                self.full = true;
+            }
+            Push::Event(tenant, message) => self.hub.signal(Signal::Message { tenant, message }).await,
+            Push::Kick(kick) => self.hub.signal(Signal::Kick(kick)).await,
+            Push::Probe | Push::Foreign => {}
+        }
+        self.heard = Some(Instant::now());
+        self.probe = None;
+        self.proof.renew();
+    }
+
+    /// The connection can't be trusted any more.
+    fn breaks(&mut self) {
+        self.full = true;
+        self.held.clear();
+        self.probe = None;
+        let silent = self.heard.map_or(Duration::ZERO, |at| at.elapsed());
+        let since = OffsetDateTime::now_utc() - silent;
+        self.broken.get_or_insert_with(|| Broken { at: Instant::now(), since, told: false });
+    }
+
+    /// What is to be done now, if anything.
+    fn next_round(&mut self) -> Option<Round> {
+        let changed =
+            self.wanted.len() != self.held.len() || self.wanted.keys().any(|tenant| !self.held.contains(tenant));
+        let unanswered = self.wanted.values().any(Option::is_some);
+        self.questions.retain(|question| !matches!(question, Question::Head { reply, .. } if reply.is_closed()));
+        let due = self.full || changed || unanswered || !self.questions.is_empty();
+        if !due || Instant::now() < self.retry_at {
+            return None;
+        }
+
+        let full = std::mem::take(&mut self.full);
+        if full {
+            self.held.clear();
+        }
+        let wanted = self.wanted.keys();
+        let subscribe = wanted.filter(|tenant| !self.held.contains(*tenant)).cloned().collect();
+        let unsubscribe = self.held.iter().filter(|tenant| !self.wanted.contains_key(*tenant)).cloned().collect();
+        let mut questions = std::mem::take(&mut self.questions);
+        questions.extend(self.wanted.iter().filter_map(|(tenant, ticket)| {
+            Some(Question::Room { tenant: tenant.clone(), ticket: (*ticket)?, after: None })
+        }));
+        let expected = self.wanted.len() + Wire::OWN_CHANNELS;
+        Some(Round { full, subscribe, unsubscribe, expected, questions, last_kick: self.last_kick.clone() })
+    }
+
+    async fn finish(&mut self, round: Round, result: Result<Answers, RoundError>) {
+        // A connection that broke meanwhile has made another full round necessary: what this one proved is void.
+        let result = if self.full && !round.full { Err(None) } else { result.map_err(Some) };
+        match result {
+            Ok(answers) => self.answered(round, answers).await,
+            Err(error) => self.failed(round, error).await,
+        }
+        self.show();
+    }
+
+    async fn answered(&mut self, round: Round, answers: Answers) {
+        self.mismatches = 0;
+        self.held.extend(round.subscribe);
+        round.unsubscribe.iter().for_each(|tenant| {
+            self.held.remove(tenant);
+        });
+        if round.full && !self.full {
+            self.broken = None;
+            if self.logged.take().is_some() {
+                info!(subscriptions = round.expected, "connected to Redis");
+            }
+            self.hub.signal(Signal::Returned).await;
+        }
+        for (id, kick) in answers.kicks {
+            self.last_kick = id;
+            self.hub.signal(Signal::Kick(kick)).await;
+        }
+        for (question, reading) in round.questions.into_iter().zip(answers.readings) {
+            match question {
+                Question::Room { tenant, ticket, .. } => {
+                    if let Some(open) = self.wanted.get_mut(&tenant).filter(|open| **open == Some(ticket)) {
+                        *open = None;
+                    }
+                    self.hub.signal(Signal::Reading { tenant, ticket, reading }).await;
+                }
+                Question::Head { reply, .. } => {
+                    // Who asked may have given up.
+                    let _ = reply.send(reading.head);
+                }
+            }
+        }
+    }
+
+    async fn failed(&mut self, round: Round, error: Option<RoundError>) {
+        self.retry_at = Instant::now() + RETRY;
+        // Subscriptions' own questions are made anew from what is wanted then.
+        let asked = |question: &Question| !matches!(question, Question::Room { after: None, .. });
+        self.questions.extend(round.questions.into_iter().filter(asked));
+        self.full = true;
+        self.held.clear();
+        let Some(error) = error else { return };
+        if matches!(error, RoundError::Mismatch { .. }) {
+            self.mismatches += 1;
+            warn!(%error, "subscriptions are not as they should be, subscribing anew");
+            if self.mismatches > 1 {
+                self.wire.reconnect().await;
+            }
+        } else if self.logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
+            warn!(%error, "Redis does not answer as it should");
+            self.logged = Some(Instant::now());
+        }
+        self.breaks();
+    }
+
+    async fn tick(&mut self) {
+        if self.probe.is_some_and(|sent| sent.elapsed() >= PROBE_LIMIT) {
+            self.metrics.probe_failed();
+            warn!("a probe did not come back, connecting anew");
+            self.breaks();
+            self.wire.reconnect().await;
+            // There was time enough for it to be nothing.
+            self.tell_lost(Duration::ZERO).await;
+        }
+        self.tell_lost(GRACE).await;
+
+        let silent = self.heard.is_none_or(|at| at.elapsed() >= SILENCE);
+        if self.broken.is_none() && silent && self.probe.is_none() {
+            self.probe = Some(Instant::now());
+            let wire = self.wire.clone();
+            // If it can't be sent it won't come back, which is all there is to know.
+            tokio::spawn(async move { wire.probe().await });
+        }
+        self.show();
+    }
+
+    async fn tell_lost(&mut self, grace: Duration) {
+        if let Some(broken) = self.broken.as_mut().filter(|broken| !broken.told && broken.at.elapsed() >= grace) {
+            broken.told = true;
+            let outage = Outage { reason: "redis", since: broken.since };
+            self.hub.signal(Signal::Lost(outage)).await;
+        }
+    }
+
+    fn show(&self) {
+        let pending = self.wanted.keys().filter(|tenant| !self.held.contains(*tenant)).count();
+        self.metrics.subscriptions_pending(pending);
+        let proved = self.heard.is_some_and(|at| at.elapsed() < SILENCE + PROBE_LIMIT);
+        self.metrics.engine_up(proved && self.broken.as_ref().is_none_or(|broken| !broken.told));
+    }
+}
+
+impl Round {
+    async fn run(self, wire: Arc<Wire>) -> (Self, Result<Answers, RoundError>) {
+        let result = self.attempt(&wire).await;
+        (self, result)
+    }
+
+    async fn attempt(&self, wire: &Wire) -> Result<Answers, RoundError> {
+        if self.full {
+            wire.subscribe_own().await?;
+        }
+        wire.subscribe(&self.subscribe).await?;
+        wire.unsubscribe(&self.unsubscribe).await?;
+        let found = wire.subscriptions().await?;
+        if found != self.expected {
+            return Err(RoundError::Mismatch { found, expected: self.expected });
+        }
+        let kicks = wire.kicks_after(&self.last_kick).await?;
+        // All at once: they travel together.
+        let readings = self.questions.iter().map(|question| match question {
+            Question::Room { tenant, after, .. } => wire.position(tenant, after.as_ref()),
+            Question::Head { tenant, .. } => wire.position(tenant, None),
+        });
+        Ok(Answers { readings: try_join_all(readings).await?, kicks })
+    }
+}

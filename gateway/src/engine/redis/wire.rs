@@ -1,0 +1,351 @@
+//! The few things that the engine does with Redis, and the only file that names the client library.
+//!
+//! Two connections: the subscriber's, on which messages come and positions are read (RESP3 lets it do both, and Redis
+//! answers in order: what was published before a position was read comes before the answer), and one for what must be
+//! proved to come back: probes and kicks.
+//!
+//! What the library does not do for us, and why (`fred` 10.1): `subscribe` returns once it is written, not once it holds,
+//! so [`Wire::subscriptions`] asks the server; its own resubscription gives up for ever after one missed event, so the
+//! keeper subscribes anew; a message that its channel of messages has no room for is dropped, so the channel is large and
+//! a loss is taken for a gap in every room.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::clients::Client;
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use fred::types::config::{Config, ConnectionConfig, Options, PerformanceConfig, ReconnectPolicy, Server, TcpConfig};
+use fred::types::{Builder, ClusterHash, CustomCommand, Message as PushMessage, Resp3Frame, RespVersion};
+use publisher::{ConnectError, Message, Names, PublisherConfig, TenantId, script};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tracing::warn;
+
+use super::super::{KICK_MEMORY, Kick, Known, Position, Reading};
+
+/// No command may take longer: whatever is silent for so long is not waited for.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pushed messages that wait for the keeper.
+const PUSH_QUEUE: usize = 65_536;
+/// Channels of one SUBSCRIBE.
+const BATCH: usize = 512;
+/// Commands that may wait for a connection.
+const COMMAND_QUEUE: usize = 65_536;
+/// The delay before reconnecting, and the jitter on top, in milliseconds; for ever.
+const RECONNECT_MS: (u32, u32) = (50, 50);
+
+/// Why a command has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The connection, or a timeout.
+    #[error("{0}")]
+    Connection(#[from] fred::error::Error),
+    /// The server refused.
+    #[error("Redis refused: {0}")]
+    Refused(String),
+    /// The answer is not what the command answers.
+    #[error("unexpected answer to {0}")]
+    Unexpected(&'static str),
+}
+
+/// The connections.
+pub struct Wire {
+    subscriber: Client,
+    commands: Client,
+    names: Names,
+    instance: String,
+    recovery_events: u32,
+}
+
+/// What the subscriber's connection brings by itself.
+pub struct Streams {
+    pushes: broadcast::Receiver<PushMessage>,
+    errors: broadcast::Receiver<(fred::error::Error, Option<Server>)>,
+    connects: broadcast::Receiver<Server>,
+}
+
+/// Something that came by itself.
+#[derive(Debug)]
+pub enum Push {
+    /// A message on one of our channels.
+    Event(TenantId, Message),
+    /// A kick.
+    Kick(Kick),
+    /// Our own probe.
+    Probe,
+    /// Something on a channel of ours that isn't ours; it proves that delivery works, and nothing else.
+    Foreign,
+    /// Messages were dropped for want of room.
+    Lagged(u64),
+    /// The connection is broken.
+    Broken(String),
+    /// A new connection, with no subscriptions.
+    Connected,
+}
+
+impl Wire {
+    /// Starts to connect; goes on for ever in the background.
+    ///
+    /// # Errors
+    /// When the URL or the prefix can't be used.
+    pub fn open(config: &PublisherConfig) -> Result<(Self, Streams), ConnectError> {
+        // The library panics without a default provider; that it is set already is fine.
+        let _ = fred::rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let unusable = |_| ConnectError::Url("not a Redis URL".into());
+        let mut redis = Config::from_url(&config.redis_url).map_err(unusable)?;
+        redis.version = RespVersion::RESP3;
+        redis.fail_fast = false;
+        let subscriber = client(&redis).map_err(unusable)?;
+        let commands = client(&redis).map_err(unusable)?;
+        let streams = Streams {
+            pushes: subscriber.message_rx(),
+            errors: subscriber.error_rx(),
+            connects: subscriber.reconnect_rx(),
+        };
+        subscriber.connect();
+        commands.connect();
+        let names = Names::new(&config.prefix)?;
+        let instance = publisher::EventId::new().to_string();
+        Ok((Self { subscriber, commands, names, instance, recovery_events: config.recovery_events }, streams))
+    }
+
+    /// Reads a push as what it is.
+    fn read(&self, push: PushMessage) -> Push {
+        let Some(payload) = push.value.into_bytes() else { return Push::Foreign };
+        if let Some(tenant) = self.names.tenant_of_channel(&push.channel) {
+            return match Message::parse(payload) {
+                Ok(message) => Push::Event(tenant, message),
+                Err(error) => {
+                    // The room notices what it was, if it was anything: by its number, or at the next comparison.
+                    warn!(%tenant, %error, "something else was published on the channel");
+                    Push::Foreign
+                }
+            };
+        }
+        if *push.channel == *self.names.control() {
+            return match serde_json::from_slice(&payload) {
+                Ok(kick) => Push::Kick(kick),
+                Err(error) => {
+                    warn!(%error, "something else was published on the control channel");
+                    Push::Foreign
+                }
+            };
+        }
+        Push::Probe
+    }
+
+    /// Subscribes to the channels that every gateway listens to.
+    pub async fn subscribe_own(&self) -> Result<(), WireError> {
+        Ok(self.subscriber.subscribe(vec![self.names.control(), self.names.probe(&self.instance)]).await?)
+    }
+
+    /// How many channels those are.
+    pub const OWN_CHANNELS: usize = 2;
+
+    /// Sends SUBSCRIBE. That it holds is known when [`Wire::subscriptions`] says so.
+    pub async fn subscribe(&self, tenants: &[TenantId]) -> Result<(), WireError> {
+        for batch in tenants.chunks(BATCH) {
+            self.subscriber.subscribe(self.channels(batch)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends UNSUBSCRIBE.
+    pub async fn unsubscribe(&self, tenants: &[TenantId]) -> Result<(), WireError> {
+        for batch in tenants.chunks(BATCH) {
+            self.subscriber.unsubscribe(self.channels(batch)).await?;
+        }
+        Ok(())
+    }
+
+    fn channels(&self, tenants: &[TenantId]) -> Vec<String> {
+        tenants.iter().map(|tenant| self.names.events(tenant)).collect()
+    }
+
+    /// How many subscriptions the server holds for this connection. Asked on the connection itself, behind what was sent
+    /// before: this is the barrier that proves it.
+    pub async fn subscriptions(&self) -> Result<usize, WireError> {
+        let info = custom(&self.subscriber, "CLIENT", vec!["INFO".into()]).await?;
+        let count = text(&info)
+            .and_then(|info| info.split_ascii_whitespace().find_map(|field| field.strip_prefix("sub=")?.parse().ok()));
+        count.ok_or(WireError::Unexpected("CLIENT INFO"))
+    }
+
+    /// Reads a tenant's head, and its log after a position, through the fence (design §5).
+    pub async fn position(&self, tenant: &TenantId, after: Option<&Known>) -> Result<Reading, WireError> {
+        let (at, trusted) = match after {
+            Some(Known::Room(at)) => (Some(at), "1"),
+            Some(Known::Client(at)) => (Some(at), "0"),
+            None => (None, "0"),
+        };
+        let args = [
+            at.map_or(String::new(), |at| at.epoch.to_string()),
+            at.map_or(0, |at| at.seq).to_string(),
+            at.and_then(|at| at.id.as_ref()).map_or(String::new(), ToString::to_string),
+            trusted.into(),
+            self.recovery_events.to_string(),
+            script::STATE_MILLIS.to_string(),
+        ];
+        let keys = [self.names.state(tenant), self.names.log(tenant)];
+        let call = |how: String| -> Vec<Bytes> {
+            let head = [how, keys.len().to_string()];
+            head.iter().chain(&keys).chain(&args).map(|arg| Bytes::copy_from_slice(arg.as_bytes())).collect()
+        };
+        let script = &*script::POSITION;
+        let answer = match custom(&self.subscriber, "EVALSHA", call(script.digest().into())).await {
+            Err(WireError::Refused(why)) if why.starts_with("NOSCRIPT") => {
+                custom(&self.subscriber, "EVAL", call(script.source().into())).await?
+            }
+            answer => answer?,
+        };
+        reading(answer).ok_or(WireError::Unexpected("the position script"))
+    }
+
+    /// Publishes a probe to ourselves.
+    pub async fn probe(&self) -> Result<(), WireError> {
+        let publish = || vec![self.names.probe(&self.instance).into(), "probe".into()];
+        // Through the subscriber's own connection when the other is broken: that proves less, but not nothing.
+        match custom(&self.commands, "PUBLISH", publish()).await {
+            Ok(_) => Ok(()),
+            Err(_) => custom(&self.subscriber, "PUBLISH", publish()).await.map(drop),
+        }
+    }
+
+    /// Sends a kick to all gateways, and leaves it for those that don't hear it.
+    pub async fn kick(&self, kick: &Kick) -> Result<(), WireError> {
+        let kick = Bytes::from(serde_json::to_vec(kick).expect("a kick is strings and a number"));
+        let key = || Bytes::from(self.names.kicks());
+        let remember = vec![key(), "MAXLEN".into(), "~".into(), "1000".into(), "*".into(), "k".into(), kick.clone()];
+        custom(&self.commands, "XADD", remember).await?;
+        let millis = KICK_MEMORY.as_millis().to_string();
+        custom(&self.commands, "PEXPIRE", vec![key(), millis.into()]).await?;
+        custom(&self.commands, "PUBLISH", vec![self.names.control().into(), kick]).await?;
+        Ok(())
+    }
+
+    /// The kicks after the one with this stream id, each with its own.
+    pub async fn kicks_after(&self, last: &str) -> Result<Vec<(String, Kick)>, WireError> {
+        let range = vec![self.names.kicks().into(), format!("({last}").into(), "+".into()];
+        let answer = custom(&self.subscriber, "XRANGE", range).await?;
+        let entries = array(answer).ok_or(WireError::Unexpected("XRANGE"))?;
+        Ok(entries.into_iter().filter_map(kick_entry).collect())
+    }
+
+    /// Drops the connections and makes new ones.
+    pub async fn reconnect(&self) {
+        // Each returns when its connection is back, however long that takes: nobody waits for it.
+        let (subscriber, commands) = (self.subscriber.clone(), self.commands.clone());
+        tokio::spawn(async move {
+            let _ = futures::join!(subscriber.force_reconnection(), commands.force_reconnection());
+        });
+    }
+}
+
+impl Streams {
+    /// The next thing that comes by itself. Cancel-safe.
+    pub async fn next(&mut self, wire: &Wire) -> Push {
+        tokio::select! {
+            // What broke came before what was made anew.
+            biased;
+            error = self.errors.recv() => Push::Broken(error.map_or_else(|_| "unknown".into(), |(error, _)| error.to_string())),
+            connected = self.connects.recv() => match connected {
+                Err(RecvError::Closed) => std::future::pending().await,
+                Ok(_) | Err(RecvError::Lagged(_)) => Push::Connected,
+            },
+            push = self.pushes.recv() => match push {
+                Ok(push) => wire.read(push),
+                Err(RecvError::Lagged(count)) => Push::Lagged(count),
+                Err(RecvError::Closed) => std::future::pending().await,
+            },
+        }
+    }
+
+    /// What has come already.
+    pub fn try_next(&mut self, wire: &Wire) -> Option<Push> {
+        use broadcast::error::TryRecvError;
+        if let Ok((error, _)) = self.errors.try_recv() {
+            return Some(Push::Broken(error.to_string()));
+        }
+        if self.connects.try_recv().is_ok() {
+            return Some(Push::Connected);
+        }
+        match self.pushes.try_recv() {
+            Ok(push) => Some(wire.read(push)),
+            Err(TryRecvError::Lagged(count)) => Some(Push::Lagged(count)),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+        }
+    }
+}
+
+fn client(config: &Config) -> Result<Client, fred::error::Error> {
+    let connection = ConnectionConfig {
+        connection_timeout: COMMAND_TIMEOUT,
+        internal_command_timeout: COMMAND_TIMEOUT,
+        // The library would replay what was in flight on the next connection, before anything is subscribed there.
+        max_command_attempts: 1,
+        max_command_buffer_len: COMMAND_QUEUE,
+        reconnect_on_auth_error: true,
+        tcp: TcpConfig { nodelay: Some(true), user_timeout: Some(2 * COMMAND_TIMEOUT), ..TcpConfig::default() },
+        ..ConnectionConfig::default()
+    };
+    let performance = PerformanceConfig {
+        broadcast_channel_capacity: PUSH_QUEUE,
+        default_command_timeout: COMMAND_TIMEOUT,
+        ..PerformanceConfig::default()
+    };
+    let mut policy = ReconnectPolicy::new_constant(0, RECONNECT_MS.0);
+    policy.set_jitter(RECONNECT_MS.1);
+    Builder::from_config(config.clone())
+        .set_connection_config(connection)
+        .set_performance_config(performance)
+        .set_policy(policy)
+        .build()
+}
+
+/// Runs a command. As a custom one, since the library never pipelines its own EVALSHA.
+async fn custom(client: &Client, command: &'static str, args: Vec<Bytes>) -> Result<Resp3Frame, WireError> {
+    let options =
+        Options { max_attempts: Some(1), timeout: Some(COMMAND_TIMEOUT), fail_fast: true, ..Options::default() };
+    let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
+    match client.with_options(&options).custom_raw(command, args).await? {
+        Resp3Frame::SimpleError { data, .. } => Err(WireError::Refused(data.to_string())),
+        Resp3Frame::BlobError { data, .. } => Err(WireError::Refused(String::from_utf8_lossy(&data).into_owned())),
+        frame => Ok(frame),
+    }
+}
+
+fn text(frame: &Resp3Frame) -> Option<&str> {
+    match frame {
+        Resp3Frame::BlobString { data, .. } | Resp3Frame::VerbatimString { data, .. } => std::str::from_utf8(data).ok(),
+        Resp3Frame::SimpleString { data, .. } => std::str::from_utf8(data).ok(),
+        _ => None,
+    }
+}
+
+fn array(frame: Resp3Frame) -> Option<Vec<Resp3Frame>> {
+    match frame {
+        Resp3Frame::Array { data, .. } => Some(data),
+        _ => None,
+    }
+}
+
+/// `{epoch, seq, id, messages}`.
+fn reading(answer: Resp3Frame) -> Option<Reading> {
+    let [epoch, Resp3Frame::Number { data: seq, .. }, id, messages] = <[_; 4]>::try_from(array(answer)?).ok()? else {
+        return None;
+    };
+    let id = text(&id).filter(|id| !id.is_empty()).map(str::parse).transpose().ok()?;
+    let head = Position { epoch: text(&epoch)?.parse().ok()?, seq: seq.try_into().ok()?, id };
+    let message = |frame| match frame {
+        Resp3Frame::BlobString { data, .. } => Message::parse(data).ok(),
+        _ => None,
+    };
+    Some(Reading { head, events: array(messages)?.into_iter().map(message).collect::<Option<_>>()? })
+}
+
+/// `[id, [k, <json>]]`.
+fn kick_entry(entry: Resp3Frame) -> Option<(String, Kick)> {
+    let [id, fields] = <[_; 2]>::try_from(array(entry)?).ok()?;
+    let [_, kick] = <[_; 2]>::try_from(array(fields)?).ok()?;
+    Some((text(&id)?.to_owned(), serde_json::from_str(text(&kick)?).ok()?))
+}

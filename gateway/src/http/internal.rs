@@ -1,0 +1,173 @@
+//! The internal face: metrics, health, publishing for callers that aren't Rust, kicks. Never behind the load balancer.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use metrics_exporter_prometheus::PrometheusHandle;
+use publisher::{DashboardEvent, EventId, MAX_EVENT_BYTES, Outcome, PublishError, TenantId};
+use serde::Serialize;
+use serde_json::json;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use super::bearer::{self, BearerError};
+use super::problem::Problem;
+use super::public::only_get;
+use crate::engine::{Kick, Kicked};
+use crate::gateway::Shared;
+use crate::hub::now_millis;
+
+/// The gateway is not ready once delivery has not been proved for this long.
+const PROOF_LIMIT: Duration = Duration::from_secs(10);
+/// How long a request may take, its body included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The routes of the internal port.
+pub fn routes(gateway: Shared, metrics: PrometheusHandle) -> Router {
+    let for_callers = Router::new()
+        .route("/v1/tenants", get(tenants).fallback(only_get))
+        .route("/v1/tenants/{tenant}/events", post(publish).fallback(only_post))
+        .route("/v1/tenants/{tenant}/disconnect", post(disconnect_tenant).fallback(only_post))
+        .route("/v1/users/{sub}/disconnect", post(disconnect_user).fallback(only_post))
+        .layer(DefaultBodyLimit::max(MAX_EVENT_BYTES))
+        .layer(middleware::from_fn_with_state(gateway.clone(), require_key));
+    Router::new()
+        .route("/metrics", get(move || async move { metrics.render() }).fallback(only_get))
+        .route("/healthz", get(|| async { Json(json!({"status": "alive"})) }).fallback(only_get))
+        .route("/readyz", get(ready).fallback(only_get))
+        .route("/openapi.json", get(openapi).fallback(only_get))
+        .merge(for_callers)
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(CatchPanicLayer::new())
+        .with_state(gateway)
+}
+
+async fn only_post() -> Problem {
+    Problem::method_not_allowed("POST")
+}
+
+async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], include_str!("../openapi.json")).into_response()
+}
+
+/// 200 while new sockets are welcome and what is published is proved to arrive.
+async fn ready(State(gateway): State<Shared>) -> Response {
+    let proved = gateway.engine.last_proof().is_some_and(|at| at.elapsed() < PROOF_LIMIT);
+    let reason = match () {
+        () if gateway.shutdown.is_draining() => "draining",
+        () if gateway.slots.full() => "full",
+        () if !proved => "redis",
+        () => return Json(json!({"status": "ready"})).into_response(),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "unavailable", "reason": reason}))).into_response()
+}
+
+async fn require_key(State(gateway): State<Shared>, request: Request, next: Next) -> Result<Response, Problem> {
+    let Some(key) = &gateway.config.publish_api_key else {
+        return Err(Problem::forbidden("no_api_key", "PUBLISH_API_KEY is not configured, so this is switched off"));
+    };
+    let given = bearer::from_headers(request.headers()).map_err(|error| match error {
+        BearerError::Missing => Problem::unauthorized("send Authorization: Bearer <PUBLISH_API_KEY>"),
+        other => other.into(),
+    })?;
+    if !key.matches(given.as_bytes()) {
+        return Err(Problem::unauthorized("the API key is not the right one"));
+    }
+    Ok(next.run(request).await)
+}
+
+/// A tenant id in the path.
+struct TenantPath(TenantId);
+
+impl<S: Send + Sync> FromRequestParts<S> for TenantPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let bad = |rule: &str| Problem::bad_request("invalid_tenant", format!("tenant: {rule}"));
+        let Path(raw) =
+            Path::<String>::from_request_parts(parts, state).await.map_err(|_| bad("must be one path segment"))?;
+        TenantId::try_from(raw).map(Self).map_err(|error| bad(&error.to_string()))
+    }
+}
+
+#[derive(Serialize)]
+struct Accepted {
+    seq: u64,
+    id: EventId,
+}
+
+async fn publish(
+    State(gateway): State<Shared>,
+    TenantPath(tenant): TenantPath,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let json = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json);
+    if !json {
+        let detail = "Content-Type must be application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    }
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let detail = format!("an event has at most {MAX_EVENT_BYTES} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+        }
+        _ => Problem::bad_request("bad_request", "the body could not be read"),
+    })?;
+    let event = DashboardEvent::from_json(&body).map_err(|error| Problem::unprocessable(error.to_string()))?;
+    match gateway.engine.publish(&tenant, &event).await {
+        Ok(Outcome::Published { seq, .. } | Outcome::Duplicate { seq }) => {
+            Ok((StatusCode::ACCEPTED, Json(Accepted { seq, id: event.id })).into_response())
+        }
+        Ok(Outcome::Throttled { retry_after }) => Err(Problem::throttled(retry_after)),
+        Err(PublishError::Invalid(error)) => Err(Problem::unprocessable(error.to_string())),
+        Err(error) => {
+            let problem = Problem::unavailable("unavailable", error.to_string());
+            Err(problem.retry_after(Duration::from_secs(1)))
+        }
+    }
+}
+
+fn is_json(content_type: &str) -> bool {
+    content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+async fn disconnect_tenant(State(gateway): State<Shared>, TenantPath(tenant): TenantPath) -> Result<Response, Problem> {
+    kick(&gateway, Kicked::Tenant(tenant)).await
+}
+
+async fn disconnect_user(State(gateway): State<Shared>, Path(sub): Path<String>) -> Result<Response, Problem> {
+    kick(&gateway, Kicked::User(sub)).await
+}
+
+async fn kick(gateway: &Shared, who: Kicked) -> Result<Response, Problem> {
+    let kick = Kick { who, at: now_millis() };
+    gateway
+        .engine
+        .kick(kick)
+        .await
+        .map_err(|error| Problem::unavailable("unavailable", error.to_string()).retry_after(Duration::from_secs(1)))?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Connected {
+    tenant_id: TenantId,
+    connections: usize,
+}
+
+async fn tenants(State(gateway): State<Shared>) -> Response {
+    let tenants = gateway.hub.tenants().await.into_iter();
+    let tenants: Vec<_> = tenants.map(|(tenant_id, connections)| Connected { tenant_id, connections }).collect();
+    Json(json!({"tenants": tenants})).into_response()
+}

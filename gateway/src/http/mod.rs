@@ -1,0 +1,130 @@
+//! HTTP on both ports: the accept loop, the public face and the internal one.
+
+pub mod bearer;
+pub mod internal;
+pub mod problem;
+pub mod public;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{debug, warn};
+
+use problem::Problem;
+
+/// A request's head must be complete within this, or the connection is cut: slow-loris.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest request head; a token of 15 KiB passes.
+const MAX_HEAD_BYTES: usize = 48 * 1024;
+/// Connections that the kernel holds until they are accepted: a restart's worth of dashboards.
+const BACKLOG: i32 = 4096;
+/// The kernel's send buffer of a socket. Fixed, since it would otherwise grow to megabytes for a client that reads slowly.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Wait after a failed accept, for descriptors to be given back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Limits of a port's connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections that are not (yet) WebSockets.
+    pub requests: usize,
+    /// How long written bytes may stay unacknowledged before the kernel gives the connection up.
+    pub user_timeout: Duration,
+}
+
+/// Opens a port.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    // Inherited by every accepted connection.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts connections for ever.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
+    let router = router.layer(axum::middleware::from_fn(strict)).fallback(|| async { Problem::not_found() });
+    let requests = Arc::new(Semaphore::new(limits.requests));
+    loop {
+        // One permit a connection, taken before it is accepted: what is beyond waits in the kernel, and costs us nothing.
+        let Ok(permit) = requests.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                prepare(&stream, limits.user_timeout);
+                tokio::spawn(converse(stream, router.clone(), permit));
+            }
+            Err(error) if is_of_the_connection(&error) => {
+                debug!(%error, "a connection was gone before it was accepted")
+            }
+            Err(error) => {
+                warn!(%error, "accepting connections fails, trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Speaks HTTP/1.1 with one client, until it leaves or becomes a WebSocket.
+async fn converse(stream: TcpStream, router: Router, _permit: OwnedSemaphorePermit) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades();
+    if let Err(error) = connection.await {
+        // Scanners and broken clients: of no interest to anybody but who looks for it.
+        debug!(%error, "connection ended");
+    }
+}
+
+fn prepare(stream: &TcpStream, user_timeout: Duration) {
+    let socket = SockRef::from(stream);
+    let set = socket.set_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(user_timeout)));
+    if let Err(error) = set {
+        debug!(%error, "socket options were refused");
+    }
+}
+
+/// Errors of `accept` that concern the one connection, not the listener (`accept(2)`).
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// Refuses what a load balancer and a server could understand differently (request smuggling), and tokens in the URL.
+async fn strict(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let refuse = |detail| Problem::bad_request("bad_request", detail).with_header(CONNECTION, "close").into_response();
+    if headers.get_all(HOST).into_iter().count() != 1 {
+        return refuse("Host must be sent once");
+    }
+    if request.uri().authority().is_some() {
+        return refuse("the request target must be a path");
+    }
+    if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
+        return refuse("Content-Length and Transfer-Encoding exclude each other");
+    }
+    if request.uri().query().is_some_and(bearer::in_query) {
+        return refuse("a token must not be in the URL: use Authorization: Bearer");
+    }
+    next.run(request).await
+}

@@ -1,0 +1,119 @@
+//! The public face: the socket, the snapshot, the page and the description of the protocol.
+
+use std::time::Duration;
+
+use axum::extract::{Query, Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use axum::{Json, Router};
+use publisher::{Epoch, TenantId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use super::bearer;
+use super::problem::Problem;
+use crate::engine::Request as EngineRequest;
+use crate::gateway::Shared;
+use crate::socket::handshake;
+use crate::tokens::{Claims, TokenError};
+
+/// How long a snapshot may wait for the engine.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the page may do: load its own files, and connect back to where it came from.
+const PAGE_POLICY: &str =
+    "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// The routes of the public port.
+pub fn routes(gateway: Shared) -> Router {
+    let header =
+        |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
+    Router::new()
+        .route("/dashboard", any(handshake::upgrade))
+        .route("/dashboard/snapshot", get(snapshot).fallback(only_get))
+        .route("/asyncapi.json", get(asyncapi).fallback(only_get))
+        .route("/", get(|| asset("text/html; charset=utf-8", include_str!("../../web/index.html"))).fallback(only_get))
+        .route("/page.css", get(|| asset("text/css; charset=utf-8", include_str!("../../web/page.css"))))
+        .route("/page.js", get(|| asset("text/javascript; charset=utf-8", include_str!("../../web/page.js"))))
+        .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(header(REFERRER_POLICY, "no-referrer"))
+        .layer(header(CONTENT_SECURITY_POLICY, PAGE_POLICY))
+        .layer(CatchPanicLayer::new())
+        .with_state(gateway)
+}
+
+pub(super) async fn only_get() -> Problem {
+    Problem::method_not_allowed("GET")
+}
+
+async fn asset(kind: &'static str, content: &'static str) -> Response {
+    ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], content).into_response()
+}
+
+async fn asyncapi() -> Response {
+    asset("application/json", include_str!("../asyncapi.json")).await
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SnapshotQuery {
+    tenant_id: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Snapshot {
+    tenant_id: TenantId,
+    epoch: String,
+    seq: u64,
+    metrics: (),
+    payments: (),
+}
+
+/// `GET /dashboard/snapshot`: where a tenant's stream stands, for a page that can't or may not hold a socket.
+async fn snapshot(State(gateway): State<Shared>, request: Request) -> Result<Response, Problem> {
+    let query = Query::<SnapshotQuery>::try_from_uri(request.uri());
+    let Query(query) = query.map_err(|_| Problem::bad_request("bad_request", "tenantId must be given at most once"))?;
+    let claims = authenticate(&gateway, request.headers()).await?;
+    let tenant = the_tenant(&claims, query.tenant_id)?;
+    let (reply, position) = oneshot::channel();
+    gateway.engine.request(EngineRequest::Head { tenant: tenant.clone(), reply });
+    let position = timeout(SNAPSHOT_TIMEOUT, position).await.ok().and_then(Result::ok);
+    let head = position.ok_or_else(|| {
+        Problem::unavailable("redis", "the events' store can't be reached").retry_after(Duration::from_secs(1))
+    })?;
+    let epoch: &Epoch = &head.epoch;
+    let snapshot = Snapshot { tenant_id: tenant, epoch: epoch.to_string(), seq: head.seq, metrics: (), payments: () };
+    Ok(([(CACHE_CONTROL, "no-store")], Json(snapshot)).into_response())
+}
+
+async fn authenticate(gateway: &Shared, headers: &HeaderMap) -> Result<Claims, Problem> {
+    let token = bearer::from_headers(headers)?;
+    gateway.tokens.verify(token).await.map_err(|error| match error {
+        TokenError::UnusableTenantClaim(_) => {
+            Problem::forbidden("unusable_claim", "the token names no tenant that can be used")
+        }
+        TokenError::Invalid(_) | TokenError::Expired => {
+            Problem::unauthorized("the token is missing, invalid or expired")
+        }
+    })
+}
+
+/// The tenant that is asked for, or the only one there is.
+fn the_tenant(claims: &Claims, asked: Option<String>) -> Result<TenantId, Problem> {
+    match (asked, &claims.tenants[..]) {
+        (Some(asked), tenants) => {
+            let asked = TenantId::try_from(asked).ok().filter(|tenant| tenants.contains(tenant));
+            asked.ok_or_else(|| Problem::forbidden("wrong_tenant", "the token does not name this tenant"))
+        }
+        (None, [tenant]) => Ok(tenant.clone()),
+        (None, _) => Err(Problem::bad_request("bad_request", "tenantId is needed: the token names several tenants")),
+    }
+}

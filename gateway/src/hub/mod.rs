@@ -1,0 +1,160 @@
+//! The hub: every tenant's room, spread over as many shards as there are cores.
+//!
+//! A shard is one task that owns its rooms, so what happens in a room happens in one order; a tenant always lives in the
+//! same shard. Sockets and the engine talk to shards by message and never wait for each other.
+
+mod audience;
+pub mod room;
+mod shard;
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use publisher::TenantId;
+use tokio::sync::{mpsc, oneshot};
+
+pub use room::MemberId;
+pub use shard::now_millis;
+
+use crate::engine::{Engine, Position, Signal};
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+use crate::socket::link::Link;
+use shard::{Input, Shard};
+
+/// Inputs that wait for a shard; who sends more waits with them. Redis' side is covered by the log if it waits too long.
+const MAILBOX: usize = 4096;
+
+/// What rooms must know of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct RoomLimits {
+    /// Between two heartbeats, and between two comparisons of the position with the engine's.
+    pub heartbeat: Duration,
+    /// How long an empty room stays subscribed.
+    pub linger: Duration,
+    /// Sockets of one tenant on this instance.
+    pub max_per_tenant: usize,
+}
+
+/// A socket's wish to be in a room.
+pub struct Join {
+    /// The socket's exit, which is the shard's from now on.
+    pub link: Arc<Link>,
+    /// The token's `sub`.
+    pub subject: Option<Arc<str>>,
+    /// The token's `iat`, in seconds of Unix time.
+    pub issued_at: Option<u64>,
+    /// What the browser has seen.
+    pub resume: Option<Position>,
+}
+
+/// The way into the rooms.
+#[derive(Clone)]
+pub struct Hub {
+    mailboxes: Arc<[mpsc::Sender<Input>]>,
+}
+
+/// The hub before it knows its engine: the engine's signals need a hub to go to.
+pub struct Unstarted {
+    hub: Hub,
+    inboxes: Vec<mpsc::Receiver<Input>>,
+}
+
+impl Unstarted {
+    /// The way into the rooms that [`Unstarted::start`] opens.
+    pub fn hub(&self) -> Hub {
+        self.hub.clone()
+    }
+
+    /// Starts the shards.
+    pub fn start(self, engine: &Engine, limits: RoomLimits, metrics: &Metrics, shutdown: &Shutdown) {
+        for inbox in self.inboxes {
+            let shard = Shard::new(inbox, engine.clone(), limits, metrics.clone());
+            shutdown.spawn(shard.run());
+        }
+    }
+}
+
+impl Hub {
+    /// A hub with one shard for each core.
+    pub fn prepare() -> Unstarted {
+        let shards = std::thread::available_parallelism().map_or(1, usize::from);
+        let (mailboxes, inboxes): (Vec<_>, _) = (0..shards).map(|_| mpsc::channel(MAILBOX)).unzip();
+        Unstarted { hub: Self { mailboxes: mailboxes.into() }, inboxes }
+    }
+
+    /// Puts a socket into a room. From here on only the room writes to it; the answer comes on the socket.
+    pub async fn join(&self, tenant: &TenantId, join: Join) {
+        self.send(tenant, Input::Join { tenant: tenant.clone(), join }).await;
+    }
+
+    /// Confirms to a joined socket that its token was renewed.
+    pub async fn renewed(&self, tenant: &TenantId, link: &Arc<Link>) {
+        self.send(tenant, Input::Renewed { tenant: tenant.clone(), link: link.clone() }).await;
+    }
+
+    /// Sends a control message to a socket in a room, in order with everything else.
+    pub async fn tell(&self, tenant: &TenantId, link: &Arc<Link>, frames: Bytes) {
+        self.send(tenant, Input::Tell { tenant: tenant.clone(), link: link.clone(), frames }).await;
+    }
+
+    /// Sends a heartbeat to a socket that asked for one.
+    pub async fn beat(&self, tenant: &TenantId, link: &Arc<Link>) {
+        self.send(tenant, Input::Beat { tenant: tenant.clone(), link: link.clone() }).await;
+    }
+
+    /// Takes a socket out of its room, with a last `left` when it asked for it. When this returns, the caller is the only
+    /// one who writes to it.
+    pub async fn leave(&self, tenant: &TenantId, link: &Arc<Link>, announce: bool) {
+        let (done, left) = oneshot::channel();
+        self.send(tenant, Input::Leave { tenant: tenant.clone(), link: link.clone(), announce, done }).await;
+        // An error means that the shard is gone, and writes no more either.
+        let _ = left.await;
+    }
+
+    /// Takes in what the engine has to say.
+    pub async fn signal(&self, signal: Signal) {
+        match &signal {
+            Signal::Message { tenant, .. } | Signal::Reading { tenant, .. } => {
+                let mailbox = self.mailbox(tenant);
+                let _ = mailbox.send(Input::Signal(signal)).await;
+            }
+            Signal::Lost(_) | Signal::Returned | Signal::Kick(_) => {
+                for mailbox in self.mailboxes.iter() {
+                    let _ = mailbox.send(Input::Signal(signal.clone())).await;
+                }
+            }
+        }
+    }
+
+    /// The connected tenants, with how many sockets each has.
+    pub async fn tenants(&self) -> BTreeMap<TenantId, usize> {
+        let mut tenants = BTreeMap::new();
+        for mailbox in self.mailboxes.iter() {
+            let (reply, answer) = oneshot::channel();
+            let _ = mailbox.send(Input::Tenants(reply)).await;
+            tenants.extend(answer.await.unwrap_or_default());
+        }
+        tenants
+    }
+
+    /// The position that a tenant's sockets have been sent, when it has a room here that knows it.
+    pub async fn head(&self, tenant: &TenantId) -> Option<Position> {
+        let (reply, answer) = oneshot::channel();
+        self.send(tenant, Input::Head { tenant: tenant.clone(), reply }).await;
+        answer.await.ok().flatten()
+    }
+
+    async fn send(&self, tenant: &TenantId, input: Input) {
+        // A closed mailbox means that the gateway is exiting; sockets are told by their own tasks.
+        let _ = self.mailbox(tenant).send(input).await;
+    }
+
+    fn mailbox(&self, tenant: &TenantId) -> &mpsc::Sender<Input> {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(tenant);
+        &self.mailboxes[hash as usize % self.mailboxes.len()]
+    }
+}

@@ -1,0 +1,472 @@
+//! One shard: the task that owns some tenants' rooms and carries out what they decide.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use publisher::{Message, TenantId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::time::{DelayQueue, delay_queue};
+use tracing::{debug, warn};
+
+use super::audience::{Audience, Member};
+use super::room::{Effect, Room};
+use super::{Join, RoomLimits};
+use crate::engine::{Engine, KICK_MEMORY, Kick, Kicked, Outage, Position, Request, Signal};
+use crate::metrics::Metrics;
+use crate::socket::close::{CloseReason, FullReason};
+use crate::socket::link::Link;
+use crate::socket::{frame, protocol};
+
+/// Inputs taken from the mailbox at once: events among them that are for the same room go out in one write.
+const BATCH: usize = 256;
+
+/// A token without `iat` is taken to be as old as this when it is compared with a kick.
+const UNDATED_TOKEN_AGE: Duration = Duration::from_secs(2);
+
+/// Everything that can happen to a shard's rooms, handled one at a time.
+pub enum Input {
+    /// A socket wants into a room.
+    Join { tenant: TenantId, join: Join },
+    /// A joined socket has a new token.
+    Renewed { tenant: TenantId, link: Arc<Link> },
+    /// A control message for a socket in a room.
+    Tell { tenant: TenantId, link: Arc<Link>, frames: Bytes },
+    /// A heartbeat for a socket that asked for one.
+    Beat { tenant: TenantId, link: Arc<Link> },
+    /// A socket leaves, and wants to hear when it is out.
+    Leave { tenant: TenantId, link: Arc<Link>, announce: bool, done: oneshot::Sender<()> },
+    /// The engine has something to say.
+    Signal(Signal),
+    /// Who is connected?
+    Tenants(oneshot::Sender<Vec<(TenantId, usize)>>),
+    /// Where does a tenant's room stand?
+    Head { tenant: TenantId, reply: oneshot::Sender<Option<Position>> },
+}
+
+/// Something that is due for a room.
+enum Due {
+    Heartbeat(TenantId),
+    Linger(TenantId),
+}
+
+/// A room with its sockets and its clocks.
+struct Chamber {
+    room: Room,
+    audience: Audience,
+    /// Members whose join isn't answered yet.
+    waiting: Vec<Member>,
+    /// Events that go out together when the batch of inputs is done.
+    outgoing: Vec<Message>,
+    heartbeat: delay_queue::Key,
+    linger: Option<delay_queue::Key>,
+}
+
+/// The task's state.
+pub struct Shard {
+    inbox: mpsc::Receiver<Input>,
+    engine: Engine,
+    limits: RoomLimits,
+    metrics: Metrics,
+    chambers: HashMap<TenantId, Chamber>,
+    /// Rooms with outgoing events.
+    dirty: Vec<TenantId>,
+    due: DelayQueue<Due>,
+    generation: u32,
+    outage: Option<Outage>,
+    kicks: Vec<Kick>,
+    effects: Vec<Effect>,
+}
+
+impl Shard {
+    /// A shard without rooms.
+    pub fn new(inbox: mpsc::Receiver<Input>, engine: Engine, limits: RoomLimits, metrics: Metrics) -> Self {
+        Self {
+            inbox,
+            engine,
+            limits,
+            metrics,
+            chambers: HashMap::new(),
+            dirty: Vec::new(),
+            due: DelayQueue::new(),
+            generation: 0,
+            outage: None,
+            kicks: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Works until every [`super::Hub`] is gone.
+    pub async fn run(mut self) {
+        let mut inputs = Vec::with_capacity(BATCH);
+        let mut sweep = interval(self.limits.heartbeat);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                taken = self.inbox.recv_many(&mut inputs, BATCH) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    for input in inputs.drain(..) {
+                        self.take(input);
+                    }
+                    self.flush_dirty();
+                }
+                Some(due) = self.due.next(), if !self.due.is_empty() => match due.into_inner() {
+                    Due::Heartbeat(tenant) => self.heartbeat(tenant),
+                    Due::Linger(tenant) => self.lingered(&tenant),
+                },
+                // Every room is asked at once, so that the engine answers all of them in one sweep.
+                _ = sweep.tick() => self.each_room(|room, effects| room.check(effects)),
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Join { tenant, join } => self.join(tenant, join),
+            Input::Renewed { tenant, link } => self.renewed(&tenant, &link),
+            Input::Tell { tenant, link, frames } => self.tell(&tenant, &link, &frames),
+            Input::Beat { tenant, link } => {
+                if let Some(chamber) = self.chambers.get(&tenant) {
+                    let beat = protocol::heartbeat(chamber.room.head());
+                    self.tell(&tenant, &link, &beat);
+                }
+            }
+            Input::Leave { tenant, link, announce, done } => {
+                self.leave(&tenant, &link, announce);
+                // Who asked may be gone by now.
+                let _ = done.send(());
+            }
+            Input::Signal(signal) => self.signal(signal),
+            Input::Tenants(reply) => {
+                let counts = self.chambers.iter().map(|(tenant, chamber)| (tenant.clone(), chamber.members()));
+                let _ = reply.send(counts.filter(|(_, members)| *members > 0).collect());
+            }
+            Input::Head { tenant, reply } => {
+                let _ = reply.send(self.chambers.get(&tenant).and_then(|chamber| chamber.room.head().cloned()));
+            }
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Message { tenant, message } => {
+                self.metrics.event_received(message.event_type);
+                self.in_room(&tenant, |room, effects| room.message(message, effects));
+            }
+            Signal::Reading { tenant, ticket, reading } => {
+                self.in_room(&tenant, |room, effects| room.reading(ticket, reading, effects));
+            }
+            Signal::Lost(outage) => {
+                self.outage = Some(outage.clone());
+                self.each_room(|room, effects| room.lost(outage.clone(), effects));
+            }
+            Signal::Returned => {
+                self.outage = None;
+                self.each_room(|room, effects| room.returned(effects));
+            }
+            Signal::Kick(kick) => self.kick(kick),
+        }
+    }
+
+    fn join(&mut self, tenant: TenantId, join: Join) {
+        let Join { link, subject, issued_at, resume } = join;
+        if self.is_kicked(&tenant, subject.as_deref(), issued_at) {
+            self.metrics.join_refused("kicked");
+            return link.condemn(CloseReason::Kicked);
+        }
+        if !self.chambers.contains_key(&tenant) {
+            let chamber = self.open_room(&tenant);
+            self.chambers.insert(tenant.clone(), chamber);
+        }
+        let Some(chamber) = self.chambers.get_mut(&tenant) else { return };
+        if chamber.members() >= self.limits.max_per_tenant {
+            self.metrics.join_refused("tenant_full");
+            return link.condemn(CloseReason::Full(FullReason::Tenant));
+        }
+        if let Some(linger) = chamber.linger.take() {
+            self.due.remove(&linger);
+        }
+        let id = link.id;
+        chamber.waiting.push(Member { link: link.clone(), subject, joined_at: now_millis() });
+        self.in_room(&tenant, |room, effects| room.join(id, resume, effects));
+
+        // Joined or still waiting: whoever comes during an outage is told of it.
+        let outage = self.chambers.get(&tenant).and_then(|chamber| chamber.room.outage());
+        if let Some(degraded) = outage.map(protocol::degraded) {
+            self.tell(&tenant, &link, &degraded);
+        }
+    }
+
+    fn open_room(&mut self, tenant: &TenantId) -> Chamber {
+        self.generation = self.generation.wrapping_add(1);
+        let mut effects = Vec::new();
+        let room = Room::open(self.generation, self.outage.clone(), &mut effects);
+        for effect in effects {
+            if let Effect::Subscribe(ticket) = effect {
+                self.engine.request(Request::Subscribe { tenant: tenant.clone(), ticket });
+            }
+        }
+        self.metrics.tenants(1);
+        // Rooms beat at moments of their own, so that a thousand of them don't beat at once.
+        let first = self.limits.heartbeat.mul_f64(rand::random_range(0.1..=1.0));
+        let heartbeat = self.due.insert(Due::Heartbeat(tenant.clone()), first);
+        Chamber {
+            room,
+            audience: Audience::default(),
+            waiting: Vec::new(),
+            outgoing: Vec::new(),
+            heartbeat,
+            linger: None,
+        }
+    }
+
+    fn renewed(&mut self, tenant: &TenantId, link: &Arc<Link>) {
+        let Some(chamber) = self.chambers.get(tenant) else { return };
+        // A member that still waits gets its `joined` in its time.
+        if let (true, Some(head)) = (chamber.audience.contains(link), chamber.room.head()) {
+            let joined = protocol::joined(tenant, head, true, self.limits.heartbeat.as_secs());
+            self.tell(tenant, link, &joined);
+        }
+    }
+
+    /// Writes to one member, behind everything that the room has sent it.
+    fn tell(&mut self, tenant: &TenantId, link: &Arc<Link>, frames: &Bytes) {
+        let Some(chamber) = self.chambers.get_mut(tenant) else { return };
+        chamber.flush(&self.metrics);
+        let here = chamber.audience.contains(link) || chamber.waiting.iter().any(|member| member.link.id == link.id);
+        if here && link.write(frames, 1).is_err() {
+            let member = chamber.remove(link);
+            chamber.give_up(member.into_iter(), &self.metrics);
+        }
+        self.linger_if_empty(tenant);
+    }
+
+    fn leave(&mut self, tenant: &TenantId, link: &Arc<Link>, announce: bool) {
+        let Some(chamber) = self.chambers.get_mut(tenant) else { return };
+        chamber.flush(&self.metrics);
+        if chamber.remove(link).is_some() && announce && link.write(&protocol::left(tenant), 1).is_err() {
+            link.condemn(CloseReason::SlowConsumer);
+        }
+        self.linger_if_empty(tenant);
+    }
+
+    fn kick(&mut self, kick: Kick) {
+        let known = self.kicks.contains(&kick);
+        let fits = |member: &Member| match &kick.who {
+            Kicked::Tenant(_) => true,
+            Kicked::User(subject) => member.subject.as_deref() == Some(subject),
+        };
+        // Heard a second time, it is no reason to close who came since.
+        let fits = |member: &Member| fits(member) && (!known || member.joined_at < kick.at);
+        let tenants: Vec<_> = match &kick.who {
+            Kicked::Tenant(tenant) => vec![tenant.clone()],
+            Kicked::User(_) => self.chambers.keys().cloned().collect(),
+        };
+        for tenant in tenants {
+            let Some(chamber) = self.chambers.get_mut(&tenant) else { continue };
+            chamber.flush(&self.metrics);
+            for member in chamber.extract(fits) {
+                member.link.condemn(CloseReason::Kicked);
+            }
+            self.linger_if_empty(&tenant);
+        }
+        if !known {
+            self.kicks.push(kick);
+        }
+    }
+
+    /// Whether a token was issued before a kick that is still remembered.
+    fn is_kicked(&mut self, tenant: &TenantId, subject: Option<&str>, issued_at: Option<u64>) -> bool {
+        if self.kicks.is_empty() {
+            return false;
+        }
+        let now = now_millis();
+        self.kicks.retain(|kick| now.saturating_sub(kick.at) < KICK_MEMORY.as_millis() as u64);
+        let undated = now.saturating_sub(UNDATED_TOKEN_AGE.as_millis() as u64) / 1000;
+        let issued_at = issued_at.unwrap_or(undated);
+        self.kicks.iter().any(|kick| {
+            let meant = match &kick.who {
+                Kicked::Tenant(kicked) => kicked == tenant,
+                Kicked::User(kicked) => Some(kicked.as_str()) == subject,
+            };
+            meant && issued_at < kick.at / 1000
+        })
+    }
+
+    fn heartbeat(&mut self, tenant: TenantId) {
+        let Some(chamber) = self.chambers.get_mut(&tenant) else { return };
+        chamber.flush(&self.metrics);
+        let beat = protocol::heartbeat_and_ping(chamber.room.head());
+        let slow = chamber.audience.send_to_prompt(&beat);
+        chamber.give_up(slow.into_iter(), &self.metrics);
+        chamber.heartbeat = self.due.insert(Due::Heartbeat(tenant.clone()), self.limits.heartbeat);
+        self.linger_if_empty(&tenant);
+    }
+
+    fn each_room(&mut self, mut act: impl FnMut(&mut Room, &mut Vec<Effect>)) {
+        for tenant in self.chambers.keys().cloned().collect::<Vec<_>>() {
+            self.in_room(&tenant, &mut act);
+        }
+    }
+
+    /// Lets a room act, and carries out what it decides.
+    fn in_room(&mut self, tenant: &TenantId, act: impl FnOnce(&mut Room, &mut Vec<Effect>)) {
+        let Some(chamber) = self.chambers.get_mut(tenant) else { return };
+        let mut effects = std::mem::take(&mut self.effects);
+        act(&mut chamber.room, &mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Deliver(message) => {
+                    if chamber.outgoing.is_empty() {
+                        self.dirty.push(tenant.clone());
+                    }
+                    chamber.outgoing.push(message);
+                }
+                Effect::Subscribe(ticket) => {
+                    self.engine.request(Request::Subscribe { tenant: tenant.clone(), ticket });
+                }
+                Effect::Read(ticket, after) => {
+                    self.engine.request(Request::Read { tenant: tenant.clone(), ticket, after });
+                }
+                Effect::Filled => self.metrics.gap_filled(),
+                Effect::Joined { member, head, resumed, recovered, replay } => {
+                    chamber.flush(&self.metrics);
+                    let Some(index) = chamber.waiting.iter().position(|waiting| waiting.link.id == member) else {
+                        continue;
+                    };
+                    let member = chamber.waiting.swap_remove(index);
+                    let joined = protocol::joined(tenant, &head, recovered, self.limits.heartbeat.as_secs());
+                    let replayed = frame::texts(replay.iter().map(|message| &*message.json));
+                    self.metrics.joined(resumed.then_some(recovered));
+                    // What was missed doesn't count against the backlog: it is bounded by the log.
+                    match member.link.write(&joined, 1).and_then(|()| member.link.write(&replayed, 0)) {
+                        Ok(()) => chamber.audience.seat(member),
+                        Err(_) => chamber.give_up(std::iter::once(member), &self.metrics),
+                    }
+                }
+                Effect::Resync(head) => {
+                    warn!(%tenant, epoch = %head.epoch, seq = head.seq, "events are beyond recovery, dashboards resync");
+                    self.metrics.gap_resync();
+                    chamber.flush(&self.metrics);
+                    chamber.announce(&protocol::resync(&head), &self.metrics);
+                }
+                Effect::Degraded(outage) => chamber.announce_to_all(&protocol::degraded(&outage), &self.metrics),
+                Effect::Restored(outage) => chamber.announce_to_all(&protocol::restored(&outage), &self.metrics),
+            }
+        }
+        self.effects = effects;
+        self.linger_if_empty(tenant);
+    }
+
+    fn flush_dirty(&mut self) {
+        for tenant in std::mem::take(&mut self.dirty) {
+            if let Some(chamber) = self.chambers.get_mut(&tenant) {
+                chamber.flush(&self.metrics);
+                self.linger_if_empty(&tenant);
+            }
+        }
+    }
+
+    /// Starts the wait after which an empty room closes.
+    fn linger_if_empty(&mut self, tenant: &TenantId) {
+        let Some(chamber) = self.chambers.get_mut(tenant) else { return };
+        if chamber.members() > 0 || chamber.linger.is_some() {
+            return;
+        }
+        if self.limits.linger.is_zero() {
+            self.close_room(tenant);
+        } else {
+            let until = Instant::now() + self.limits.linger;
+            chamber.linger = Some(self.due.insert_at(Due::Linger(tenant.clone()), until));
+        }
+    }
+
+    fn lingered(&mut self, tenant: &TenantId) {
+        if let Some(chamber) = self.chambers.get_mut(tenant) {
+            chamber.linger = None;
+            self.close_room(tenant);
+        }
+    }
+
+    fn close_room(&mut self, tenant: &TenantId) {
+        let Some(chamber) = self.chambers.remove(tenant) else { return };
+        self.due.try_remove(&chamber.heartbeat);
+        self.engine.request(Request::Unsubscribe { tenant: tenant.clone() });
+        self.metrics.tenants(-1);
+        debug!(%tenant, "room closed");
+    }
+}
+
+impl Chamber {
+    fn members(&self) -> usize {
+        self.audience.len() + self.waiting.len()
+    }
+
+    /// Sends the outgoing events in one write a socket.
+    fn flush(&mut self, metrics: &Metrics) {
+        if self.outgoing.is_empty() {
+            return;
+        }
+        let messages = std::mem::take(&mut self.outgoing);
+        let frames = match &messages[..] {
+            [message] => frame::text(&message.json),
+            messages => frame::texts(messages.iter().map(|message| &*message.json)),
+        };
+        let members = self.audience.len();
+        let slow = self.audience.send(&frames, messages.len());
+        metrics.delivered(&messages, members - slow.len());
+        self.give_up(slow.into_iter(), metrics);
+    }
+
+    /// Sends one message to every joined member.
+    fn announce(&mut self, frames: &Bytes, metrics: &Metrics) {
+        let slow = self.audience.send(frames, 1);
+        self.give_up(slow.into_iter(), metrics);
+    }
+
+    /// Sends one message to every member, joined or waiting.
+    fn announce_to_all(&mut self, frames: &Bytes, metrics: &Metrics) {
+        self.flush(metrics);
+        self.announce(frames, metrics);
+        let (kept, slow): (Vec<_>, Vec<_>) =
+            self.waiting.drain(..).partition(|member| member.link.write(frames, 1).is_ok());
+        self.waiting = kept;
+        slow.iter().for_each(|member| self.room.forget(member.link.id));
+        self.give_up(slow.into_iter(), metrics);
+    }
+
+    /// Closes sockets that are out of the room because they read too slowly.
+    fn give_up(&mut self, slow: impl Iterator<Item = Member>, metrics: &Metrics) {
+        for member in slow {
+            metrics.slow_consumer();
+            member.link.condemn(CloseReason::SlowConsumer);
+        }
+    }
+
+    fn remove(&mut self, link: &Link) -> Option<Member> {
+        if let Some(member) = self.audience.remove(link) {
+            return Some(member);
+        }
+        let index = self.waiting.iter().position(|member| member.link.id == link.id)?;
+        self.room.forget(link.id);
+        Some(self.waiting.swap_remove(index))
+    }
+
+    fn extract(&mut self, fits: impl Fn(&Member) -> bool) -> Vec<Member> {
+        let mut extracted = self.audience.extract(&fits);
+        let waiting: Vec<_> = self.waiting.extract_if(.., |member| fits(member)).collect();
+        waiting.iter().for_each(|member| self.room.forget(member.link.id));
+        extracted.extend(waiting);
+        extracted
+    }
+}
+
+/// Unix time in milliseconds.
+pub fn now_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,129 @@
+//! Shutdown is a value that is passed: who is told to go, when, and when everybody has gone (design §10).
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::metrics::Metrics;
+
+/// A second signal gives sockets this long to be told.
+const HURRY: Duration = Duration::from_millis(250);
+
+/// One token that says drain, one that says now, one tracker that knows when every socket has gone.
+#[derive(Clone, Default)]
+pub struct Shutdown(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    draining: CancellationToken,
+    hurry: CancellationToken,
+    sockets: TaskTracker,
+    schedule: OnceLock<Schedule>,
+}
+
+/// The drain's timetable: sockets are closed one after the other, evenly over the time there is.
+struct Schedule {
+    begin: Instant,
+    over: Duration,
+    sockets: usize,
+    taken: AtomicUsize,
+}
+
+/// One socket's place in the timetable.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn {
+    /// When it is closed.
+    pub at: Instant,
+    /// When its client should come back, from then.
+    pub retry_in_ms: u64,
+}
+
+impl Shutdown {
+    /// Runs a task of the gateway's own, which ends with the process.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(task);
+    }
+
+    /// Runs a socket's task, which the drain waits for.
+    pub fn spawn_socket(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.sockets.spawn(task);
+    }
+
+    /// Whether no new sockets are taken.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.is_cancelled()
+    }
+
+    /// Waits for the drain to begin.
+    pub async fn draining(&self) {
+        self.0.draining.cancelled().await;
+    }
+
+    /// Waits for the order to go at once.
+    pub async fn hurried(&self) {
+        self.0.hurry.cancelled().await;
+    }
+
+    /// Whether that order was given.
+    pub fn is_hurried(&self) -> bool {
+        self.0.hurry.is_cancelled()
+    }
+
+    /// Takes the next place in the drain's timetable.
+    pub fn turn(&self) -> Turn {
+        let Some(schedule) = self.0.schedule.get() else { return Turn { at: Instant::now(), retry_in_ms: 0 } };
+        let place = schedule.taken.fetch_add(1, Ordering::Relaxed);
+        let share = place as f64 / schedule.sockets.max(1) as f64;
+        // Clients return at a thousand a second at most, each at its own moment, even when all are closed at once.
+        let spread = Duration::from_millis(schedule.sockets.max(1000) as u64).max(schedule.over / 4);
+        Turn {
+            at: schedule.begin + schedule.over.mul_f64(share.min(1.0)),
+            retry_in_ms: spread.mul_f64(rand::random::<f64>()).as_millis() as u64,
+        }
+    }
+
+    /// Waits for SIGTERM or SIGINT, then drains: every socket is closed in its turn. Returns when all have gone, or when a
+    /// second signal came and they were told to go at once.
+    ///
+    /// # Errors
+    /// When signals can't be listened to.
+    pub async fn on_signal(&self, over: Duration, metrics: &Metrics) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let sockets = self.0.sockets.len();
+        info!(sockets, seconds = over.as_secs(), "draining");
+        let schedule = Schedule { begin: Instant::now(), over, sockets, taken: AtomicUsize::new(0) };
+        let _ = self.0.schedule.set(schedule);
+        metrics.draining();
+        self.0.draining.cancel();
+        self.0.sockets.close();
+
+        tokio::select! {
+            // A socket that closes at the end gets the time that its peer may take to answer.
+            gone = timeout(over + Duration::from_millis(1500), self.0.sockets.wait()) => {
+                if gone.is_err() {
+                    warn!(sockets = self.0.sockets.len(), "the drain's time is over, sockets are left behind");
+                }
+            }
+            _ = terminate.recv() => self.hurry().await,
+            _ = interrupt.recv() => self.hurry().await,
+        }
+        Ok(())
+    }
+
+    async fn hurry(&self) {
+        warn!("second signal, leaving at once");
+        self.0.hurry.cancel();
+        let _ = timeout(HURRY, self.0.sockets.wait()).await;
+    }
+}

@@ -1,0 +1,410 @@
+//! One socket's task: reads what the browser says, keeps its clocks, and closes it.
+//!
+//! It sleeps while events are delivered: they are written by the room's shard (see [`super::link`]). It wakes for what the
+//! browser sends, for its own deadlines, for a backlog that must be written, and for a verdict of the room.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use publisher::TenantId;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tracing::debug;
+
+use super::allowance::Allowance;
+use super::close::{CloseReason, FullReason};
+use super::frame::{self, Chunk, Incoming, Reader};
+use super::link::Link;
+use super::protocol::{self, ClientMessage, JoinRequest};
+use super::slots::Slot;
+use crate::engine::Position;
+use crate::gateway::Shared;
+use crate::hub::Join;
+use crate::tokens::{Claims, LEEWAY};
+
+/// Taken from the kernel at once, on the stack: no socket has a buffer of its own.
+const READ_BYTES: usize = 4096;
+/// Bad messages that end a socket.
+const MAX_VIOLATIONS: u32 = 5;
+/// How long before its end a token is announced to expire.
+const EXPIRY_WARNING: Duration = Duration::from_secs(60);
+/// How long a message may take from its first byte to its last.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a last message may take to be written to a client that reads slowly.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take to answer a Close, and how much it may still send.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 64 * 1024;
+
+/// A socket after its handshake.
+pub struct Connection {
+    gateway: Shared,
+    link: Arc<Link>,
+    slot: Slot,
+    reader: Reader,
+    allowance: Allowance,
+    violations: u32,
+    claims: Option<Claims>,
+    /// The room that writes to the link; `None` while this task does.
+    room: Option<TenantId>,
+    opened: Instant,
+    clocks: Clocks,
+}
+
+/// The moments at which something is due.
+struct Clocks {
+    /// The last sign of life.
+    heard: Instant,
+    /// Until when a join must come; `None` in a room.
+    join_by: Option<Instant>,
+    /// When the token ends, and whether the client was told.
+    expires: Option<Instant>,
+    warned: bool,
+    /// Until when a message that has begun must be complete.
+    complete_by: Option<Instant>,
+    /// The turn in the drain's timetable.
+    drained: Option<(Instant, u64)>,
+}
+
+/// Something a socket does next by itself.
+enum Due {
+    Nothing,
+    Warn,
+    Close(CloseReason),
+}
+
+impl Connection {
+    /// A socket that has just been upgraded, with the claims of the token that came with the handshake.
+    pub fn new(gateway: Shared, link: Link, slot: Slot, claims: Option<Claims>) -> Self {
+        let now = Instant::now();
+        let join_by = Some(now + gateway.config.join_timeout);
+        let reader = Reader::new(gateway.config.max_message_bytes);
+        let mut connection = Self {
+            gateway,
+            link: Arc::new(link),
+            slot,
+            reader,
+            allowance: Allowance::new(now),
+            violations: 0,
+            claims: None,
+            room: None,
+            opened: now,
+            clocks: Clocks { heard: now, join_by, expires: None, warned: false, complete_by: None, drained: None },
+        };
+        connection.identify(claims);
+        connection
+    }
+
+    /// Serves the socket to its end. `early` is what came together with the handshake.
+    pub async fn run(mut self, mut early: Bytes) {
+        let reason = match self.begin(&mut early).await {
+            Ok(()) => self.serve().await,
+            Err(reason) => reason,
+        };
+        debug!(reason = reason.label(), "socket closed");
+        self.gateway.metrics.disconnected(&reason, self.opened.elapsed());
+        self.close(reason).await;
+    }
+
+    /// Ends a socket right after its handshake.
+    pub async fn refuse(self, reason: CloseReason) {
+        self.gateway.metrics.disconnected(&reason, self.opened.elapsed());
+        self.close(reason).await;
+    }
+
+    /// Joins at once when the handshake's token leaves no choice, and takes in what came with it.
+    async fn begin(&mut self, early: &mut Bytes) -> Result<(), CloseReason> {
+        if let Some([tenant]) = self.claims.as_ref().map(|claims| &claims.tenants[..]) {
+            let tenant = tenant.clone();
+            self.enter(tenant, None).await;
+        }
+        let mut chunk = Chunk::default();
+        let fed = self.reader.feed(&mut std::mem::take(early).to_vec(), &mut chunk);
+        self.hear(chunk, fed).await
+    }
+
+    async fn serve(&mut self) -> CloseReason {
+        loop {
+            let gateway = &self.gateway;
+            tokio::select! {
+                biased;
+                () = self.link.woken() => {}
+                () = gateway.shutdown.draining(), if self.clocks.drained.is_none() => {
+                    let turn = gateway.shutdown.turn();
+                    self.clocks.drained = Some((turn.at, turn.retry_in_ms));
+                }
+                () = gateway.shutdown.hurried() => return CloseReason::GoingAway,
+                ready = self.link.ready() => if ready.is_err() { return CloseReason::Lost },
+                () = sleep_until(self.clocks.next(gateway)) => {}
+            }
+            match self.step().await {
+                Ok(()) => {}
+                Err(reason) => return reason,
+            }
+        }
+    }
+
+    /// Does whatever there is to do.
+    async fn step(&mut self) -> Result<(), CloseReason> {
+        if let Some(verdict) = self.link.verdict() {
+            self.room = None;
+            return Err(verdict);
+        }
+        self.link.drain().map_err(|_| CloseReason::Lost)?;
+        self.read().await?;
+        match self.clocks.due(&self.gateway) {
+            Due::Nothing => Ok(()),
+            // A timer can't be set for years: look whether this was the token's end, or only ours.
+            Due::Close(CloseReason::TokenExpired)
+                if self.claims.as_ref().is_some_and(|claims| !claims.remaining().is_zero()) =>
+            {
+                self.identify(self.claims.clone());
+                Ok(())
+            }
+            Due::Warn => {
+                let left =
+                    self.clocks.expires.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+                self.clocks.warned = true;
+                self.say(protocol::token_expiring(left.as_secs_f64().ceil() as u64)).await
+            }
+            Due::Close(reason) => Err(reason),
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), CloseReason> {
+        let mut chunk = Chunk::default();
+        let fed = match self.receive(&mut chunk) {
+            Ok(fed) => fed,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+            Err(_) => return Err(CloseReason::Lost),
+        };
+        self.hear(chunk, fed).await
+    }
+
+    /// Reads into the stack; kept apart so that the buffer is no part of the task.
+    fn receive(&mut self, chunk: &mut Chunk) -> std::io::Result<Result<(), CloseReason>> {
+        let mut buffer = [0; READ_BYTES];
+        let read = self.link.read(&mut buffer)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        self.clocks.heard = Instant::now();
+        Ok(self.reader.feed(&mut buffer[..read], chunk))
+    }
+
+    /// Acts on what the browser sent; `fed` says how reading it ended.
+    async fn hear(&mut self, chunk: Chunk, fed: Result<(), CloseReason>) -> Result<(), CloseReason> {
+        self.clocks.complete_by =
+            self.reader.midway().then(|| self.clocks.complete_by.unwrap_or_else(|| Instant::now() + MESSAGE_TIMEOUT));
+        if !self.allowance.spend(chunk.cost, Instant::now()) {
+            return Err(CloseReason::TooManyMessages);
+        }
+        // Many pings that came together are answered with one pong, for the last of them (RFC 6455 §5.5.3).
+        let last_ping = chunk.incoming.iter().rposition(|incoming| matches!(incoming, Incoming::Ping(_)));
+        for (index, incoming) in chunk.incoming.into_iter().enumerate() {
+            match incoming {
+                Incoming::Text(text) => self.message(&text).await?,
+                Incoming::Ping(payload) if Some(index) == last_ping => self.say(frame::pong(&payload)).await?,
+                Incoming::Ping(_) | Incoming::Pong => {}
+                Incoming::Close(code) => return Err(CloseReason::Client(code)),
+            }
+        }
+        fed
+    }
+
+    async fn message(&mut self, text: &str) -> Result<(), CloseReason> {
+        match ClientMessage::parse(text) {
+            Ok(ClientMessage::Join(request)) => self.join(request).await,
+            Ok(ClientMessage::Leave) => {
+                if self.exit(true).await {
+                    self.clocks.join_by = Some(Instant::now() + self.gateway.config.join_timeout);
+                }
+                Ok(())
+            }
+            Ok(ClientMessage::Ping) => match &self.room {
+                Some(tenant) => {
+                    self.gateway.hub.beat(tenant, &self.link).await;
+                    Ok(())
+                }
+                None => self.say(protocol::heartbeat(None)).await,
+            },
+            Err(bad) => {
+                self.violations += 1;
+                self.say(protocol::refused(&bad)).await?;
+                if self.violations < MAX_VIOLATIONS { Ok(()) } else { Err(CloseReason::BadMessages) }
+            }
+        }
+    }
+
+    /// Joins, renews or switches.
+    async fn join(&mut self, request: JoinRequest) -> Result<(), CloseReason> {
+        let result = self.try_join(request).await;
+        if let Err(reason) = &result {
+            self.gateway.metrics.join_refused(reason.label());
+        }
+        result
+    }
+
+    async fn try_join(&mut self, request: JoinRequest) -> Result<(), CloseReason> {
+        let tenant = TenantId::try_from(request.tenant).ok();
+        let renewal = tenant.is_some() && tenant == self.room;
+        let claims = match &request.token {
+            Some(token) => self.gateway.tokens.verify(token).await?,
+            None => self.claims.clone().ok_or(CloseReason::Unauthorized("join needs a token"))?,
+        };
+        let subject = self.claims.as_ref().map(|claims| &claims.subject);
+        if renewal && subject.is_some_and(|subject| *subject != claims.subject) {
+            return Err(CloseReason::Unauthorized("the token is another user's"));
+        }
+        let Some(tenant) = tenant.filter(|tenant| claims.tenants.contains(tenant)) else {
+            return Err(CloseReason::WrongTenant);
+        };
+        if !self.slot.verify() {
+            return Err(CloseReason::Full(FullReason::Gateway));
+        }
+        if request.token.is_some() {
+            self.identify(Some(claims));
+        }
+        if renewal {
+            self.gateway.hub.renewed(&tenant, &self.link).await;
+        } else {
+            self.exit(true).await;
+            self.enter(tenant, request.resume).await;
+        }
+        Ok(())
+    }
+
+    /// Takes on what a token says.
+    fn identify(&mut self, claims: Option<Claims>) {
+        self.clocks.expires = claims.as_ref().map(|claims| Instant::now() + lifetime(claims));
+        self.clocks.warned = false;
+        self.claims = claims;
+    }
+
+    /// Goes into a room, which writes to the link from now on.
+    async fn enter(&mut self, tenant: TenantId, resume: Option<Position>) {
+        self.clocks.join_by = None;
+        // The room's Pings start the clock.
+        self.clocks.heard = Instant::now();
+        let (subject, issued_at) =
+            self.claims.as_ref().map_or((None, None), |claims| (claims.subject.clone(), claims.issued_at));
+        let join = Join { link: self.link.clone(), subject, issued_at, resume };
+        self.room = Some(tenant.clone());
+        self.gateway.hub.join(&tenant, join).await;
+    }
+
+    /// Comes out of the room, if in one; from then on this task writes to the link.
+    async fn exit(&mut self, announce: bool) -> bool {
+        let Some(tenant) = self.room.take() else { return false };
+        self.gateway.hub.leave(&tenant, &self.link, announce).await;
+        true
+    }
+
+    /// Sends a control message through whoever writes to the link.
+    async fn say(&self, frames: Bytes) -> Result<(), CloseReason> {
+        match &self.room {
+            Some(tenant) => self.gateway.hub.tell(tenant, &self.link, frames).await,
+            None => self.link.write(&frames, 1).map_err(|_| CloseReason::SlowConsumer)?,
+        }
+        Ok(())
+    }
+
+    /// Says why, closes, and gives the client a moment to read it.
+    async fn close(mut self, reason: CloseReason) {
+        self.exit(false).await;
+        if matches!(reason, CloseReason::Lost) {
+            return;
+        }
+        if matches!(reason, CloseReason::SlowConsumer) {
+            self.link.forget_unsent();
+        }
+        if matches!(reason, CloseReason::Disabled) {
+            let _ = self.link.write(&protocol::disabled(), 1);
+        }
+        self.link.write_last(protocol::farewell(&reason));
+        let link = self.link.clone();
+        let flushed = timeout(FLUSH_TIMEOUT, async {
+            while link.congested() {
+                if link.writable().await.is_err() || link.drain().is_err() {
+                    return false;
+                }
+            }
+            true
+        });
+        let flushed = flushed.await.unwrap_or(false);
+        // The slot is free for the next; what follows is courtesy.
+        drop(self.slot);
+        if flushed && !matches!(reason, CloseReason::Client(_) | CloseReason::HeartbeatMissed) {
+            link.finish();
+            drain_input(&link).await;
+        }
+    }
+}
+
+/// How long a socket may live on a token, at the least: a far end is looked at again when this is over.
+fn lifetime(claims: &Claims) -> Duration {
+    let left = claims.remaining();
+    // Accepted though it was over: within the leeway for clocks that differ, which lasts so much longer.
+    if left.is_zero() {
+        (claims.expires_at + LEEWAY).duration_since(SystemTime::now()).unwrap_or_default()
+    } else {
+        left
+    }
+}
+
+/// Reads until the client has closed its half, so that unread bytes don't turn our Close into a reset.
+async fn drain_input(link: &Link) {
+    let deadline = Instant::now() + LINGER_TIMEOUT;
+    let mut left = LINGER_BYTES;
+    while left > 0 && timeout_at(deadline, link.readable()).await.is_ok_and(|ready| ready.is_ok()) {
+        match link.read(&mut [0; READ_BYTES]) {
+            Ok(0) => return,
+            Ok(read) => left = left.saturating_sub(read),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
+
+impl Clocks {
+    /// When to look at the clocks next.
+    fn next(&self, gateway: &Shared) -> Instant {
+        let heartbeat = gateway.config.heartbeat;
+        let silent = self.join_by.is_none().then(|| self.heard + 2 * heartbeat);
+        let warning = self.expires.filter(|_| !self.warned).map(|at| at.checked_sub(EXPIRY_WARNING).unwrap_or(at));
+        let drained = self.drained.map(|(at, _)| at);
+        let all = [self.join_by, silent, warning, self.expires, self.complete_by, drained];
+        // There is always either a join to wait for or a sign of life.
+        all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + heartbeat)
+    }
+
+    fn due(&mut self, gateway: &Shared) -> Due {
+        let now = Instant::now();
+        let past = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if let Some((at, retry_in_ms)) = self.drained
+            && at <= now
+        {
+            return Due::Close(CloseReason::Restart { retry_in_ms });
+        }
+        if past(self.expires) {
+            return Due::Close(CloseReason::TokenExpired);
+        }
+        if past(self.join_by) {
+            return Due::Close(CloseReason::JoinTimeout(gateway.config.join_timeout.as_secs()));
+        }
+        if past(self.complete_by) {
+            return Due::Close(CloseReason::Framing("a message was not completed in time"));
+        }
+        let heartbeat = gateway.config.heartbeat;
+        let silent = now.saturating_duration_since(self.heard);
+        if self.join_by.is_none() && silent >= 2 * heartbeat {
+            if silent < 3 * heartbeat {
+                return Due::Close(CloseReason::HeartbeatMissed);
+            }
+            // It is we who come late: the client's answers, if any, are about to be read, or its next ones.
+            self.heard = now;
+        }
+        let warn_at = self.expires.map(|at| at.checked_sub(EXPIRY_WARNING).unwrap_or(at));
+        if !self.warned && past(warn_at) { Due::Warn } else { Due::Nothing }
+    }
+}

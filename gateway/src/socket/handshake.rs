@@ -1,0 +1,211 @@
+//! The opening handshake: RFC 6455 §4.2, and who may come in at all.
+//!
+//! Everything that can be refused is refused here, before the upgrade, with a status and a reason; with one exception: a
+//! token that is bad is refused on the socket, since browsers can't read the status of a failed handshake.
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use sha1::{Digest, Sha1};
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::close::CloseReason;
+use super::connection::Connection;
+use super::link::Link;
+use crate::gateway::Shared;
+use crate::http::bearer::{self, BearerError};
+use crate::http::problem::Problem;
+
+/// The subprotocol that the gateway speaks.
+pub const SUBPROTOCOL: &str = "crechebooks.dashboard.v1";
+/// The prefix of an offered subprotocol that is a token.
+const BEARER: &str = "bearer.";
+/// RFC 6455 §1.3.
+const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// `GET /dashboard`: upgrades to a dashboard socket.
+pub async fn upgrade(State(gateway): State<Shared>, request: Request) -> Response {
+    match accept(&gateway, request).await {
+        Ok(response) => {
+            gateway.metrics.handshake("accepted");
+            response
+        }
+        Err(problem) => {
+            gateway.metrics.handshake(match (problem.status, problem.code) {
+                (StatusCode::FORBIDDEN, _) => "forbidden",
+                (_, "full") => "full",
+                (_, "draining") => "draining",
+                _ => "refused",
+            });
+            problem.into_response()
+        }
+    }
+}
+
+async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Problem> {
+    let upgraded = hyper::upgrade::on(&mut request);
+    if request.method() != Method::GET {
+        return Err(Problem::method_not_allowed("GET"));
+    }
+    let headers = request.headers();
+    let accept = check_upgrade(request.version(), headers)?;
+    check_origin(gateway, headers)?;
+    let offer = Offer::parse(headers)?;
+    let token = match (bearer::from_headers(headers), offer.token) {
+        (Ok(header), Some(offered)) if header != offered => {
+            return Err(Problem::bad_request(
+                "bad_handshake",
+                "two different tokens: send one, by header or by subprotocol",
+            ));
+        }
+        (Ok(token), _) | (Err(BearerError::Missing), Some(token)) => Some(token),
+        (Err(BearerError::Missing), None) => None,
+        (Err(error), _) => return Err(error.into()),
+    };
+
+    if gateway.shutdown.is_draining() {
+        return Err(Problem::draining());
+    }
+    let claims = match token {
+        None => None,
+        Some(token) => Some(gateway.tokens.verify(token).await),
+    };
+    let verified = matches!(claims, Some(Ok(_)));
+    let slot = gateway.slots.take(verified).ok_or_else(Problem::full)?;
+
+    let shared = gateway.clone();
+    // The slot moves with the task: an upgrade that fails gives it back.
+    gateway.shutdown.spawn_socket(async move {
+        let Some((stream, early)) = raw_stream(upgraded).await else { return };
+        let link = Link::new(shared.next_member(), stream, shared.config.send_queue_events);
+        let enabled = shared.config.realtime_dashboard;
+        let (claims, refusal) = match claims {
+            _ if !enabled => (None, Some(CloseReason::Disabled)),
+            Some(Err(error)) => (None, Some(error.into())),
+            Some(Ok(claims)) => (Some(claims), None),
+            None => (None, None),
+        };
+        let connection = Connection::new(shared, link, slot, claims);
+        match refusal {
+            Some(reason) => connection.refuse(reason).await,
+            None => connection.run(early).await,
+        }
+    });
+
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if offer.ours {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
+    Ok(response)
+}
+
+/// The connection itself, out of hyper's hands, with what was read from it beyond the handshake.
+async fn raw_stream(upgraded: OnUpgrade) -> Option<(TcpStream, Bytes)> {
+    let upgraded = upgraded.await.inspect_err(|error| debug!(%error, "upgrade failed")).ok()?;
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    // Copied, since hyper's read buffer would otherwise live as long as the socket.
+    Some((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
+}
+
+/// Checks the request of RFC 6455 §4.2.1; returns the answer to its key.
+fn check_upgrade(version: Version, headers: &HeaderMap) -> Result<HeaderValue, Problem> {
+    let upgrade_required = |detail| {
+        Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail)
+            .with_header(UPGRADE, "websocket")
+            .with_header(CONNECTION, "Upgrade")
+            .with_header(SEC_WEBSOCKET_VERSION, "13")
+    };
+    if version != Version::HTTP_11 {
+        return Err(upgrade_required("WebSockets need HTTP/1.1"));
+    }
+    if has_body(headers) {
+        return Err(Problem::bad_request("bad_handshake", "a handshake has no body"));
+    }
+    if !has_token(headers, &CONNECTION, "upgrade") || !has_token(headers, &UPGRADE, "websocket") {
+        return Err(upgrade_required("this is a WebSocket: send Connection: Upgrade and Upgrade: websocket"));
+    }
+    if only(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(upgrade_required("Sec-WebSocket-Version must be 13"));
+    }
+    let key = only(headers, &SEC_WEBSOCKET_KEY).unwrap_or_default();
+    if BASE64.decode(key).map_or(0, |nonce| nonce.len()) != 16 {
+        return Err(Problem::bad_request("bad_handshake", "Sec-WebSocket-Key must be 16 bytes in base64, once"));
+    }
+    let digest = Sha1::new().chain_update(key).chain_update(ACCEPT_GUID).finalize();
+    let accept = HeaderValue::try_from(BASE64.encode(digest));
+    accept.map_err(|_| Problem::bad_request("bad_handshake", "Sec-WebSocket-Key must be base64"))
+}
+
+fn check_origin(gateway: &Shared, headers: &HeaderMap) -> Result<(), Problem> {
+    let forbidden = || Problem::forbidden("origin", "pages of this origin may not connect");
+    match (headers.contains_key(ORIGIN), only(headers, &ORIGIN)) {
+        (false, _) => Ok(()), // not a browser
+        (true, Some(origin)) if gateway.config.allowed_origins.allows(origin) => Ok(()),
+        (true, _) => Err(forbidden()),
+    }
+}
+
+/// What a client offers as subprotocols (RFC 6455 §4.1, item 10 of the client's requirements).
+struct Offer<'a> {
+    ours: bool,
+    token: Option<&'a str>,
+}
+
+impl<'a> Offer<'a> {
+    fn parse(headers: &'a HeaderMap) -> Result<Self, Problem> {
+        let mut offer = Self { ours: false, token: None };
+        for value in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
+            let value = value
+                .to_str()
+                .map_err(|_| Problem::bad_request("bad_handshake", "Sec-WebSocket-Protocol must be ASCII"))?;
+            for protocol in value.split(',').map(str::trim) {
+                match protocol.strip_prefix(BEARER) {
+                    Some("") => return Err(Problem::unauthorized("the subprotocol bearer. has no token")),
+                    Some(_) if offer.token.is_some() => {
+                        return Err(Problem::bad_request("bad_handshake", "more than one bearer subprotocol"));
+                    }
+                    Some(token) => offer.token = Some(token),
+                    None => offer.ours |= protocol == SUBPROTOCOL,
+                }
+            }
+        }
+        if offer.token.is_some() && !offer.ours {
+            return Err(Problem::bad_request(
+                "bad_handshake",
+                "a bearer subprotocol needs crechebooks.dashboard.v1 beside it",
+            ));
+        }
+        Ok(offer)
+    }
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) || only(headers, &CONTENT_LENGTH).is_some_and(|length| length != "0")
+}
+
+/// Whether a comma-separated header holds a token, in any case.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+/// A header that must not be repeated.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).into_iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}

@@ -1,0 +1,209 @@
+//! A socket's one exit: whole frames, in order, never waiting.
+//!
+//! At any time exactly one task may call [`Link::write`]: the room's shard while the socket is in a room, the connection's
+//! own task before and after. A socket that keeps up costs that task one `write` system call and nothing else. Once the
+//! kernel's buffer is full, frames go to a bounded backlog, which the connection's task empties; until it is empty nothing
+//! is written past it, so that order holds.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::close::CloseReason;
+use crate::hub::MemberId;
+
+/// Frames handed to the kernel in one `writev`.
+const MAX_SLICES: usize = 64;
+
+/// Shared by the connection's task and the shard of its room.
+pub struct Link {
+    /// Names the socket.
+    pub id: MemberId,
+    /// Where the socket sits in its room's audience; the shard's note to itself, so that leaving needs no search.
+    pub seat: AtomicUsize,
+    stream: TcpStream,
+    /// Set while the backlog holds anything: by the writer, cleared by the task that empties it.
+    congested: AtomicBool,
+    backlog: Mutex<Backlog>,
+    wake: Notify,
+    max_events: usize,
+}
+
+#[derive(Default)]
+struct Backlog {
+    frames: VecDeque<Waiting>,
+    events: usize,
+    verdict: Option<CloseReason>,
+}
+
+struct Waiting {
+    /// What is left of one or more whole frames.
+    bytes: Bytes,
+    events: usize,
+}
+
+/// The backlog is full: the client reads too slowly.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Overflow;
+
+impl Link {
+    /// Wraps an upgraded connection; up to `max_events` frames wait when the client reads slowly.
+    pub fn new(id: MemberId, stream: TcpStream, max_events: usize) -> Self {
+        Self {
+            id,
+            seat: AtomicUsize::new(usize::MAX),
+            stream,
+            congested: AtomicBool::new(false),
+            backlog: Mutex::default(),
+            wake: Notify::new(),
+            max_events,
+        }
+    }
+
+    /// Sends whole frames that carry this many events (a control message counts as one).
+    ///
+    /// # Errors
+    /// [`Overflow`] when they neither fit the kernel's buffer nor the backlog; nothing of them was kept.
+    pub fn write(&self, frames: &Bytes, events: usize) -> Result<(), Overflow> {
+        if self.congested.load(Ordering::Acquire) {
+            return self.queue(frames.clone(), events);
+        }
+        match self.stream.try_write(frames) {
+            Ok(written) if written == frames.len() => Ok(()),
+            Ok(written) => self.queue(frames.slice(written..), events),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.queue(frames.clone(), events),
+            // A broken connection shows itself to the task that reads it.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether frames wait in the backlog.
+    pub fn congested(&self) -> bool {
+        self.congested.load(Ordering::Acquire)
+    }
+
+    /// Tells the connection's task to close the socket. The caller has taken it out of its room and writes no more.
+    pub fn condemn(&self, reason: CloseReason) {
+        self.backlog().verdict.get_or_insert(reason);
+        self.wake.notify_one();
+    }
+
+    /// The room's decision to close, if there is one.
+    pub fn verdict(&self) -> Option<CloseReason> {
+        self.backlog().verdict.take()
+    }
+
+    /// Waits for a verdict, or for the backlog to be in use.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Waits until there is something to read or, when frames wait, room to write.
+    ///
+    /// # Errors
+    /// When the runtime is shutting down.
+    pub async fn ready(&self) -> io::Result<()> {
+        let interest = if self.congested() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        self.stream.ready(interest).await.map(drop)
+    }
+
+    /// Waits for room to write.
+    ///
+    /// # Errors
+    /// When the runtime is shutting down.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.stream.writable().await
+    }
+
+    /// Waits for something to read.
+    ///
+    /// # Errors
+    /// When the runtime is shutting down.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.stream.readable().await
+    }
+
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is, and the connection's own.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.try_read(buffer)
+    }
+
+    /// Writes as much of the backlog as the kernel takes. Called by the connection's task alone.
+    ///
+    /// # Errors
+    /// The connection's own; never `WouldBlock`.
+    pub fn drain(&self) -> io::Result<()> {
+        while self.congested() {
+            let waiting: Vec<Bytes> =
+                self.backlog().frames.iter().take(MAX_SLICES).map(|waiting| waiting.bytes.clone()).collect();
+            let slices: Vec<_> = waiting.iter().map(|bytes| IoSlice::new(bytes)).collect();
+            match self.stream.try_write_vectored(&slices) {
+                Ok(written) => self.written(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up on events that a slow client was never sent, but finishes the frame it is in the middle of.
+    pub fn forget_unsent(&self) {
+        let mut backlog = self.backlog();
+        backlog.frames.truncate(1);
+        backlog.events = 0;
+    }
+
+    /// Queues a last frame behind what waits, whatever the bound says.
+    pub fn write_last(&self, frame: Bytes) {
+        self.backlog().events = 0;
+        // With the count at zero there is room for one more.
+        let _ = self.write(&frame, 0);
+    }
+
+    /// Ends our half of the connection; the peer reads what was written, then the end.
+    pub fn finish(&self) {
+        let _ = socket2::SockRef::from(&self.stream).shutdown(Shutdown::Write);
+    }
+
+    fn queue(&self, bytes: Bytes, events: usize) -> Result<(), Overflow> {
+        let mut backlog = self.backlog();
+        if backlog.events + events > self.max_events && !backlog.frames.is_empty() {
+            return Err(Overflow);
+        }
+        backlog.events += events;
+        backlog.frames.push_back(Waiting { bytes, events });
+        self.congested.store(true, Ordering::Release);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn written(&self, mut written: usize) {
+        let mut backlog = self.backlog();
+        while let Some(first) = backlog.frames.front_mut() {
+            if written < first.bytes.len() {
+                let _ = first.bytes.split_to(written);
+                return;
+            }
+            written -= first.bytes.len();
+            let events = first.events;
+            backlog.frames.pop_front();
+            backlog.events = backlog.events.saturating_sub(events);
+        }
+        // Under the lock: a writer that found the flag set queues behind this, and sets it again.
+        self.congested.store(false, Ordering::Release);
+    }
+
+    fn backlog(&self) -> MutexGuard<'_, Backlog> {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,310 @@
+//! The messages of the wire protocol: what browsers send, parsed once, and what they are told (design §3).
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use publisher::{Epoch, EventId, TenantId};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::close::CloseReason;
+use super::frame;
+use crate::engine::{Outage, Position};
+
+/// The largest whole number that JavaScript, and so a browser's JSON, holds exactly.
+const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+
+/// What a browser asks for.
+#[derive(Debug)]
+pub enum ClientMessage {
+    /// Join a room, renew the token, or switch rooms.
+    Join(JoinRequest),
+    /// Leave the room.
+    Leave,
+    /// Answer with a heartbeat.
+    Ping,
+}
+
+/// The content of a `join`.
+#[derive(Debug)]
+pub struct JoinRequest {
+    /// As the browser wrote it; parsed when it is compared with the token.
+    pub tenant: String,
+    /// The token, when it isn't the one known already.
+    pub token: Option<String>,
+    /// What the browser has seen, when it resumes.
+    pub resume: Option<Position>,
+}
+
+/// A message that is refused; the socket stays open.
+#[derive(Debug, thiserror::Error)]
+pub enum BadMessage {
+    /// Not one of the three events.
+    #[error("event: must be one of join, leave, ping")]
+    UnknownEvent,
+    /// Not what the protocol asks for: which field, and the rule. Nothing of the message is repeated.
+    #[error("{field}: {rule}")]
+    Malformed {
+        /// The field's path.
+        field: &'static str,
+        /// What it must be.
+        rule: &'static str,
+    },
+}
+
+impl BadMessage {
+    /// The `code` of the `error` message.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownEvent => "unknown_event",
+            Self::Malformed { .. } => "bad_message",
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct JoinData<'a> {
+    #[serde(borrow)]
+    tenant_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    token: Option<Cow<'a, str>>,
+    // `null` is no number: a client that resumes from nothing must leave the field out.
+    #[serde(default, deserialize_with = "not_null")]
+    last_seq: Option<u64>,
+    #[serde(default, deserialize_with = "not_null")]
+    epoch: Option<String>,
+    #[serde(default)]
+    last_id: Option<String>,
+}
+
+fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl ClientMessage {
+    /// Parses one text message.
+    ///
+    /// # Errors
+    /// [`BadMessage`] names the field and the rule.
+    pub fn parse(text: &str) -> Result<Self, BadMessage> {
+        let envelope: Envelope = parse(text, "message", |field| match field {
+            "event" => Some(("event", "must be a string, once")),
+            "data" => Some(("data", "must be given at most once")),
+            _ => None,
+        })?;
+        match &*envelope.event {
+            "join" => {
+                let data = envelope.data.map_or("null", RawValue::get);
+                JoinRequest::parse(data).map(Self::Join)
+            }
+            "leave" => Ok(Self::Leave),
+            "ping" => Ok(Self::Ping),
+            _ => Err(BadMessage::UnknownEvent),
+        }
+    }
+}
+
+impl JoinRequest {
+    fn parse(data: &str) -> Result<Self, BadMessage> {
+        const LAST_SEQ: (&str, &str) = ("data.lastSeq", "must be a whole number from 0 to 2^53-1, once");
+        const EPOCH: (&str, &str) = ("data.epoch", "must be a string of 1 to 64 printable characters, once");
+        let data: JoinData = parse(data, "data", |field| match field {
+            "tenantId" => Some(("data.tenantId", "must be a string, once")),
+            "token" => Some(("data.token", "must be a string, at most once")),
+            "lastSeq" => Some(LAST_SEQ),
+            "epoch" => Some(EPOCH),
+            "lastId" => Some(("data.lastId", "must be a string, at most once")),
+            _ => None,
+        })?;
+        let malformed = |(field, rule)| BadMessage::Malformed { field, rule };
+        if data.last_seq.is_some_and(|seq| seq > MAX_SAFE_INTEGER) {
+            return Err(malformed(LAST_SEQ));
+        }
+        let epoch = data.epoch.map(|epoch| epoch.parse::<Epoch>().map_err(|_| malformed(EPOCH))).transpose()?;
+        // An id that none of ours can be is as good as none: the number and the epoch decide.
+        let id = data.last_id.and_then(|id| id.parse::<EventId>().ok());
+        // A number without its epoch is a position in no stream.
+        let resume = data.last_seq.zip(epoch).map(|(seq, epoch)| Position { epoch, seq, id });
+        Ok(Self { tenant: data.tenant_id.into_owned(), token: data.token.map(Cow::into_owned), resume })
+    }
+}
+
+/// Parses JSON and says which field is wrong, by the path at which serde stopped or the name it complains of.
+fn parse<'a, T: Deserialize<'a>>(
+    text: &'a str,
+    whole: &'static str,
+    rule_of: impl Fn(&str) -> Option<(&'static str, &'static str)>,
+) -> Result<T, BadMessage> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let parsed = serde_path_to_error::deserialize(&mut deserializer);
+    let parsed = parsed.and_then(|value| {
+        deserializer
+            .end()
+            .map(|()| value)
+            .map_err(|error| serde_path_to_error::Error::new(serde_path_to_error::Track::new().path(), error))
+    });
+    parsed.map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.inner().to_string();
+        // "missing field `x`" and "duplicate field `x`" stop at the object, and name the field.
+        let named = message.split('`').nth(1).filter(|_| message.contains(" field `"));
+        let (field, rule) =
+            rule_of(named.unwrap_or(&path)).unwrap_or((whole, "must be one JSON object with the documented fields"));
+        BadMessage::Malformed { field, rule }
+    })
+}
+
+#[derive(Serialize)]
+struct ServerMessage<D> {
+    r#type: &'static str,
+    timestamp: String,
+    data: D,
+}
+
+/// The payload of a message from the gateway itself, stamped with the time.
+fn message<D: Serialize>(r#type: &'static str, data: D) -> Vec<u8> {
+    let message = ServerMessage { r#type, timestamp: rfc3339(OffsetDateTime::now_utc()), data };
+    serde_json::to_vec(&message).expect("plain structs with string keys serialise")
+}
+
+fn rfc3339(time: OffsetDateTime) -> String {
+    time.format(&Rfc3339).expect("years 0 to 9999 can be formatted")
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Joined<'a> {
+    tenant_id: &'a TenantId,
+    epoch: &'a Epoch,
+    seq: u64,
+    recovered: bool,
+    heartbeat_seconds: u64,
+    metrics: (),
+    payments: (),
+}
+
+/// `joined`: the room's position, from which the live stream goes on.
+pub fn joined(tenant: &TenantId, head: &Position, recovered: bool, heartbeat_seconds: u64) -> Bytes {
+    let Position { epoch, seq, .. } = head;
+    let data = Joined { tenant_id: tenant, epoch, seq: *seq, recovered, heartbeat_seconds, metrics: (), payments: () };
+    frame::text(&message("joined", data))
+}
+
+/// `left`: the socket is in no room.
+pub fn left(tenant: &TenantId) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Left<'a> {
+        tenant_id: &'a TenantId,
+    }
+    frame::text(&message("left", Left { tenant_id: tenant }))
+}
+
+/// `resync`: events were missed beyond recovery.
+pub fn resync(head: &Position) -> Bytes {
+    #[derive(Serialize)]
+    struct Resync<'a> {
+        epoch: &'a Epoch,
+        seq: u64,
+        metrics: (),
+        payments: (),
+    }
+    frame::text(&message("resync", Resync { epoch: &head.epoch, seq: head.seq, metrics: (), payments: () }))
+}
+
+#[derive(Serialize)]
+struct Heartbeat<'a> {
+    epoch: Option<&'a Epoch>,
+    seq: Option<u64>,
+}
+
+fn heartbeat_payload(head: Option<&Position>) -> Vec<u8> {
+    message("heartbeat", Heartbeat { epoch: head.map(|head| &head.epoch), seq: head.map(|head| head.seq) })
+}
+
+/// `heartbeat`, the answer to a `ping`; without a position when the socket is in no room.
+pub fn heartbeat(head: Option<&Position>) -> Bytes {
+    frame::text(&heartbeat_payload(head))
+}
+
+/// The regular `heartbeat`, with the Ping that browsers answer by themselves.
+pub fn heartbeat_and_ping(head: Option<&Position>) -> Bytes {
+    frame::text_and_ping(&heartbeat_payload(head))
+}
+
+/// `token_expiring`: time to renew.
+pub fn token_expiring(expires_in_seconds: u64) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Expiring {
+        expires_in_seconds: u64,
+    }
+    frame::text(&message("token_expiring", Expiring { expires_in_seconds }))
+}
+
+#[derive(Serialize)]
+struct Health {
+    reason: &'static str,
+    since: String,
+}
+
+/// `degraded`: live delivery can't be vouched for.
+pub fn degraded(outage: &Outage) -> Bytes {
+    frame::text(&message("degraded", Health { reason: outage.reason, since: rfc3339(outage.since) }))
+}
+
+/// `restored`: it can again; `since` is from when.
+pub fn restored(outage: &Outage) -> Bytes {
+    frame::text(&message("restored", Health { reason: outage.reason, since: rfc3339(OffsetDateTime::now_utc()) }))
+}
+
+/// `disabled`: ask again in so many seconds.
+pub fn disabled() -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Disabled {
+        poll_seconds: u64,
+    }
+    frame::text(&message("disabled", Disabled { poll_seconds: 30 }))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ErrorData<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_in_ms: Option<u64>,
+}
+
+/// `error` for a message that is refused.
+pub fn refused(bad: &BadMessage) -> Bytes {
+    error(bad.code(), &bad.to_string(), None)
+}
+
+/// `error` before the socket closes, and the Close itself.
+pub fn farewell(reason: &CloseReason) -> Bytes {
+    let text = reason.to_string();
+    let close = frame::close(reason.code(), &text);
+    if !reason.explains() {
+        return close;
+    }
+    let mut frames = error(reason.label(), &text, reason.retry_in_ms()).to_vec();
+    frames.extend_from_slice(&close);
+    frames.into()
+}
+
+fn error(code: &str, text: &str, retry_in_ms: Option<u64>) -> Bytes {
+    frame::text(&message("error", ErrorData { code, message: text, retry_in_ms }))
+}
