@@ -254,8 +254,9 @@ impl Room {
         // Between the subscription and the reading messages came that the reading counts already.
         let counted = |message: &Message| message.epoch == head.epoch && message.seq <= head.seq;
         let rest = held.into_iter().filter(|message| !counted(message));
-        if self.take_up(rest, effects).is_ok() {
-            self.restored(effects);
+        match self.take_up(rest, effects) {
+            Ok(()) => self.restored(effects),
+            Err(odd) => self.ask(Some(odd), true, effects),
         }
     }
 
@@ -426,3 +427,7 @@ fn hold(held: &mut Vec<Message>, message: Message) -> bool {
     }
     room
 }
+
+#[cfg(test)]
+#[path = "room_histories.rs"]
+mod histories;

@@ -1,0 +1,355 @@
+//! Random histories against the room: everything that can go wrong between a server and its sockets, in any order.
+//!
+//! The model is a server with a counter, a log and a subscription whose messages may be lost; readings that arrive late;
+//! restarts, rewinds and trimmed logs. The judge is each member's own view: it must be a chain, or have been told.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{HashMap, VecDeque};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use publisher::{DashboardEventType, Epoch, EventId, Message};
+use time::OffsetDateTime;
+
+use super::{Effect, MemberId, Room};
+use crate::engine::{Known, Outage, Position, Reading, Ticket};
+
+/// Small, so that histories run past its end.
+const LOG_LENGTH: usize = 6;
+
+#[derive(Debug, Clone)]
+enum Op {
+    /// Something is published; `lost` on its way to us.
+    Publish {
+        lost: bool,
+    },
+    /// The oldest request is carried out by the server; its answer is on the way.
+    Execute,
+    /// The oldest thing on the wire arrives; an answer may be overtaken by the message behind it.
+    Arrive {
+        overtaken: bool,
+    },
+    /// A new socket, with what an earlier one had seen, a little more, or nothing.
+    Join {
+        resume: Option<u8>,
+        ahead: bool,
+    },
+    /// A socket goes.
+    Leave(u8),
+    /// The heartbeat's comparison.
+    Check,
+    /// The server restarts empty: a new epoch.
+    Restart,
+    /// The server loses its newest events without a trace in its epoch.
+    Rewind(u8),
+    /// The log expires.
+    Expire,
+    /// The connection breaks, or is back.
+    Lost,
+    Returned,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => prop::bool::weighted(0.2).prop_map(|lost| Op::Publish { lost }),
+        8 => Just(Op::Execute),
+        10 => prop::bool::weighted(0.3).prop_map(|overtaken| Op::Arrive { overtaken }),
+        4 => (prop::option::of(any::<u8>()), prop::bool::weighted(0.2)).prop_map(|(resume, ahead)| Op::Join { resume, ahead }),
+        2 => any::<u8>().prop_map(Op::Leave),
+        2 => Just(Op::Check),
+        1 => Just(Op::Restart),
+        1 => (1..4u8).prop_map(Op::Rewind),
+        1 => Just(Op::Expire),
+        1 => Just(Op::Lost),
+        2 => Just(Op::Returned),
+    ]
+}
+
+struct Server {
+    epochs: u32,
+    ids: u32,
+    events: Vec<Message>,
+    log: VecDeque<Message>,
+}
+
+impl Server {
+    fn epoch(&self) -> Epoch {
+        format!("e{}", self.epochs).parse().unwrap()
+    }
+
+    fn head(&self) -> Position {
+        let last = self.events.last();
+        Position { epoch: self.epoch(), seq: self.events.len() as u64, id: last.map(|last| last.id.clone()) }
+    }
+
+    fn publish(&mut self) -> Message {
+        self.ids += 1;
+        let Position { epoch, seq, id: previous } = self.head();
+        let id: EventId = format!("id{}", self.ids).parse().unwrap();
+        let event_type = DashboardEventType::PaymentReceived;
+        let message = Message { epoch, seq: seq + 1, id, previous, event_type, published_micros: 0, json: "{}".into() };
+        self.events.push(message.clone());
+        self.log.push_back(message.clone());
+        if self.log.len() > LOG_LENGTH {
+            self.log.pop_front();
+        }
+        message
+    }
+
+    fn begin_epoch(&mut self) {
+        self.epochs += 1;
+        self.events.clear();
+        self.log.clear();
+    }
+
+    /// What position.lua does.
+    fn read(&mut self, after: Option<&Known>) -> Reading {
+        let Some(Known::Room(at) | Known::Client(at)) = after else {
+            return Reading { head: self.head(), events: Vec::new() };
+        };
+        let events = |server: &Self| -> Vec<Message> {
+            if at.epoch != server.epoch() {
+                return Vec::new();
+            }
+            server.log.iter().filter(|message| message.seq > at.seq).cloned().collect()
+        };
+        if matches!(after, Some(Known::Room(_))) && at.epoch == self.epoch() {
+            let head = self.head();
+            let linked = events(self).first().is_none_or(|next| next.seq != at.seq + 1 || next.previous == at.id);
+            if head.seq < at.seq || (head.seq == at.seq && head.id != at.id) || !linked {
+                self.begin_epoch();
+            }
+        }
+        Reading { head: self.head(), events: events(self) }
+    }
+}
+
+enum OnTheWire {
+    Message(Message),
+    Answer(Ticket, Reading),
+}
+
+struct World {
+    server: Server,
+    room: Room,
+    subscribed: bool,
+    requests: VecDeque<(Ticket, Option<Known>)>,
+    wire: VecDeque<OnTheWire>,
+    /// Joined members, each with the position it is at.
+    members: HashMap<MemberId, Position>,
+    /// Waiting members, each with the position it named.
+    waiting: HashMap<MemberId, Option<Position>>,
+    /// Positions that members have been at.
+    seen: Vec<Position>,
+    next: u64,
+    degraded: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut effects = Vec::new();
+        let room = Room::open(1, None, &mut effects);
+        let mut world = Self {
+            server: Server { epochs: 0, ids: 0, events: Vec::new(), log: VecDeque::new() },
+            room,
+            subscribed: false,
+            requests: VecDeque::new(),
+            wire: VecDeque::new(),
+            members: HashMap::new(),
+            waiting: HashMap::new(),
+            seen: Vec::new(),
+            next: 0,
+            degraded: false,
+        };
+        world.judge(effects);
+        world
+    }
+
+    fn act(&mut self, act: impl FnOnce(&mut Room, &mut Vec<Effect>)) {
+        let mut effects = Vec::new();
+        act(&mut self.room, &mut effects);
+        self.judge(effects);
+    }
+
+    fn run(&mut self, op: Op) {
+        match op {
+            Op::Publish { lost } => {
+                let message = self.server.publish();
+                if self.subscribed && !lost {
+                    self.wire.push_back(OnTheWire::Message(message));
+                }
+            }
+            Op::Execute => self.execute(),
+            Op::Arrive { overtaken } => self.arrive(overtaken),
+            Op::Join { resume, ahead } => {
+                let resume = resume.filter(|_| !self.seen.is_empty());
+                let mut resume = resume.map(|index| self.seen[usize::from(index) % self.seen.len()].clone());
+                if ahead {
+                    // Another gateway has shown it all there is.
+                    resume = Some(self.server.head());
+                }
+                self.next += 1;
+                let member = MemberId(self.next);
+                self.waiting.insert(member, resume.clone());
+                self.act(|room, effects| room.join(member, resume, effects));
+            }
+            Op::Leave(index) => {
+                let mut all: Vec<_> = self.members.keys().chain(self.waiting.keys()).copied().collect();
+                all.sort();
+                if let Some(member) = all.get(usize::from(index) % all.len().max(1)) {
+                    self.members.remove(member);
+                    self.waiting.remove(member);
+                    self.room.forget(*member);
+                }
+            }
+            Op::Check => self.act(Room::check),
+            Op::Restart => self.server.begin_epoch(),
+            Op::Rewind(lost) => {
+                let left = self.server.events.len().saturating_sub(usize::from(lost));
+                self.server.events.truncate(left);
+                self.server.log.retain(|message| message.seq <= left as u64);
+            }
+            Op::Expire => self.server.log.clear(),
+            Op::Lost => {
+                // What was on its way is gone, and nothing more comes until the connection is back.
+                self.wire.retain(|item| matches!(item, OnTheWire::Answer(..)));
+                self.subscribed = false;
+                let outage = Outage { reason: "redis", since: OffsetDateTime::UNIX_EPOCH };
+                self.act(|room, effects| room.lost(outage, effects));
+            }
+            Op::Returned => {
+                self.subscribed = true;
+                self.act(Room::returned);
+            }
+        }
+    }
+
+    fn execute(&mut self) {
+        let Some((ticket, after)) = self.requests.pop_front() else { return };
+        if after.is_none() {
+            self.subscribed = true;
+        }
+        let reading = self.server.read(after.as_ref());
+        self.wire.push_back(OnTheWire::Answer(ticket, reading));
+    }
+
+    fn arrive(&mut self, overtaken: bool) {
+        if overtaken
+            && matches!(
+                (self.wire.front(), self.wire.get(1)),
+                (Some(OnTheWire::Answer(..)), Some(OnTheWire::Message(_)))
+            )
+        {
+            self.wire.swap(0, 1);
+        }
+        match self.wire.pop_front() {
+            Some(OnTheWire::Message(message)) => self.act(|room, effects| room.message(message, effects)),
+            Some(OnTheWire::Answer(ticket, reading)) => {
+                self.act(|room, effects| room.reading(ticket, reading, effects))
+            }
+            None => {}
+        }
+    }
+
+    /// Carries out what the room decided, and judges what the members see.
+    fn judge(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Subscribe(ticket) => self.requests.push_back((ticket, None)),
+                Effect::Read(ticket, after) => self.requests.push_back((ticket, Some(after))),
+                Effect::Joined { member, head, resumed, recovered, replay } => {
+                    let Some(resume) = self.waiting.remove(&member) else { continue };
+                    assert_eq!(resumed, resume.is_some());
+                    if recovered {
+                        let mut at = resume.expect("only who named a position recovers");
+                        replay.iter().for_each(|message| see(&mut at, message));
+                        assert_eq!((&at.epoch, at.seq), (&head.epoch, head.seq), "the replay leads to the head");
+                    } else {
+                        assert!(replay.is_empty());
+                    }
+                    self.seen.push(head.clone());
+                    self.members.insert(member, head);
+                }
+                Effect::Deliver(message) => {
+                    self.members.values_mut().for_each(|at| see(at, &message));
+                    self.seen.extend(self.members.values().next().cloned());
+                }
+                Effect::Resync(head) => self.members.values_mut().for_each(|at| *at = head.clone()),
+                Effect::Filled => {}
+                Effect::Degraded(_) => assert!(!std::mem::replace(&mut self.degraded, true), "told twice"),
+                Effect::Restored(_) => {
+                    assert!(std::mem::replace(&mut self.degraded, false), "restored what was not lost")
+                }
+            }
+        }
+    }
+
+    /// Lets everything arrive that was asked for; then everybody must be where the server is.
+    fn settle(&mut self) {
+        self.run(Op::Returned);
+        for round in 0.. {
+            assert!(round < 1000, "the room never comes to rest");
+            while !self.requests.is_empty() || !self.wire.is_empty() {
+                self.execute();
+                self.arrive(false);
+            }
+            if self.room.head() == Some(&self.server.head()) && round > 0 {
+                break;
+            }
+            self.act(Room::check);
+        }
+        assert!(self.waiting.is_empty(), "a join was never answered: {:?}", self.waiting);
+        assert!(!self.degraded, "nobody was told that it is over");
+        let head = self.server.head();
+        for at in self.members.values() {
+            assert_eq!((&at.epoch, at.seq), (&head.epoch, head.seq), "a member was left behind");
+        }
+    }
+}
+
+/// A member's next event must follow its last one.
+fn see(at: &mut Position, message: &Message) {
+    assert_eq!(message.epoch, at.epoch, "an event of another epoch, and no resync");
+    assert_eq!(message.seq, at.seq + 1, "a gap or a duplicate");
+    if at.id.is_some() {
+        assert_eq!(message.previous, at.id, "the number follows, the event does not: another history");
+    }
+    *at = Position { epoch: message.epoch.clone(), seq: message.seq, id: Some(message.id.clone()) };
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1000), ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_member_sees_a_chain_or_is_told(ops in vec(op(), 1..160)) {
+        let mut world = World::new();
+        for op in ops {
+            world.run(op);
+        }
+        world.settle();
+    }
+}
+
+#[test]
+fn a_join_is_not_answered_before_the_subscription() {
+    let mut world = World::new();
+    world.run(Op::Join { resume: None, ahead: false });
+    assert!(world.members.is_empty());
+    world.execute();
+    assert!(world.members.is_empty(), "the answer is still on its way");
+    world.arrive(false);
+    assert_eq!(world.members.len(), 1);
+}
+
+#[test]
+fn what_was_published_between_subscription_and_reading_is_counted_once() {
+    let mut world = World::new();
+    world.run(Op::Join { resume: None, ahead: false });
+    world.subscribed = true;
+    world.run(Op::Publish { lost: false });
+    world.execute();
+    world.run(Op::Publish { lost: false });
+    world.settle();
+    assert_eq!(world.members.values().next().map(|at| at.seq), Some(2));
+}
