@@ -28,7 +28,8 @@ pub const SHORTEST_JWT_SECRET: usize = 32;
 
 /// Real-time events for the dashboards of CrecheBooks: from Redis to the browsers of the right centre.
 ///
-/// Every variable is also a flag, and a flag wins. Secrets belong into variables or files: others on the machine see flags.
+/// Every variable is also a flag, and a flag wins. Secrets belong in variables or files, since
+/// everyone on the machine sees flags.
 #[derive(Debug, clap::Parser)]
 #[command(name = "gateway", version)]
 pub struct Cli {
@@ -110,11 +111,17 @@ pub struct Config {
     pub events_per_second: u32,
 
     /// How often a socket hears a heartbeat; one that stays silent for longer is closed.
-    #[arg(long = "heartbeat-seconds", env = "HEARTBEAT_SECONDS", value_name = "SECONDS", default_value = "30", value_parser = seconds(1..=3600))]
+    #[arg(
+        long = "heartbeat-seconds", env = "HEARTBEAT_SECONDS",
+        value_name = "SECONDS", default_value = "30", value_parser = seconds(1..=3600)
+    )]
     pub heartbeat: Duration,
 
     /// How long a socket may stay without a tenant.
-    #[arg(long = "join-timeout-seconds", env = "JOIN_TIMEOUT_SECONDS", value_name = "SECONDS", default_value = "10", value_parser = seconds(1..=600))]
+    #[arg(
+        long = "join-timeout-seconds", env = "JOIN_TIMEOUT_SECONDS",
+        value_name = "SECONDS", default_value = "10", value_parser = seconds(1..=600)
+    )]
     pub join_timeout: Duration,
 
     /// The longest message a browser may send; a token has to fit.
@@ -130,15 +137,24 @@ pub struct Config {
     pub recovery_events: u32,
 
     /// How long they are kept.
-    #[arg(long = "recovery-seconds", env = "RECOVERY_SECONDS", value_name = "SECONDS", default_value = "300", value_parser = seconds(1..=86_400))]
+    #[arg(
+        long = "recovery-seconds", env = "RECOVERY_SECONDS",
+        value_name = "SECONDS", default_value = "300", value_parser = seconds(1..=86_400)
+    )]
     pub recovery: Duration,
 
     /// How long a tenant stays subscribed after its last dashboard closed, so that a page reload costs nothing.
-    #[arg(long = "unsubscribe-linger-seconds", env = "UNSUBSCRIBE_LINGER_SECONDS", value_name = "SECONDS", default_value = "5", value_parser = seconds(0..=3600))]
+    #[arg(
+        long = "unsubscribe-linger-seconds", env = "UNSUBSCRIBE_LINGER_SECONDS",
+        value_name = "SECONDS", default_value = "5", value_parser = seconds(0..=3600)
+    )]
     pub unsubscribe_linger: Duration,
 
     /// The time over which a stopping instance closes its sockets.
-    #[arg(long = "drain-seconds", env = "DRAIN_SECONDS", value_name = "SECONDS", default_value = "30", value_parser = seconds(0..=3600))]
+    #[arg(
+        long = "drain-seconds", env = "DRAIN_SECONDS",
+        value_name = "SECONDS", default_value = "30", value_parser = seconds(0..=3600)
+    )]
     pub drain: Duration,
 
     /// Web origins that may connect, separated by commas, or `*`.
@@ -146,7 +162,10 @@ pub struct Config {
     pub allowed_origins: Origins,
 
     /// Off: sockets are told to refresh from the snapshot instead. The rollback plan.
-    #[arg(long, env, value_name = "true|false", default_value = "true", value_parser = switch, action = clap::ArgAction::Set)]
+    #[arg(
+        long, env,
+        value_name = "true|false", default_value = "true", value_parser = switch, action = clap::ArgAction::Set
+    )]
     pub realtime_dashboard: bool,
 
     /// The key of the publish API; what needs it is closed when left out. Also PUBLISH_API_KEY_FILE.
@@ -189,14 +208,24 @@ pub struct JwtConfig {
     pub audience: Option<String>,
 
     /// The claim that names the tenant, or the tenants.
-    #[arg(long = "jwt-tenant-claim", env = "JWT_TENANT_CLAIM", value_name = "CLAIM", default_value = "tenantId", value_parser = text(128))]
+    #[arg(
+        long = "jwt-tenant-claim", env = "JWT_TENANT_CLAIM",
+        value_name = "CLAIM", default_value = "tenantId", value_parser = text(128)
+    )]
     pub tenant_claim: String,
 }
 
 impl Config {
     /// Reads the process' variables and arguments. `--help` and `--version` are answered here, and end the process.
     pub fn from_env_and_args() -> Result<(Command, Self), ConfigError> {
-        near_miss::refuse(std::env::vars_os(), &variables())?;
+        let variables = variables();
+        near_miss::refuse(std::env::vars_os(), &variables)?;
+        // clap would not say which one.
+        if let Some(variable) =
+            variables.iter().find(|name| std::env::var_os(name).is_some_and(|value| value.to_str().is_none()))
+        {
+            return Err(ConfigError::new(variable, "must be UTF-8"));
+        }
         let (command, config) = Self::from_args(std::env::args_os())?;
         if matches!(command, Command::Serve | Command::Demo | Command::Check) {
             descriptors::reserve(config.max_connections)?;

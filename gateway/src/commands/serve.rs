@@ -1,5 +1,6 @@
 //! `gateway serve`: builds the parts in order, serves until it is told to stop, and drains.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -158,7 +159,7 @@ async fn upkeep(exporter: PrometheusHandle, gateway: Shared) {
 pub fn log(config: &Config) -> anyhow::Result<()> {
     let filter = config.log.parse::<tracing_subscriber::EnvFilter>();
     let filter = filter.map_err(|error| ConfigError::with_value("LOG", &config.log, error))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
     let installed = match config.log_format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

@@ -59,9 +59,9 @@ impl ConfigError {
                     .lines()
                     .map(str::trim)
                     .take_while(|line| !line.starts_with("Usage:"))
-                    .filter(|line| !line.is_empty())
+                    .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
                     .collect();
-                Self::line(sentences.join(" ").trim_start_matches("error: ").to_owned())
+                Self::line(sentences.join(" ").trim_start_matches("error: ").replace(" tip: ", "; "))
             }
         }
     }

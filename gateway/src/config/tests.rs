@@ -1,4 +1,5 @@
-//! B60: bad configuration stops the start with one line. Through flags, which share all but the first step with variables.
+//! B60: bad configuration stops the start with one line. Given as flags, which share all but the first step with
+//! variables.
 #![allow(clippy::unwrap_used)]
 
 use super::*;

@@ -179,6 +179,8 @@ fn message<D: Serialize>(r#type: &'static str, data: D) -> Vec<u8> {
 }
 
 fn rfc3339(time: OffsetDateTime) -> String {
+    // Milliseconds, as JavaScript has them.
+    let time = time.replace_millisecond(time.millisecond()).unwrap_or(time);
     time.format(&Rfc3339).expect("years 0 to 9999 can be formatted")
 }
 

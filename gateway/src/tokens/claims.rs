@@ -148,8 +148,8 @@ fn tenants(claim: Option<&Value>) -> Result<Vec<TenantId>, TokenError> {
     Ok(tenants)
 }
 
-/// The claims as they were signed. A name that comes twice means one thing to one reader and another to the next: refused
-/// (RFC 7519 §4 allows it).
+/// The claims as they were signed. A name that comes twice means one thing to one reader and another to the next, so it
+/// is refused, as RFC 7519 §4 allows.
 pub(super) struct UniqueClaims(BTreeMap<String, Value>);
 
 impl<'de> Deserialize<'de> for UniqueClaims {
