@@ -193,7 +193,7 @@ async fn drain_spreads_the_closes_and_loses_nothing() {
             Entry::Closed(code) => Some((*at, *code)),
             _ => None,
         });
-        let (at, code) = closed.unwrap_or_else(|| panic!("one was not closed: {ledger:#?}"));
+        let (at, code) = closed.unwrap_or_else(|| panic!("one was not closed: {ledger}"));
         assert_eq!(code, Some(1012));
         closes.push(at - begun);
     }
@@ -262,7 +262,7 @@ async fn f25_sigterm_during_a_join_storm() {
         let closed = ledger.entries.iter().position(|(_, entry)| matches!(entry, Entry::Closed(_)));
         assert!(
             closed.is_none_or(|closed| closed == ledger.entries.len() - 1),
-            "something came after the close: {ledger:#?}"
+            "something came after the close: {ledger}"
         );
     }
     stack.gateways[0].log().assert_clean();

@@ -30,7 +30,7 @@ fn assert_doubts_were_settled(ledgers: &[Ledger]) {
 /// Sockets that had to come back, although only Redis was in trouble.
 fn assert_sockets_stayed_open(ledgers: &[Ledger]) {
     for ledger in ledgers {
-        assert_eq!(ledger.count(|entry| matches!(entry, Entry::Closed(_))), 0, "{ledger:#?}");
+        assert_eq!(ledger.count(|entry| matches!(entry, Entry::Closed(_))), 0, "{ledger}");
     }
 }
 
@@ -118,7 +118,7 @@ async fn f03_redis_killed_and_restarted_empty() {
     assert_sockets_stayed_open(&ledgers);
     assert_doubts_were_settled(&ledgers);
     for ledger in &ledgers {
-        assert_eq!(ledger.resyncs(), 1, "told once: {ledger:#?}");
+        assert_eq!(ledger.resyncs(), 1, "told once: {ledger}");
         assert_eq!(ledger.cursor().unwrap().seq, 1);
     }
     stack.finish().await;
@@ -406,6 +406,6 @@ async fn f16_failover_to_a_replica_that_lags() {
     // O4, O6: the new master counts from where the old one was once, and everybody is told before they see it.
     let ledgers = judge(followers, receipts).await;
     assert_sockets_stayed_open(&ledgers);
-    assert!(ledgers[0].resyncs() >= 1, "{:#?}", ledgers[0]);
+    assert!(ledgers[0].resyncs() >= 1, "{}", ledgers[0]);
     assert_ne!(ledgers[0].cursor().unwrap().epoch, old.epoch);
 }

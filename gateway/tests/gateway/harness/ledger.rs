@@ -1,5 +1,6 @@
 //! What one client saw, in order.
 
+use std::fmt;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -109,6 +110,19 @@ impl Ledger {
             }
         }
         at
+    }
+}
+
+/// The newest entries, one a line, for failures.
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let skipped = self.entries.len().saturating_sub(30);
+        write!(f, "{skipped} entries, and then:")?;
+        let newest = self.entries.last().map(|(at, _)| *at);
+        for (at, entry) in &self.entries[skipped..] {
+            write!(f, "\n  {:?} before the end: {entry:?}", newest.unwrap_or(*at) - *at)?;
+        }
+        Ok(())
     }
 }
 

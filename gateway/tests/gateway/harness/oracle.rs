@@ -52,8 +52,8 @@ impl Oracle {
         let mut seen = HashSet::new();
         for (index, (_, entry)) in ledger.entries.iter().enumerate() {
             let fail = |rule: &str| -> ! {
-                let context = &ledger.entries[index.saturating_sub(5)..=index];
-                panic!("{name} breaks {rule} at entry {index}: {context:#?}")
+                let until_here = Ledger { entries: ledger.entries[..=index].to_vec() };
+                panic!("{name} breaks {rule}: {until_here}")
             };
             match entry {
                 Entry::Joined { tenant: joined, at: head, recovered } => {
