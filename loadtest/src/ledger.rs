@@ -43,19 +43,19 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Nothing promised was broken. Being told of a loss is no break by itself; the loss is.
-    pub fn is_clean(&self) -> bool {
+    /// The promises that were broken. Being told of a loss is no break by itself; the loss is.
+    pub fn failures(&self) -> Vec<String> {
         let broken = [
-            self.missed,
-            self.duplicate,
-            self.foreign,
-            self.out_of_order,
-            self.conflicting,
-            self.wrong_heads,
-            self.malformed,
-            self.lost_sockets,
+            (self.missed, "missed"),
+            (self.duplicate, "duplicate"),
+            (self.foreign, "foreign"),
+            (self.out_of_order, "out of order"),
+            (self.conflicting, "conflicting"),
+            (self.wrong_heads, "wrong heads"),
+            (self.malformed, "malformed"),
+            (self.lost_sockets, "lost sockets"),
         ];
-        broken.iter().all(|&count| count == 0)
+        broken.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect()
     }
 }
 
@@ -304,7 +304,7 @@ mod tests {
         let mut ledger = clean();
         ledger.heartbeat(0, b"e", 15);
         let verdict = ledger.verdict();
-        assert!(verdict.is_clean());
+        assert_eq!(verdict.failures(), [""; 0]);
         assert_eq!((verdict.delivered, verdict.expected), (15, 15));
     }
 
@@ -312,15 +312,14 @@ mod tests {
     fn an_accepted_event_that_never_comes_is_missed_once_for_each_socket() {
         let mut ledger = clean();
         ledger.accepted(stamp(0, 5));
-        assert_eq!(ledger.verdict().missed, 2);
-        assert!(!ledger.verdict().is_clean());
+        assert_eq!(ledger.verdict().failures(), ["2 missed"]);
     }
 
     #[test]
     fn an_event_that_one_socket_saw_is_owed_to_its_siblings_even_if_its_receipt_was_lost() {
         let mut ledger = clean();
         ledger.event(0, 16, Some(stamp(0, 5)));
-        assert_eq!(ledger.verdict().missed, 1);
+        assert_eq!(ledger.verdict().failures(), ["1 missed"]);
     }
 
     #[test]
@@ -328,8 +327,7 @@ mod tests {
         let mut ledger = clean();
         ledger.event(2, 17, Some(stamp(1, 6)));
         ledger.accepted(stamp(1, 5));
-        let verdict = ledger.verdict();
-        assert_eq!((verdict.out_of_order, verdict.missed), (1, 1));
+        assert_eq!(ledger.verdict().failures(), ["1 missed", "1 out of order"]);
     }
 
     #[test]
@@ -337,8 +335,7 @@ mod tests {
         let mut ledger = clean();
         ledger.event(2, 17, Some(stamp(1, 6)));
         ledger.event(2, 16, Some(stamp(1, 5)));
-        let verdict = ledger.verdict();
-        assert_eq!((verdict.out_of_order, verdict.missed), (2, 0));
+        assert_eq!(ledger.verdict().failures(), ["2 out of order"]);
     }
 
     #[test]
@@ -346,14 +343,14 @@ mod tests {
         let mut ledger = clean();
         assert!(!ledger.event(0, 15, Some(stamp(0, 4))));
         assert!(!ledger.event(0, 16, Some(stamp(0, 4))));
-        assert_eq!(ledger.verdict().duplicate, 2);
+        assert_eq!(ledger.verdict().failures(), ["2 duplicate"]);
     }
 
     #[test]
     fn an_event_of_another_tenant_is_foreign() {
         let mut ledger = clean();
         assert!(!ledger.event(2, 16, Some(stamp(0, 5))));
-        assert_eq!(ledger.verdict().foreign, 1);
+        assert_eq!(ledger.verdict().failures(), ["1 foreign"]);
     }
 
     #[test]
@@ -361,7 +358,7 @@ mod tests {
         let mut ledger = clean();
         ledger.event(0, 16, Some(stamp(0, 5)));
         ledger.event(1, 16, Some(stamp(0, 6)));
-        assert_eq!(ledger.verdict().conflicting, 1);
+        assert!(ledger.verdict().failures().contains(&"1 conflicting".to_owned()));
     }
 
     #[test]
@@ -371,7 +368,7 @@ mod tests {
         assert!(!ledger.event(1, 16, None));
         assert!(ledger.event(0, 17, Some(stamp(0, 5))));
         assert!(ledger.event(1, 17, Some(stamp(0, 5))));
-        assert!(ledger.verdict().is_clean());
+        assert_eq!(ledger.verdict().failures(), [""; 0]);
     }
 
     #[test]
@@ -382,8 +379,8 @@ mod tests {
         ledger.event(2, 4, Some(stamp(1, 6)));
         ledger.heartbeat(2, b"f", 4);
         let verdict = ledger.verdict();
-        assert_eq!((verdict.out_of_order, verdict.wrong_heads, verdict.resyncs), (0, 0, 1));
-        assert_eq!(verdict.missed, 1);
+        assert_eq!(verdict.resyncs, 1);
+        assert_eq!(verdict.failures(), ["1 missed"]);
     }
 
     #[test]
@@ -391,7 +388,7 @@ mod tests {
         let mut ledger = clean();
         ledger.heartbeat(0, b"e", 16);
         ledger.heartbeat(0, b"other", 15);
-        assert_eq!(ledger.verdict().wrong_heads, 2);
+        assert_eq!(ledger.verdict().failures(), ["2 wrong heads"]);
     }
 
     #[test]
@@ -399,14 +396,13 @@ mod tests {
         let mut ledger = clean();
         ledger.ended(1);
         ledger.ended(1);
-        assert_eq!(ledger.verdict().lost_sockets, 1);
-        assert!(!ledger.verdict().is_clean());
+        assert_eq!(ledger.verdict().failures(), ["1 lost sockets"]);
     }
 
     #[test]
     fn malformed_text_fails_the_run() {
         let mut ledger = clean();
         ledger.malformed();
-        assert!(!ledger.verdict().is_clean());
+        assert_eq!(ledger.verdict().failures(), ["1 malformed"]);
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use publisher::{Message, Names};
 use serde::Serialize;
 
-use crate::resp::RedisConnection;
+use crate::resp::{RedisConnection, Value};
 use crate::schedule::{Stamp, tenant_name};
 
 /// What the logs say.
@@ -30,20 +30,20 @@ pub struct LimitWatch {
 
 struct Log {
     key: String,
-    /// The id of the last entry that was read.
+    /// The epoch and the id of the last entry that was read.
+    epoch: String,
     cursor: String,
     published: Vec<u64>,
 }
 
 impl LimitWatch {
-    /// Far shorter than what 512 entries at 10 a second last.
-    const EVERY: Duration = Duration::from_secs(2);
+    /// Far shorter than what 512 entries at 10 a second last; what a new epoch deletes is at most this much.
+    const EVERY: Duration = Duration::from_millis(500);
 
     /// Only what is published from now on counts.
     pub fn start(redis_url: &str, prefix: &str, tenants: u32) -> anyhow::Result<Self> {
         let names = Names::new(prefix)?;
-        let key = |tenant| anyhow::Ok(names.log(&tenant_name(tenant).parse()?));
-        let log = |tenant| anyhow::Ok(Log { key: key(tenant)?, cursor: "0-0".to_owned(), published: Vec::new() });
+        let log = |tenant| anyhow::Ok(Log::new(names.log(&tenant_name(tenant).parse()?)));
         let mut logs = (0..tenants).map(log).collect::<anyhow::Result<Vec<_>>>()?;
         let mut redis = RedisConnection::open(redis_url)?;
         read(&mut redis, &mut logs)?;
@@ -68,23 +68,49 @@ impl LimitWatch {
     }
 }
 
-/// Reads what is new in all logs, in one pipeline; says how many of it a load test published.
+impl Log {
+    fn new(key: String) -> Self {
+        Self { key, epoch: String::new(), cursor: BEGINNING.to_owned(), published: Vec::new() }
+    }
+}
+
+/// Before any entry.
+const BEGINNING: &str = "0-0";
+
+/// Reads what is new in all logs, in two pipelines; says how many of it a load test published.
 fn read(redis: &mut RedisConnection, logs: &mut [Log]) -> anyhow::Result<u64> {
-    let mut ours = 0;
+    // A new epoch counts from 1 again: entries after the old cursor would not be all of it.
+    for log in logs.iter() {
+        redis.send(&["XREVRANGE", &log.key, "+", "-", "COUNT", "1"])?;
+    }
+    for log in logs.iter_mut() {
+        if let Some(newest) = redis.reply()?.items().first()
+            && message(newest)?.epoch.as_str() != log.epoch
+        {
+            log.cursor = BEGINNING.to_owned();
+        }
+    }
     for log in logs.iter() {
         redis.send(&["XRANGE", &log.key, &format!("({}", log.cursor), "+"])?;
     }
+    let mut ours = 0;
     for log in logs {
         for entry in redis.reply()?.items() {
-            let [id, fields] = entry.items() else { continue };
-            log.cursor = String::from_utf8_lossy(id.bytes()).into_owned();
-            let raw = fields.items().get(1).context("a log entry without its message")?;
-            let message = Message::parse(Bytes::copy_from_slice(raw.bytes()))?;
+            let message = message(entry)?;
+            log.cursor = format!("{}-0", message.seq);
+            log.epoch = message.epoch.as_str().to_owned();
             ours += u64::from(Stamp::parse(message.id.as_str().as_bytes()).is_some());
             log.published.push(message.published_micros);
         }
     }
     Ok(ours)
+}
+
+/// The message of a log entry, `[id, [field, message]]`.
+fn message(entry: &Value) -> anyhow::Result<Message> {
+    let fields = entry.items().get(1).map(Value::items).unwrap_or_default();
+    let raw = fields.get(1).context("a log entry without its message")?;
+    Ok(Message::parse(Bytes::copy_from_slice(raw.bytes()))?)
 }
 
 /// The most of these moments, in rising microseconds, that any half-open window of one second holds.

@@ -37,14 +37,21 @@ pub struct ServerCost {
 }
 
 impl Outcome {
-    /// All promises of the design that a run can check.
-    pub fn is_clean(&self, limit: u32) -> bool {
-        self.verdict.is_clean() && self.publishing.given_up == 0 && self.holds_limit(limit)
-    }
-
-    /// The limit was held, and all that was published was looked at.
-    fn holds_limit(&self, limit: u32) -> bool {
-        self.limit.most_in_any_second <= limit as usize && self.limit.events >= self.publishing.accepted
+    /// The promises of the design that were broken, or could not be checked: one line for each.
+    pub fn failures(&self, limit: u32) -> Vec<String> {
+        let Publishing { accepted, given_up, .. } = self.publishing;
+        let LimitReport { most_in_any_second, events } = self.limit;
+        let mut failures = self.verdict.failures();
+        if given_up > 0 {
+            failures.push(format!("{given_up} events could not be published"));
+        }
+        if most_in_any_second > limit as usize {
+            failures.push(format!("a tenant had {most_in_any_second} events in one second, more than {limit}"));
+        }
+        if events < accepted {
+            failures.push(format!("only {events} of {accepted} events were found in the logs to hold to the limit"));
+        }
+        failures
     }
 
     /// All servers' microseconds of CPU for one delivery.

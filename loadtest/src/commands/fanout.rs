@@ -8,7 +8,6 @@ use clap::Args;
 use super::{Gateways, Redis, Verdict, conclude, duration};
 use crate::fleet::Fleet;
 use crate::load::{self, Load};
-use crate::outcome::Outcome;
 use crate::token::Mint;
 
 /// Publish to many tenants; verify order, exactly-once, isolation and the limit on every socket.
@@ -69,16 +68,9 @@ pub fn run(options: Options) -> anyhow::Result<Verdict> {
         kill_pubsub: options.kill_pubsub,
         pids: options.pids,
     })?;
-    conclude(&outcome, options.json, &failures(&outcome, options.limit, options.max_p99))
-}
-
-fn failures(outcome: &Outcome, limit: u32, max_p99: Option<Duration>) -> Vec<String> {
-    let mut failures = Vec::new();
-    if !outcome.is_clean(limit) {
-        failures.push("a promise was broken".to_owned());
-    }
-    if let Some(max) = max_p99.filter(|&max| outcome.latency.p99() > max) {
+    let mut failures = outcome.failures(options.limit);
+    if let Some(max) = options.max_p99.filter(|&max| outcome.latency.p99() > max) {
         failures.push(format!("p99 is {:?}, above {max:?}", outcome.latency.p99()));
     }
-    failures
+    conclude(&outcome, options.json, &failures)
 }

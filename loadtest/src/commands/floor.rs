@@ -61,7 +61,7 @@ struct Run {
     kib_per_socket: f64,
     deliveries_per_second: f64,
     generator_cores: f64,
-    clean: bool,
+    broken: Vec<String>,
 }
 
 impl fmt::Display for Report {
@@ -102,8 +102,8 @@ pub fn run(options: Options) -> anyhow::Result<Verdict> {
         costs.iter().sum::<f64>() / costs.len() as f64
     };
     let ratio = mean(Kind::Gateway) / mean(Kind::Bare);
-    let unclean = runs.iter().filter(|run| !run.clean);
-    let mut failures: Vec<_> = unclean.map(|run| format!("a run of the {} broke a promise", run.server)).collect();
+    let broken = |run: &Run| -> Vec<String> { run.broken.iter().map(|why| format!("{}: {why}", run.server)).collect() };
+    let mut failures: Vec<_> = runs.iter().flat_map(broken).collect();
     if let Some(max) = options.max_ratio.filter(|&max| ratio > max) {
         failures.push(format!("{ratio:.2} × the floor is above {max}"));
     }
@@ -132,10 +132,6 @@ fn measure(kind: Kind, options: &Options) -> anyhow::Result<Run> {
         kill_pubsub: None,
         pids: vec![server.pid()],
     })?;
-    let clean = outcome.is_clean(options.rate);
-    if !clean {
-        eprintln!("{outcome}");
-    }
     Ok(Run {
         server: kind,
         cpu_us_per_delivery: outcome.cpu_micros_per_delivery(),
@@ -144,6 +140,6 @@ fn measure(kind: Kind, options: &Options) -> anyhow::Result<Run> {
         kib_per_socket: outcome.bytes_per_socket() / 1024.0,
         deliveries_per_second: outcome.deliveries_per_second,
         generator_cores: outcome.generator_cores,
-        clean,
+        broken: outcome.failures(options.rate),
     })
 }
