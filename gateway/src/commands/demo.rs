@@ -103,7 +103,7 @@ impl Books {
     }
 
     fn something_happens(&mut self) -> Vec<EventData> {
-        let mut events = if rand::random_ratio(1, 9) { self.arrears_grow() } else { self.payment() };
+        let mut events = if rand::random_ratio(1, 5) { self.arrears_grow() } else { self.payment() };
         events.extend(self.figures());
         events
     }

@@ -157,7 +157,8 @@ async fn upkeep(exporter: PrometheusHandle, gateway: Shared) {
 /// # Errors
 /// When `LOG` is no filter, or a log is installed already.
 pub fn log(config: &Config) -> anyhow::Result<()> {
-    let filter = config.log.parse::<tracing_subscriber::EnvFilter>();
+    // The Redis client says every failure again, and more often; who wants to hear it names it in LOG.
+    let filter = format!("fred=off,{}", config.log).parse::<tracing_subscriber::EnvFilter>();
     let filter = filter.map_err(|error| ConfigError::with_value("LOG", &config.log, error))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
     let installed = match config.log_format {

@@ -28,8 +28,7 @@ use crate::tokens::{Claims, TokenError};
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the page may do: load its own files, and connect back to where it came from.
-const PAGE_POLICY: &str =
-    "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+const PAGE_POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// The routes of the public port.
 pub fn routes(gateway: Shared) -> Router {

@@ -59,7 +59,26 @@ pub struct Keeper {
     heard: Option<Instant>,
     last_kick: String,
     connected_before: bool,
-    logged: Option<Instant>,
+    complaints: Complaints,
+}
+
+/// Says what is wrong at most once in a while, and that it is over only when it was said.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+    open: bool,
+}
+
+impl Complaints {
+    /// Whether to speak up.
+    fn may_speak(&mut self) -> bool {
+        let may = self.last.is_none_or(|at| at.elapsed() >= LOG_AGAIN);
+        if may {
+            self.last = Some(Instant::now());
+            self.open = true;
+        }
+        may
+    }
 }
 
 struct Broken {
@@ -121,7 +140,7 @@ impl Keeper {
             heard: None,
             last_kick: "0-0".into(),
             connected_before: false,
-            logged: None,
+            complaints: Complaints::default(),
         }
     }
 
@@ -175,9 +194,8 @@ impl Keeper {
     async fn push(&mut self, push: Push) {
         match push {
             Push::Broken(error) => {
-                if self.logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
+                if self.complaints.may_speak() {
                     warn!(error, "no connection to Redis");
-                    self.logged = Some(Instant::now());
                 }
                 self.breaks();
                 return;
@@ -257,7 +275,7 @@ impl Keeper {
         });
         if round.full && !self.full {
             self.broken = None;
-            if self.logged.take().is_some() {
+            if std::mem::take(&mut self.complaints.open) {
                 info!(subscriptions = round.expected, "connected to Redis");
             }
             self.hub.signal(Signal::Returned).await;
@@ -296,9 +314,8 @@ impl Keeper {
             if self.mismatches > 1 {
                 self.wire.reconnect().await;
             }
-        } else if self.logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
+        } else if self.complaints.may_speak() {
             warn!(%error, "Redis does not answer as it should");
-            self.logged = Some(Instant::now());
         }
         self.breaks();
     }

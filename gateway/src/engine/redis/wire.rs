@@ -25,14 +25,15 @@ use super::super::{KICK_MEMORY, Kick, Known, Position, Reading};
 
 /// No command may take longer: whatever is silent for so long is not waited for.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pushed messages that wait for the keeper.
-const PUSH_QUEUE: usize = 65_536;
+/// Pushed messages that wait for the keeper. The library makes seven channels of this size, with all their slots, so it is no
+/// larger than a burst; what overflows it is found in the logs.
+const PUSH_QUEUE: usize = 8192;
 /// Channels of one SUBSCRIBE.
 const BATCH: usize = 512;
 /// Commands that may wait for a connection.
 const COMMAND_QUEUE: usize = 65_536;
 /// The delay before reconnecting, and the jitter on top, in milliseconds; for ever.
-const RECONNECT_MS: (u32, u32) = (50, 50);
+const RECONNECT_MS: (u32, u32) = (20, 30);
 
 /// Why a command has no result.
 #[derive(Debug, thiserror::Error)]
@@ -95,8 +96,8 @@ impl Wire {
         let mut redis = Config::from_url(&config.redis_url).map_err(unusable)?;
         redis.version = RespVersion::RESP3;
         redis.fail_fast = false;
-        let subscriber = client(&redis).map_err(unusable)?;
-        let commands = client(&redis).map_err(unusable)?;
+        let subscriber = client(&redis, PUSH_QUEUE).map_err(unusable)?;
+        let commands = client(&redis, 1).map_err(unusable)?;
         let streams = Streams {
             pushes: subscriber.message_rx(),
             errors: subscriber.error_rx(),
@@ -277,7 +278,7 @@ impl Streams {
     }
 }
 
-fn client(config: &Config) -> Result<Client, fred::error::Error> {
+fn client(config: &Config, push_queue: usize) -> Result<Client, fred::error::Error> {
     let connection = ConnectionConfig {
         connection_timeout: COMMAND_TIMEOUT,
         internal_command_timeout: COMMAND_TIMEOUT,
@@ -289,7 +290,7 @@ fn client(config: &Config) -> Result<Client, fred::error::Error> {
         ..ConnectionConfig::default()
     };
     let performance = PerformanceConfig {
-        broadcast_channel_capacity: PUSH_QUEUE,
+        broadcast_channel_capacity: push_queue,
         default_command_timeout: COMMAND_TIMEOUT,
         ..PerformanceConfig::default()
     };
