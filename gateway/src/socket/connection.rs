@@ -97,19 +97,19 @@ impl Connection {
 
     /// Serves the socket to its end. `early` is what came together with the handshake.
     pub async fn run(mut self, mut early: Bytes) {
-        let reason = match self.begin(&mut early).await {
+        let reason = match Box::pin(self.begin(&mut early)).await {
             Ok(()) => self.serve().await,
             Err(reason) => reason,
         };
         debug!(reason = reason.label(), "socket closed");
         self.gateway.metrics.disconnected(&reason, self.opened.elapsed());
-        self.close(reason).await;
+        Box::pin(self.close(reason)).await;
     }
 
     /// Ends a socket right after its handshake.
     pub async fn refuse(self, reason: CloseReason) {
         self.gateway.metrics.disconnected(&reason, self.opened.elapsed());
-        self.close(reason).await;
+        Box::pin(self.close(reason)).await;
     }
 
     /// Joins at once when the handshake's token leaves no choice, and takes in what came with it.
@@ -120,7 +120,7 @@ impl Connection {
         }
         let mut chunk = Chunk::default();
         let fed = self.reader.feed(&mut std::mem::take(early).to_vec(), &mut chunk);
-        self.hear(chunk, fed).await
+        Box::pin(self.hear(chunk, fed)).await
     }
 
     async fn serve(&mut self) -> CloseReason {
@@ -165,7 +165,7 @@ impl Connection {
                 let left =
                     self.clocks.expires.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
                 self.clocks.warned = true;
-                self.say(protocol::token_expiring(left.as_secs_f64().ceil() as u64)).await
+                Box::pin(self.say(protocol::token_expiring(left.as_secs_f64().ceil() as u64))).await
             }
             Due::Close(reason) => Err(reason),
         }
@@ -178,7 +178,8 @@ impl Connection {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
             Err(_) => return Err(CloseReason::Lost),
         };
-        self.hear(chunk, fed).await
+        // On the heap while it lasts: a socket that says nothing should not hold the room for what it could say.
+        Box::pin(self.hear(chunk, fed)).await
     }
 
     /// Reads into the stack; kept apart so that the buffer is no part of the task.
