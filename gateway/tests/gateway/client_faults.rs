@@ -126,7 +126,7 @@ async fn f27_client_that_stops_reading_is_4413() {
     assert!(matches!(code, None | Some(4413)), "{code:?}");
 
     let mut oracle = Oracle::new(receipts);
-    oracle.judge("the healthy one", &healthy.close().await);
+    oracle.judge_to_the_end("the healthy one", &healthy.close().await);
     // It comes back and is caught up from the log.
     let ledger = slow.ledger().clone();
     let cursor = slow.cursor();
@@ -136,7 +136,7 @@ async fn f27_client_that_stops_reading_is_4413() {
     while back.cursor().seq < EVENTS as u64 {
         back.next_event().await;
     }
-    oracle.judge("the slow one", &back.close().await);
+    oracle.judge_to_the_end("the slow one", &back.close().await);
     publisher.close().await;
     stack.finish().await;
 }
@@ -245,7 +245,7 @@ async fn last_leave_first_join_race(linger: &str) {
         stayer.ledger().has(&receipt.id).then_some(())
     })
     .await;
-    oracle.judge("the one that stayed", &stayer.close().await);
+    oracle.judge_to_the_end("the one that stayed", &stayer.close().await);
     stack.subscriptions_become(&[]).await;
     stack.finish().await;
 }

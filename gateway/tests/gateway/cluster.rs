@@ -332,7 +332,7 @@ async fn a_frozen_gateway_wakes_without_late_duplicates() {
             Incoming::Closed(code) => panic!("closed with {code:?} for a silence that was the gateway's own"),
         }
     }
-    Oracle::new(receipts).judge("the patient one", &dashboard.close().await);
+    Oracle::new(receipts).judge_to_the_end("the patient one", &dashboard.close().await);
     stack.finish().await;
 }
 

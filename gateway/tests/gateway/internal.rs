@@ -108,13 +108,13 @@ async fn handshakes_joins_and_disconnects_are_counted_by_bounded_labels() {
 async fn readiness_follows_redis_and_health_does_not() {
     let mut stack = Setup::new().start().await;
     let internal = stack.gateway().internal;
-    assert_eq!(http::get(internal, "/readyz").await.status, 200);
-    stack.redis_mut().kill9();
-    http::get(internal, "/healthz").await.expect(200);
     let reason = async |status: u16| {
         let ready = http::get(internal, "/readyz").await;
         (ready.status == status).then_some(ready)
     };
+    eventually("200 once delivery is proven", Duration::from_secs(5), async || reason(200).await).await;
+    stack.redis_mut().kill9();
+    http::get(internal, "/healthz").await.expect(200);
     // "When delivery has not been proven for 10 s": not at the first hiccup.
     let unready = eventually("503 without Redis", Duration::from_secs(16), async || reason(503).await).await;
     assert_eq!(unready.json()["reason"], "redis");

@@ -136,7 +136,7 @@ async fn b52_renewal_keeps_the_position() {
     }
     assert_eq!(dashboard.ledger().ids().count(), 4, "each event once: {}", dashboard.ledger());
     assert_eq!(stack.gateway().metric("gateway_connections", &[]).await, 1.0);
-    Oracle::new(receipts).judge("the one that renews", &dashboard.close().await);
+    Oracle::new(receipts).judge_to_the_end("the one that renews", &dashboard.close().await);
     stack.finish().await;
 }
 

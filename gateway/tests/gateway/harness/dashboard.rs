@@ -170,6 +170,11 @@ impl Dashboard {
         Incoming::Closed(code)
     }
 
+    /// The next message, whatever it is.
+    pub async fn next_answer(&mut self) -> Message {
+        self.first("an answer", |_| true).await
+    }
+
     /// The next message that is no heartbeat.
     pub async fn next_message(&mut self) -> Message {
         self.first("a message", |message| message.kind != "heartbeat").await

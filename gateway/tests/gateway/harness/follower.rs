@@ -97,7 +97,7 @@ pub async fn caught_up(followers: &[Follower], receipts: &[Receipt]) {
         let what = format!("{} has event {} of {:?}", follower.tenant, last.id, last.seq);
         eventually(&what, PATIENCE * 2, async || {
             let fresh_since = |(at, entry): &(_, Entry)| {
-                *at > last.at && matches!(entry, Entry::Resync(_) | Entry::Joined { recovered: false, .. })
+                *at >= last.at && matches!(entry, Entry::Resync(_) | Entry::Joined { recovered: false, .. })
             };
             let replaced = || follower.ledger.lock().unwrap().entries.iter().rev().any(fresh_since);
             (follower.has(&last.id) || replaced()).then_some(())
@@ -114,7 +114,7 @@ pub async fn judge(followers: Vec<Follower>, receipts: Vec<Receipt>) -> Vec<Ledg
     for (index, follower) in followers.into_iter().enumerate() {
         let name = format!("follower {index} of {}", follower.tenant);
         let ledger = follower.stop().await;
-        oracle.judge(&name, &ledger);
+        oracle.judge_to_the_end(&name, &ledger);
         ledgers.push(ledger);
     }
     ledgers

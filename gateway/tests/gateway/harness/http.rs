@@ -68,7 +68,7 @@ pub async fn raw(addr: SocketAddr, bytes: &[u8]) -> Option<Response> {
         let mut chunk = [0; 4096];
         while let Ok(read @ 1..) = stream.read(&mut chunk).await {
             answer.extend_from_slice(&chunk[..read]);
-            if complete(&answer) {
+            if complete(&answer, bytes.starts_with(b"HEAD")) {
                 break;
             }
         }
@@ -86,15 +86,16 @@ pub async fn raw(addr: SocketAddr, bytes: &[u8]) -> Option<Response> {
 }
 
 /// Whether the answer is whole although the server keeps the connection open.
-fn complete(answer: &[u8]) -> bool {
+fn complete(answer: &[u8], head_only: bool) -> bool {
     let text = String::from_utf8_lossy(answer);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let response = Response::parse_head(head);
-    match (response.header("content-length"), response.header("transfer-encoding")) {
-        (Some(length), _) => body.len() >= length.parse().unwrap(),
-        (None, Some("chunked")) => body.ends_with("0\r\n\r\n"),
-        (None, _) => response.status == 101,
-    }
+    head_only
+        || match (response.header("content-length"), response.header("transfer-encoding")) {
+            (Some(length), _) => body.len() >= length.parse().unwrap(),
+            (None, Some("chunked")) => body.ends_with("0\r\n\r\n"),
+            (None, _) => response.status == 101,
+        }
 }
 
 fn dechunk(mut body: &str) -> String {

@@ -17,7 +17,8 @@ pub struct Receipt {
     pub tenant: TenantId,
     pub id: String,
     pub seq: u64,
-    /// When the call that succeeded had returned.
+    /// When the call that succeeded had returned; for a duplicate, when the first attempt began: it may have been
+    /// that one.
     pub at: Instant,
 }
 
@@ -39,14 +40,14 @@ impl Oracle {
         oracle
     }
 
-    /// Call it for each client; `name` is for the failure's text.
-    pub fn judge(&mut self, name: &str, ledger: &Ledger) {
-        self.walk(name, ledger);
+    /// Everything, for a client that stayed until nothing more was published.
+    pub fn judge_to_the_end(&mut self, name: &str, ledger: &Ledger) {
+        self.judge(name, ledger);
         self.nothing_lost(name, ledger);
     }
 
-    /// O2–O6: position by position.
-    fn walk(&mut self, name: &str, ledger: &Ledger) {
+    /// O2–O6, position by position, for any client; `name` is for the failure's text.
+    pub fn judge(&mut self, name: &str, ledger: &Ledger) {
         let mut tenant: Option<String> = None;
         let mut at: Option<Cursor> = None;
         let mut seen = HashSet::new();

@@ -14,7 +14,7 @@ impl Reply {
     /// The first complete frame of `buffer` and its length, or `None` while bytes are missing.
     pub fn parse(buffer: &[u8]) -> Option<(Self, usize)> {
         let end = buffer.windows(2).position(|pair| pair == b"\r\n")?;
-        let line = std::str::from_utf8(&buffer[1..end]).unwrap();
+        let line = std::str::from_utf8(buffer.get(1..end).unwrap_or_default()).unwrap();
         let body = end + 2;
         let length = || line.parse::<i64>().unwrap();
         match buffer[0] {
@@ -41,7 +41,11 @@ impl Reply {
                 }
                 Some((Self::Array(items), at))
             }
-            other => panic!("not RESP: {:?} in {:?}", other as char, String::from_utf8_lossy(buffer)),
+            // An inline command: words, as a human types them.
+            _ => {
+                let words = std::str::from_utf8(&buffer[..end]).unwrap().split(' ');
+                Some((Self::Array(words.map(|word| Self::Text(word.to_owned())).collect()), body))
+            }
         }
     }
 

@@ -13,12 +13,12 @@ use super::oracle::Receipt;
 /// Publishes `event` as billing must: the same event again until its fate is known.
 pub async fn publish(publisher: &Publisher, tenant: &TenantId, event: &DashboardEvent) -> Receipt {
     let begun = Instant::now();
+    let receipt = |seq, at| Receipt { tenant: tenant.clone(), id: event.id.to_string(), seq, at };
     loop {
         assert!(begun.elapsed() < Duration::from_secs(30), "{tenant}'s event could not be published for 30 s");
         let pause = match publisher.broadcast_to_tenant(tenant, event).await {
-            Ok(Outcome::Published { seq, .. } | Outcome::Duplicate { seq }) => {
-                return Receipt { tenant: tenant.clone(), id: event.id.to_string(), seq, at: Instant::now() };
-            }
+            Ok(Outcome::Published { seq, .. }) => return receipt(seq, Instant::now()),
+            Ok(Outcome::Duplicate { seq }) => return receipt(seq, begun),
             Ok(Outcome::Throttled { retry_after }) => retry_after,
             Err(PublishError::Unavailable | PublishError::Unknown { .. } | PublishError::Overloaded) => {
                 Duration::from_millis(50)
