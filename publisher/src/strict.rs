@@ -9,8 +9,12 @@ use serde::{
 
 use crate::error::{InvalidEvent, sanitised};
 
-/// Parses one JSON document; in an error the field's path starts with `at`.
+/// Parses one JSON object; in an error the field's path starts with `at`.
 pub(crate) fn from_str<'de, T: Deserialize<'de>>(at: &str, raw: &'de str) -> Result<T, InvalidEvent> {
+    // serde would take the fields in order from an array as well.
+    if raw.trim_start().starts_with('[') {
+        return Err(InvalidEvent::new(field(at, "."), "must be an object, not an array"));
+    }
     let mut json = serde_json::Deserializer::from_str(raw);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

@@ -14,6 +14,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http::Method;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -122,6 +123,11 @@ async fn strict(request: Request, next: Next) -> Response {
     }
     if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
         return refuse("Content-Length and Transfer-Encoding exclude each other");
+    }
+    let body =
+        headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if request.method() == Method::GET && body {
+        return refuse("a GET has no body");
     }
     if request.uri().query().is_some_and(bearer::in_query) {
         return refuse("a token must not be in the URL: use Authorization: Bearer");

@@ -177,9 +177,9 @@ impl Reader {
             return Err(CloseReason::Framing("a control frame is too long"));
         }
         match (opcode, self.message.is_some()) {
-            (BINARY, _) => return Err(CloseReason::Binary),
+            (BINARY, false) => return Err(CloseReason::Binary),
             (0, false) => return Err(CloseReason::Framing("nothing to continue")),
-            (TEXT, true) => return Err(CloseReason::Framing("a message begins inside another")),
+            (TEXT | BINARY, true) => return Err(CloseReason::Framing("a message begins inside another")),
             _ => {}
         }
 

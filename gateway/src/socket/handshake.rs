@@ -9,8 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
@@ -132,9 +131,6 @@ fn check_upgrade(version: Version, headers: &HeaderMap) -> Result<HeaderValue, P
     if version != Version::HTTP_11 {
         return Err(upgrade_required("WebSockets need HTTP/1.1"));
     }
-    if has_body(headers) {
-        return Err(Problem::bad_request("bad_handshake", "a handshake has no body"));
-    }
     if !has_token(headers, &CONNECTION, "upgrade") || !has_token(headers, &UPGRADE, "websocket") {
         return Err(upgrade_required("this is a WebSocket: send Connection: Upgrade and Upgrade: websocket"));
     }
@@ -191,10 +187,6 @@ impl<'a> Offer<'a> {
         }
         Ok(offer)
     }
-}
-
-fn has_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING) || only(headers, &CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 /// Whether a comma-separated header holds a token, in any case.

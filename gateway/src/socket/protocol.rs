@@ -146,6 +146,12 @@ fn parse<'a, T: Deserialize<'a>>(
     whole: &'static str,
     rule_of: impl Fn(&str) -> Option<(&'static str, &'static str)>,
 ) -> Result<T, BadMessage> {
+    let malformed = |(field, rule)| BadMessage::Malformed { field, rule };
+    let not_an_object = (whole, "must be one JSON object with the documented fields");
+    // serde would take the fields in order from an array as well.
+    if !text.trim_start().starts_with('{') {
+        return Err(malformed(not_an_object));
+    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let parsed = serde_path_to_error::deserialize(&mut deserializer);
     let parsed = parsed.and_then(|value| {
@@ -159,9 +165,7 @@ fn parse<'a, T: Deserialize<'a>>(
         let message = error.inner().to_string();
         // "missing field `x`" and "duplicate field `x`" stop at the object, and name the field.
         let named = message.split('`').nth(1).filter(|_| message.contains(" field `"));
-        let (field, rule) =
-            rule_of(named.unwrap_or(&path)).unwrap_or((whole, "must be one JSON object with the documented fields"));
-        BadMessage::Malformed { field, rule }
+        malformed(rule_of(named.unwrap_or(&path)).unwrap_or(not_an_object))
     })
 }
 

@@ -14,6 +14,7 @@ mod handshake;
 mod harness;
 mod internal;
 mod messages;
+mod oracle;
 mod publish_api;
 mod redis_faults;
 mod session;

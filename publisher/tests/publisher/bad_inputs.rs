@@ -203,3 +203,13 @@ async fn b60_a_bad_configuration_is_an_error_that_keeps_the_password() {
     config.prefix = "{x}".into();
     assert!(matches!(Publisher::connect(config).await, Err(ConnectError::Prefix(_))));
 }
+
+#[test]
+fn b54_fields_in_an_array_are_no_event() {
+    let data = r#"["p1",1500.00,"Thandi","Lwazi","INV-1"]"#;
+    let event = format!(r#"{{"type":"payment_received","data":{data}}}"#);
+    let error = DashboardEvent::from_json(event.as_bytes()).expect_err("an array").to_string();
+    assert_eq!(error, "data: must be an object, not an array");
+    let error = DashboardEvent::from_json(br#"["payment_received",{}]"#).expect_err("an array").to_string();
+    assert_eq!(error, "event: must be an object, not an array");
+}
