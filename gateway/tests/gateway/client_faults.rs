@@ -85,15 +85,22 @@ async fn unlimited(stack: &Stack) -> publisher::Publisher {
     publisher::Publisher::connect(config).await.unwrap()
 }
 
-/// Reads events until `count` have come, and says how long the longest wait was.
-async fn read_events(mut dashboard: Dashboard, count: usize) -> (Dashboard, Duration) {
-    let mut longest = Duration::ZERO;
+/// Reads events until `count` have come, and says how long each was waited for.
+async fn read_events(mut dashboard: Dashboard, count: usize) -> (Dashboard, Vec<Duration>) {
+    let mut waits = Vec::with_capacity(count);
     for _ in 0..count {
         let begun = Instant::now();
         dashboard.next_event().await;
-        longest = longest.max(begun.elapsed());
+        waits.push(begun.elapsed());
     }
-    (dashboard, longest)
+    (dashboard, waits)
+}
+
+/// The others' p99 stays below half a second, whatever a slow one does.
+fn assert_undisturbed(mut waits: Vec<Duration>) {
+    waits.sort_unstable();
+    let p99 = waits[waits.len() * 99 / 100];
+    assert!(p99 < Duration::from_millis(500), "the healthy ones waited {p99:?} (p99), {:?} at most", waits.last());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,8 +117,8 @@ async fn f27_client_that_stops_reading_is_4413() {
     for _ in 0..EVENTS {
         receipts.push(publish(&publisher, &room, &bulky()).await);
     }
-    let (healthy, longest) = within("the healthy one has all events", Duration::from_secs(30), reading).await.unwrap();
-    assert!(longest < Duration::from_millis(500), "the healthy one waited {longest:?}");
+    let (healthy, waits) = within("the healthy one has all events", Duration::from_secs(30), reading).await.unwrap();
+    assert_undisturbed(waits);
     stack.gateway().metric_becomes("gateway_slow_consumers_total", &[], 1.0).await;
     stack.gateway().metric_becomes("gateway_connections", &[], 1.0).await;
     // 256 shared events in the queue, the log's 512 are Redis' own; copies would show.
@@ -173,9 +180,7 @@ async fn f28_many_slow_ones_delay_nobody() {
     }
     publishing.join_all().await;
     let healthy = within("the healthy ones have all events", Duration::from_secs(30), reading.join_all()).await;
-    let mut waits: Vec<_> = healthy.iter().map(|(_, longest)| *longest).collect();
-    waits.sort();
-    assert!(waits[waits.len() * 99 / 100] < Duration::from_millis(500), "the healthy ones waited {:?}", waits.last());
+    assert_undisturbed(healthy.iter().flat_map(|(_, waits)| waits.iter().copied()).collect());
     stack
         .gateway()
         .metric_until("gateway_slow_consumers_total", &[], Duration::from_secs(10), "counts the slow ones", |count| {

@@ -340,7 +340,7 @@ async fn a_frozen_gateway_wakes_without_late_duplicates() {
 async fn churn_leaves_nothing_behind() {
     const CYCLES: usize = 5;
     const SOCKETS: usize = 60;
-    let mut stack = Setup::new().start().await;
+    let stack = Setup::new().start().await;
     let addr = stack.addr();
     let cycle = async || {
         let mut sockets = JoinSet::new();
@@ -378,6 +378,5 @@ async fn churn_leaves_nothing_behind() {
         cycle().await;
     }
     assert_eq!(settle().await, before, "file descriptors and tasks");
-    let _ = stack.publisher().await;
     stack.finish().await;
 }

@@ -195,6 +195,7 @@ async fn flood(socket: &mut RawSocket, frame: RawFrame, limit: usize) -> Option<
         if !socket.send_bytes(&burst).await {
             break;
         }
+        socket.take_in();
     }
     socket.close_code().await
 }

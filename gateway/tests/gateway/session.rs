@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::ledger::Entry;
+use crate::harness::raw::{RawFrame, RawSocket};
 use crate::harness::token::now;
 use crate::harness::{Bring, Dashboard, Incoming, Oracle, Setup, Token, Traffic, hostile, http, payment, tenant};
 
@@ -204,7 +205,6 @@ async fn b52_leave_without_join_and_leave_with_join_in_one_packet() {
         dashboard.join(room.as_str(), &token).await;
         dashboard.close().await;
 
-        use crate::harness::raw::{RawFrame, RawSocket};
         let mut raw = RawSocket::joined(stack.addr(), &token).await;
         let join = json!({ "event": "join", "data": { "tenantId": room.as_str() } }).to_string();
         let packet: Vec<u8> =

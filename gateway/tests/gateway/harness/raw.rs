@@ -179,6 +179,11 @@ impl RawSocket {
         matches!(read, Ok(1..))
     }
 
+    /// Takes in what has come already, so that no reset can destroy it any more.
+    pub fn take_in(&mut self) {
+        while let Ok(1..) = self.stream.try_read_buf(&mut self.buffer) {}
+    }
+
     /// The next frame, or `None` when the connection ended.
     pub async fn next_frame(&mut self) -> Option<Received> {
         loop {
