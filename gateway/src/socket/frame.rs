@@ -248,3 +248,7 @@ fn close_code(payload: &[u8]) -> Result<u16, CloseReason> {
     std::str::from_utf8(reason).map_err(|_| CloseReason::NotUtf8)?;
     Ok(code)
 }
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+pub(super) mod tests;
