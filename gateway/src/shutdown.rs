@@ -80,8 +80,9 @@ impl Shutdown {
         let Some(schedule) = self.0.schedule.get() else { return Turn { at: Instant::now(), retry_in_ms: 0 } };
         let place = schedule.taken.fetch_add(1, Ordering::Relaxed);
         let share = place as f64 / schedule.sockets.max(1) as f64;
-        // Clients return at a thousand a second at most, each at its own moment, even when all are closed at once.
-        let spread = Duration::from_millis(schedule.sockets.max(1000) as u64).max(schedule.over / 4);
+        // Each client comes back at a moment of its own, and no more than a thousand a second even when all are closed at once.
+        let spread =
+            Duration::from_millis(schedule.sockets as u64).saturating_sub(schedule.over).max(Duration::from_secs(1));
         Turn {
             at: schedule.begin + schedule.over.mul_f64(share.min(1.0)),
             retry_in_ms: spread.mul_f64(rand::random::<f64>()).as_millis() as u64,

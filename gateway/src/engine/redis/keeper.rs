@@ -57,6 +57,8 @@ pub struct Keeper {
     mismatches: u32,
     probe: Option<Instant>,
     heard: Option<Instant>,
+    /// When the last full round succeeded.
+    whole: Option<Instant>,
     last_kick: String,
     connected_before: bool,
     complaints: Complaints,
@@ -91,6 +93,12 @@ struct Broken {
 enum Question {
     Room { tenant: TenantId, ticket: Ticket, after: Option<Known> },
     Head { tenant: TenantId, reply: oneshot::Sender<Position> },
+}
+
+impl Question {
+    fn is_of_room(&self, room: &TenantId) -> bool {
+        matches!(self, Self::Room { tenant, .. } if tenant == room)
+    }
 }
 
 /// What one round does.
@@ -138,6 +146,7 @@ impl Keeper {
             mismatches: 0,
             probe: None,
             heard: None,
+            whole: None,
             last_kick: "0-0".into(),
             connected_before: false,
             complaints: Complaints::default(),
@@ -171,7 +180,10 @@ impl Keeper {
                     }
                     self.finish(done, result).await;
                 }
-                _ = tick.tick() => self.tick().await,
+                _ = tick.tick() => {
+                    streams.revive(&wire);
+                    self.tick().await;
+                }
             }
         }
     }
@@ -183,6 +195,8 @@ impl Keeper {
             }
             Request::Unsubscribe { tenant } => {
                 self.wanted.remove(&tenant);
+                // Nobody is left to hear the answers.
+                self.questions.retain(|question| !question.is_of_room(&tenant));
             }
             Request::Read { tenant, ticket, after } => {
                 self.questions.push(Question::Room { tenant, ticket, after: Some(after) });
@@ -226,8 +240,8 @@ impl Keeper {
         self.full = true;
         self.held.clear();
         self.probe = None;
-        let silent = self.heard.map_or(Duration::ZERO, |at| at.elapsed());
-        let since = OffsetDateTime::now_utc() - silent;
+        let vouched = self.heard.max(self.whole);
+        let since = OffsetDateTime::now_utc() - vouched.map_or(Duration::ZERO, |at| at.elapsed());
         self.broken.get_or_insert_with(|| Broken { at: Instant::now(), since, told: false });
     }
 
@@ -275,6 +289,7 @@ impl Keeper {
         });
         if round.full && !self.full {
             self.broken = None;
+            self.whole = Some(Instant::now());
             if std::mem::take(&mut self.complaints.open) {
                 info!(subscriptions = round.expected, "connected to Redis");
             }

@@ -19,6 +19,7 @@ use fred::types::{Builder, ClusterHash, CustomCommand, Message as PushMessage, R
 use publisher::{ConnectError, Message, Names, PublisherConfig, TenantId, script};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::super::{KICK_MEMORY, Kick, Known, Position, Reading};
@@ -63,6 +64,8 @@ pub struct Streams {
     pushes: broadcast::Receiver<PushMessage>,
     errors: broadcast::Receiver<(fred::error::Error, Option<Server>)>,
     connects: broadcast::Receiver<Server>,
+    /// The library's tasks that connect, and connect again.
+    connecting: [JoinHandle<Result<(), fred::error::Error>>; 2],
 }
 
 /// Something that came by itself.
@@ -102,9 +105,8 @@ impl Wire {
             pushes: subscriber.message_rx(),
             errors: subscriber.error_rx(),
             connects: subscriber.reconnect_rx(),
+            connecting: [subscriber.connect(), commands.connect()],
         };
-        subscriber.connect();
-        commands.connect();
         let names = Names::new(&config.prefix)?;
         let instance = publisher::EventId::new().to_string();
         Ok((Self { subscriber, commands, names, instance, recovery_events: config.recovery_events }, streams))
@@ -243,6 +245,15 @@ impl Wire {
 }
 
 impl Streams {
+    /// Connects again where the library has given up: it holds some errors to be final, a name that did not resolve for one.
+    pub fn revive(&mut self, wire: &Wire) {
+        for (connecting, client) in self.connecting.iter_mut().zip([&wire.subscriber, &wire.commands]) {
+            if connecting.is_finished() {
+                *connecting = client.connect();
+            }
+        }
+    }
+
     /// The next thing that comes by itself. Cancel-safe.
     pub async fn next(&mut self, wire: &Wire) -> Push {
         tokio::select! {
