@@ -4,6 +4,7 @@
 //! same shard. Sockets and the engine talk to shards by message and never wait for each other.
 
 mod audience;
+mod kicks;
 pub mod room;
 mod shard;
 
@@ -16,8 +17,8 @@ use bytes::Bytes;
 use publisher::TenantId;
 use tokio::sync::{mpsc, oneshot};
 
+pub use kicks::now_millis;
 pub use room::MemberId;
-pub use shard::now_millis;
 
 use crate::engine::{Engine, Position, Signal};
 use crate::metrics::Metrics;

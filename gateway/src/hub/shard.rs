@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -13,9 +12,10 @@ use tokio_util::time::{DelayQueue, delay_queue};
 use tracing::{debug, warn};
 
 use super::audience::{Audience, Member};
+use super::kicks::{Kicks, now_millis};
 use super::room::{Effect, Room};
 use super::{Join, RoomLimits};
-use crate::engine::{Engine, KICK_MEMORY, Kick, Kicked, Outage, Position, Request, Signal};
+use crate::engine::{Engine, Kick, Kicked, Outage, Position, Request, Signal};
 use crate::metrics::Metrics;
 use crate::socket::close::{CloseReason, FullReason};
 use crate::socket::link::Link;
@@ -23,9 +23,6 @@ use crate::socket::{frame, protocol};
 
 /// Inputs taken from the mailbox at once: events among them that are for the same room go out in one write.
 const BATCH: usize = 256;
-
-/// A token without `iat` is taken to be as old as this when it is compared with a kick.
-const UNDATED_TOKEN_AGE: Duration = Duration::from_secs(2);
 
 /// Everything that can happen to a shard's rooms, handled one at a time.
 pub enum Input {
@@ -77,7 +74,7 @@ pub struct Shard {
     due: DelayQueue<Due>,
     generation: u32,
     outage: Option<Outage>,
-    kicks: Vec<Kick>,
+    kicks: Kicks,
     effects: Vec<Effect>,
 }
 
@@ -94,7 +91,7 @@ impl Shard {
             due: DelayQueue::new(),
             generation: 0,
             outage: None,
-            kicks: Vec::new(),
+            kicks: Kicks::default(),
             effects: Vec::new(),
         }
     }
@@ -169,13 +166,13 @@ impl Shard {
                 self.outage = None;
                 self.each_room(|room, effects| room.returned(effects));
             }
-            Signal::Kick(kick) => self.kick(kick),
+            Signal::Kick(kick) => self.kick(&kick),
         }
     }
 
     fn join(&mut self, tenant: TenantId, join: Join) {
         let Join { link, subject, issued_at, resume } = join;
-        if self.is_kicked(&tenant, subject.as_deref(), issued_at) {
+        if self.kicks.refuse(&tenant, subject.as_deref(), issued_at) {
             self.metrics.join_refused("kicked");
             return link.condemn(CloseReason::Kicked);
         }
@@ -255,14 +252,8 @@ impl Shard {
         self.linger_if_empty(tenant);
     }
 
-    fn kick(&mut self, kick: Kick) {
-        let known = self.kicks.contains(&kick);
-        let fits = |member: &Member| match &kick.who {
-            Kicked::Tenant(_) => true,
-            Kicked::User(subject) => member.subject.as_deref() == Some(subject),
-        };
-        // Heard a second time, it is no reason to close who came since.
-        let fits = |member: &Member| fits(member) && (!known || member.joined_at < kick.at);
+    fn kick(&mut self, kick: &Kick) {
+        let until = self.kicks.hear(kick);
         let tenants: Vec<_> = match &kick.who {
             Kicked::Tenant(tenant) => vec![tenant.clone()],
             Kicked::User(_) => self.chambers.keys().cloned().collect(),
@@ -270,32 +261,11 @@ impl Shard {
         for tenant in tenants {
             let Some(chamber) = self.chambers.get_mut(&tenant) else { continue };
             chamber.flush(&self.metrics);
-            for member in chamber.extract(fits) {
+            for member in chamber.extract(|member| kick.is_meant_for(member, until)) {
                 member.link.condemn(CloseReason::Kicked);
             }
             self.linger_if_empty(&tenant);
         }
-        if !known {
-            self.kicks.push(kick);
-        }
-    }
-
-    /// Whether a token was issued before a kick that is still remembered.
-    fn is_kicked(&mut self, tenant: &TenantId, subject: Option<&str>, issued_at: Option<u64>) -> bool {
-        if self.kicks.is_empty() {
-            return false;
-        }
-        let now = now_millis();
-        self.kicks.retain(|kick| now.saturating_sub(kick.at) < KICK_MEMORY.as_millis() as u64);
-        let undated = now.saturating_sub(UNDATED_TOKEN_AGE.as_millis() as u64) / 1000;
-        let issued_at = issued_at.unwrap_or(undated);
-        self.kicks.iter().any(|kick| {
-            let meant = match &kick.who {
-                Kicked::Tenant(kicked) => kicked == tenant,
-                Kicked::User(kicked) => Some(kicked.as_str()) == subject,
-            };
-            meant && issued_at < kick.at / 1000
-        })
     }
 
     fn heartbeat(&mut self, tenant: TenantId) {
@@ -464,9 +434,4 @@ impl Chamber {
         extracted.extend(waiting);
         extracted
     }
-}
-
-/// Unix time in milliseconds.
-pub fn now_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
