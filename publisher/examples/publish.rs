@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use publisher::{DashboardEvent, Money, Outcome, PaymentReceived, PublishError, Publisher, PublisherConfig, TenantId};
-use rand::{Rng, seq::IndexedRandom};
+use rand::{RngExt, seq::IndexedRandom};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 #[derive(Parser)]

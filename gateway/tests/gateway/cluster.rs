@@ -28,7 +28,7 @@ async fn no_tenant_sees_another_over_three_gateways() {
     let mut hopping = JoinSet::new();
     for index in 0..5 {
         let addr = stack.addrs()[index % 3];
-        let centres: Vec<_> = rooms.choose_multiple(&mut rand::rng(), 4).cloned().collect();
+        let centres: Vec<_> = rooms.sample(&mut rand::rng(), 4).cloned().collect();
         hopping.spawn(async move {
             let token = Token::naming(json!(centres.iter().map(|room| room.as_str()).collect::<Vec<_>>())).sign();
             let mut dashboard = Dashboard::open(addr).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use publisher::{DashboardEvent, MetricsUpdated, Money, PaymentReceived, TenantId};
-use rand::Rng as _;
+use rand::RngExt as _;
 use rand::distr::Alphanumeric;
 use time::OffsetDateTime;
 
