@@ -68,3 +68,7 @@ pub fn now_millis() -> u64 {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+#[path = "kicks_tests.rs"]
+mod tests;

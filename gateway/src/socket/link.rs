@@ -207,3 +207,7 @@ impl Link {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

@@ -314,3 +314,7 @@ pub fn farewell(reason: &CloseReason) -> Bytes {
 fn error(code: &str, text: &str, retry_in_ms: Option<u64>) -> Bytes {
     frame::text(&message("error", ErrorData { code, message: text, retry_in_ms }))
 }
+
+#[cfg(test)]
+#[path = "protocol_tests.rs"]
+mod tests;

@@ -1,0 +1,125 @@
+//! The exit on a real connection: order through congestion, and the bound.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::*;
+
+/// A link with a small kernel buffer, and the client at its other end.
+async fn pair(max_events: usize) -> (Arc<Link>, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (server, _) = listener.accept().await.unwrap();
+    let socket = socket2::SockRef::from(&server);
+    socket.set_send_buffer_size(4096).unwrap();
+    socket.set_nodelay(true).unwrap();
+    server.writable().await.unwrap();
+    (Arc::new(Link::new(MemberId(1), server, max_events)), client)
+}
+
+/// A frame that says its number, long enough for a few to fill the kernel.
+fn frame(number: u32) -> Bytes {
+    let mut frame = number.to_be_bytes().to_vec();
+    frame.resize(1000, b'.');
+    frame.into()
+}
+
+async fn next_number(client: &mut TcpStream) -> u32 {
+    let mut frame = [0; 1000];
+    timeout(Duration::from_secs(5), client.read_exact(&mut frame)).await.expect("a frame in time").unwrap();
+    assert!(frame[4..].iter().all(|byte| *byte == b'.'), "a frame was torn");
+    u32::from_be_bytes(*frame.first_chunk().unwrap())
+}
+
+/// Writes frames until the link is congested; returns how many there were.
+fn congest(link: &Link) -> u32 {
+    let mut written = 0;
+    while !link.congested() {
+        link.write(&frame(written), 1).unwrap();
+        written += 1;
+    }
+    written
+}
+
+#[tokio::test]
+async fn frames_arrive_whole_and_in_order_while_the_backlog_fills_and_drains() {
+    let (link, mut client) = pair(10_000).await;
+    const FRAMES: u32 = 5_000;
+    let drainer = tokio::spawn({
+        let link = link.clone();
+        async move {
+            loop {
+                link.woken().await;
+                while link.congested() {
+                    link.writable().await.unwrap();
+                    link.drain().unwrap();
+                }
+            }
+        }
+    });
+    let writer = std::thread::spawn({
+        let link = link.clone();
+        move || (0..FRAMES).for_each(|number| link.write(&frame(number), 1).unwrap())
+    });
+    for number in 0..FRAMES {
+        assert_eq!(next_number(&mut client).await, number);
+    }
+    writer.join().unwrap();
+    drainer.abort();
+}
+
+#[tokio::test]
+async fn the_backlog_takes_max_events_and_nothing_of_the_next() {
+    let (link, mut client) = pair(3).await;
+    let written = congest(&link);
+    // The frame that did not fit is the first that waits.
+    assert_eq!(link.write(&frame(written), 2), Ok(()));
+    assert_eq!(link.write(&frame(u32::MAX), 1), Err(Overflow));
+    let reader = tokio::spawn(async move {
+        for number in 0..=written {
+            assert_eq!(next_number(&mut client).await, number);
+        }
+        client
+    });
+    while link.congested() {
+        link.writable().await.unwrap();
+        link.drain().unwrap();
+    }
+    let mut client = reader.await.unwrap();
+    assert_eq!(link.write(&frame(written + 1), 1), Ok(()), "there is room again");
+    assert_eq!(next_number(&mut client).await, written + 1);
+}
+
+#[tokio::test]
+async fn a_slow_client_gets_the_rest_of_its_frame_and_the_last_word() {
+    let (link, mut client) = pair(5).await;
+    let written = congest(&link);
+    link.write(&frame(1_000_001), 1).unwrap();
+    link.forget_unsent();
+    link.write_last(frame(1_000_002));
+    let reader = tokio::spawn(async move {
+        for number in 0..written {
+            assert_eq!(next_number(&mut client).await, number);
+        }
+        assert_eq!(next_number(&mut client).await, 1_000_002, "what was not begun is left out");
+    });
+    while link.congested() {
+        link.writable().await.unwrap();
+        link.drain().unwrap();
+    }
+    reader.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_verdict_wakes_the_task_and_is_given_once() {
+    let (link, _client) = pair(5).await;
+    link.condemn(CloseReason::Kicked);
+    timeout(Duration::from_secs(5), link.woken()).await.expect("woken");
+    assert!(matches!(link.verdict(), Some(CloseReason::Kicked)));
+    assert!(link.verdict().is_none());
+}
