@@ -1,13 +1,22 @@
 //! `gateway`: what it can do, and how it says that it can't.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use gateway::commands::{check, demo, serve, token};
 use gateway::config::{Command, Config, ConfigError};
+use tokio::runtime::Runtime;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
+/// A name that is being resolved can't be interrupted; the exit waits no longer for it.
+const EXIT_LIMIT: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
+    let result = Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
+        let result = runtime.block_on(run());
+        runtime.shutdown_timeout(EXIT_LIMIT);
+        result
+    });
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gateway: {error:#}");

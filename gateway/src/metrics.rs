@@ -70,6 +70,7 @@ impl Metrics {
         for result in HANDSHAKE_RESULTS {
             counter!("gateway_handshakes_total", "result" => result).absolute(0);
         }
+        counter!("gateway_disconnects_total", "reason" => CloseReason::Client(1000).label()).absolute(0);
         let handles = Handles {
             connections: gauge!("gateway_connections"),
             connections_max: gauge!("gateway_connections_max"),

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::metrics::Metrics;
 
@@ -35,6 +35,22 @@ struct Schedule {
     taken: AtomicUsize,
 }
 
+/// SIGTERM and SIGINT, listened to from when this is made.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+}
+
 /// One socket's place in the timetable.
 #[derive(Debug, Clone, Copy)]
 pub struct Turn {
@@ -45,9 +61,16 @@ pub struct Turn {
 }
 
 impl Shutdown {
-    /// Runs a task of the gateway's own, which ends with the process.
+    /// Runs a task of the gateway's own, which ends with the process. And the process with it, if it panics: what it owned
+    /// can't be trusted any more, and a gateway that looks ready without it would be worse than none.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(task);
+        let task = tokio::spawn(task);
+        tokio::spawn(async move {
+            if task.await.is_err_and(|end| end.is_panic()) {
+                error!("a task that everything depends on has panicked, leaving");
+                std::process::exit(70);
+            }
+        });
     }
 
     /// Runs a socket's task, which the drain waits for.
@@ -91,12 +114,8 @@ impl Shutdown {
 
     /// Waits for SIGTERM or SIGINT, then drains: every socket is closed in its turn. Returns when all have gone, or when a
     /// second signal came and they were told to go at once.
-    ///
-    /// # Errors
-    /// When signals can't be listened to.
-    pub async fn on_signal(&self, over: Duration, metrics: &Metrics) -> std::io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    pub async fn on_signal(&self, signals: Signals, over: Duration, metrics: &Metrics) {
+        let Signals { mut terminate, mut interrupt } = signals;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -119,7 +138,6 @@ impl Shutdown {
             _ = terminate.recv() => self.hurry().await,
             _ = interrupt.recv() => self.hurry().await,
         }
-        Ok(())
     }
 
     async fn hurry(&self) {

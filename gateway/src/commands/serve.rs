@@ -22,7 +22,7 @@ use crate::gateway::{Gateway, Shared};
 use crate::http::{self, Limits};
 use crate::hub::{Hub, RoomLimits};
 use crate::metrics::{self, Metrics};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Signals};
 use crate::socket::slots::Slots;
 use crate::tokens::Tokens;
 
@@ -45,6 +45,7 @@ pub struct Instance {
     public: TcpListener,
     internal: TcpListener,
     exporter: PrometheusHandle,
+    signals: Signals,
 }
 
 impl Instance {
@@ -53,6 +54,8 @@ impl Instance {
     /// # Errors
     /// What keeps the gateway from starting: Redis being down is not among it.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        // Before anything is visible from outside: from then on a signal means a drain.
+        let signals = Signals::listen()?;
         let exporter = metrics::install()?;
         let metrics = Metrics::register(config.max_connections);
         let shutdown = Shutdown::default();
@@ -74,7 +77,7 @@ impl Instance {
         let slots = Slots::new(config.max_connections, metrics.clone());
         let sockets = AtomicU64::new(0);
         let gateway = Arc::new(Gateway { config, tokens, engine, hub, slots, metrics, shutdown, sockets });
-        Ok(Self { gateway, public, internal, exporter })
+        Ok(Self { gateway, public, internal, exporter, signals })
     }
 
     /// The public port's address.
@@ -88,9 +91,9 @@ impl Instance {
     /// Serves until a signal has been obeyed, with `more` on the public port.
     ///
     /// # Errors
-    /// When signals can't be listened to.
+    /// When the ports' addresses can't be read.
     pub async fn serve(self, more: Router) -> anyhow::Result<()> {
-        let Self { gateway, public, internal, exporter } = self;
+        let Self { gateway, public, internal, exporter, signals } = self;
         let (public_address, internal_address) = (public.local_addr()?, internal.local_addr()?);
         let user_timeout = 2 * gateway.config.heartbeat;
         let requests = gateway.config.max_connections.max(256);
@@ -108,7 +111,7 @@ impl Instance {
         tokio::spawn(async move { tokens.keep_fresh().await });
 
         info!(public = %public_address, internal = %internal_address, "listening");
-        gateway.shutdown.on_signal(gateway.config.drain, &gateway.metrics).await?;
+        gateway.shutdown.on_signal(signals, gateway.config.drain, &gateway.metrics).await;
         info!("goodbye");
         Ok(())
     }

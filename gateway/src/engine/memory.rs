@@ -125,6 +125,8 @@ impl Streams {
                 let reading = self.read(&tenant, Some(&after));
                 self.hub.signal(Signal::Reading { tenant, ticket, reading }).await;
             }
+            // It was answered at once.
+            Request::Forget { .. } => {}
             Request::Head { tenant, reply } => {
                 let _ = reply.send(self.read(&tenant, None).head);
             }
@@ -189,11 +191,18 @@ impl Stream {
     /// Spends a token, or says when there will be one. The ring of design §5: each token returns one second after it was spent.
     fn throttled(&mut self, now: u64, capacity: u32, kind: DashboardEventType) -> Option<Duration> {
         const SECOND: u64 = 1_000_000;
-        let now = self.spent.back().map_or(now, |newest| now.max(*newest));
+        let clock = now;
+        let newest = self.spent.back().copied().unwrap_or(0);
+        if newest > clock + SECOND {
+            // The clock was set back: tokens spent in the future count as spent now, or the tenant would wait for the old clock.
+            self.spent.iter_mut().for_each(|spent| *spent = clock.min(*spent));
+        }
+        let now = if newest > clock + SECOND { clock } else { clock.max(newest) };
         let usable = (capacity - script::reserve(kind, capacity)) as usize;
         let oldest = self.spent.len().checked_sub(usable).and_then(|index| self.spent.get(index));
         if let Some(oldest) = oldest.filter(|oldest| now - **oldest < SECOND) {
-            return Some(Duration::from_micros(oldest + SECOND - now));
+            // By the clock, for the caller waits by a clock.
+            return Some(Duration::from_micros(oldest + SECOND - clock));
         }
         self.spent.push_back(now);
         if self.spent.len() > capacity as usize {
@@ -222,3 +231,7 @@ fn fresh_epoch() -> Epoch {
 fn now_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;

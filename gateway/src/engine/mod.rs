@@ -3,7 +3,7 @@
 //! Two engines keep it: [`redis`] for a cluster, [`memory`] for a single instance without Redis. What a room may rely on,
 //! whichever it is:
 //!
-//! - Every [`Request`] but `Unsubscribe` is answered exactly once, in the end: an engine that lost its server answers when
+//! - Every [`Request`] for a reading is answered exactly once, in the end: an engine that lost its server answers when
 //!   it is back. Nothing waits for a request to be accepted.
 //! - A subscription is answered only when the server has proved that it holds, with the position read after that proof.
 //! - A message that was published before a reading was taken reaches the room before that reading does. (The reverse is
@@ -75,6 +75,13 @@ pub enum Request {
         ticket: Ticket,
         /// The position after which the log is read.
         after: Known,
+    },
+    /// Nobody waits for the answer to this read any more; it may still come.
+    Forget {
+        /// Whose stream.
+        tenant: TenantId,
+        /// The read.
+        ticket: Ticket,
     },
     /// Read only the head, for somebody who is not a room.
     Head {

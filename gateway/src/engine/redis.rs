@@ -1,6 +1,6 @@
 //! The engine of a cluster: events come from Redis' pub/sub, positions from its state and logs.
 //!
-//! [`wire`] is the only file that names the client library; [`keeper`] owns the subscriptions and proves that they hold.
+//! `wire` is the only file that names the client library; `keeper` owns the subscriptions and proves that they hold.
 
 mod keeper;
 mod wire;

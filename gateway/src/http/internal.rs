@@ -171,3 +171,7 @@ async fn tenants(State(gateway): State<Shared>) -> Response {
     let tenants: Vec<_> = tenants.map(|(tenant_id, connections)| Connected { tenant_id, connections }).collect();
     Json(json!({"tenants": tenants})).into_response()
 }
+
+#[cfg(test)]
+#[path = "internal_tests.rs"]
+mod tests;

@@ -65,11 +65,13 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
     let router = router.layer(axum::middleware::from_fn(strict)).fallback(|| async { Problem::not_found() });
     let requests = Arc::new(Semaphore::new(limits.requests));
+    let mut failing = false;
     loop {
         // One permit a connection, taken before it is accepted: what is beyond waits in the kernel, and costs us nothing.
         let Ok(permit) = requests.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                failing = false;
                 prepare(&stream, limits.user_timeout);
                 tokio::spawn(converse(stream, router.clone(), permit));
             }
@@ -77,7 +79,9 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
                 debug!(%error, "a connection was gone before it was accepted")
             }
             Err(error) => {
-                warn!(%error, "accepting connections fails, trying again");
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(%error, "accepting connections fails, trying again until it works");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -16,6 +16,8 @@ pub struct Member {
     pub link: Arc<Link>,
     /// The token's `sub`, by which it can be disconnected.
     pub subject: Option<Arc<str>>,
+    /// The token's `iat`, in seconds of Unix time.
+    pub issued_at: Option<u64>,
     /// When it joined, in milliseconds of Unix time.
     pub joined_at: u64,
 }
@@ -88,3 +90,7 @@ impl Audience {
         member
     }
 }
+
+#[cfg(test)]
+#[path = "audience_tests.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! The kicks of the last minute: whom they close, and whose tokens they refuse.
 //!
 //! A kick is heard on the control channel, at most once, and read again from Redis with every round of the engine, in case it
-//! was not. So it may come twice, or late: when sockets that it was not meant for have joined since.
+//! was not. So it may come twice, or late: when sockets have joined since, with tokens that are older than it, and newer.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ const SKEW: Duration = Duration::from_secs(2);
 pub struct Kicks(Vec<Kick>);
 
 impl Kicks {
-    /// Remembers a kick; returns until when a member must have joined to be meant, in milliseconds of Unix time.
+    /// Remembers a kick; returns the time up to which whoever joined is meant, whatever the token, in milliseconds of Unix time.
     pub fn hear(&mut self, kick: &Kick) -> u64 {
         self.forget_old();
         if self.0.contains(kick) {
@@ -35,12 +35,12 @@ impl Kicks {
             return false;
         }
         self.forget_old();
-        let issued_at = issued_at.unwrap_or_else(|| now_millis().saturating_sub(millis(SKEW)) / 1000);
+        let issued_at = issued_at.unwrap_or_else(|| undated(now_millis()));
         let meant = |kick: &Kick| match &kick.who {
             Kicked::Tenant(kicked) => kicked == tenant,
             Kicked::User(kicked) => Some(kicked.as_str()) == subject,
         };
-        self.0.iter().any(|kick| meant(kick) && issued_at < kick.at / 1000)
+        self.0.iter().any(|kick| meant(kick) && kick.revokes(issued_at))
     }
 
     fn forget_old(&mut self) {
@@ -50,14 +50,25 @@ impl Kicks {
 }
 
 impl Kick {
-    /// Whether the kick is meant for a member of a room that it concerns, which joined before `until`.
+    /// Whether the kick is meant for a member of a room that it concerns: it joined before `until`, or with a revoked token.
     pub fn is_meant_for(&self, member: &Member, until: u64) -> bool {
         let named = match &self.who {
             Kicked::Tenant(_) => true,
             Kicked::User(subject) => member.subject.as_deref() == Some(subject),
         };
-        named && member.joined_at < until
+        let issued_at = member.issued_at.unwrap_or_else(|| undated(member.joined_at));
+        named && (member.joined_at < until || self.revokes(issued_at))
     }
+
+    /// Whether a token of this second is older than the kick.
+    fn revokes(&self, issued_at: u64) -> bool {
+        issued_at < self.at / 1000
+    }
+}
+
+/// The second in which a token without `iat` is taken to be issued, which was shown at a time in milliseconds.
+fn undated(shown_at: u64) -> u64 {
+    shown_at.saturating_sub(millis(SKEW)) / 1000
 }
 
 /// Unix time in milliseconds.

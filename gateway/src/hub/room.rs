@@ -138,9 +138,13 @@ impl Room {
         self.admit(Waiting { member, resume, stage: Stage::Opening }, false, effects);
     }
 
-    /// A member is gone whose join was not answered.
-    pub fn forget(&mut self, member: MemberId) {
-        self.waiting.retain(|waiting| waiting.member != member);
+    /// A member is gone whose join was not answered; returns the question whose answer nobody waits for any more.
+    pub fn forget(&mut self, member: MemberId) -> Option<Ticket> {
+        let index = self.waiting.iter().position(|waiting| waiting.member == member)?;
+        match self.waiting.swap_remove(index).stage {
+            Stage::Log { ticket, .. } => Some(ticket),
+            Stage::Opening | Stage::Proof { .. } => None,
+        }
     }
 
     /// A message came on the tenant's channel.

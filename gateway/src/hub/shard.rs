@@ -189,7 +189,7 @@ impl Shard {
             self.due.remove(&linger);
         }
         let id = link.id;
-        chamber.waiting.push(Member { link: link.clone(), subject, joined_at: now_millis() });
+        chamber.waiting.push(Member { link: link.clone(), subject, issued_at, joined_at: now_millis() });
         self.in_room(&tenant, |room, effects| room.join(id, resume, effects));
 
         // Joined or still waiting: whoever comes during an outage is told of it.
@@ -238,6 +238,7 @@ impl Shard {
         let here = chamber.audience.contains(link) || chamber.waiting.iter().any(|member| member.link.id == link.id);
         if here && link.write(frames, 1).is_err() {
             let member = chamber.remove(link);
+            chamber.room.forget(link.id);
             chamber.give_up(member.into_iter(), &self.metrics);
         }
         self.linger_if_empty(tenant);
@@ -246,7 +247,11 @@ impl Shard {
     fn leave(&mut self, tenant: &TenantId, link: &Arc<Link>, announce: bool) {
         let Some(chamber) = self.chambers.get_mut(tenant) else { return };
         chamber.flush(&self.metrics);
-        if chamber.remove(link).is_some() && announce && link.write(&protocol::left(tenant), 1).is_err() {
+        let left = chamber.remove(link).is_some();
+        if let Some(ticket) = chamber.room.forget(link.id) {
+            self.engine.request(Request::Forget { tenant: tenant.clone(), ticket });
+        }
+        if left && announce && link.write(&protocol::left(tenant), 1).is_err() {
             link.condemn(CloseReason::SlowConsumer);
         }
         self.linger_if_empty(tenant);
@@ -273,6 +278,9 @@ impl Shard {
         chamber.flush(&self.metrics);
         let beat = protocol::heartbeat_and_ping(chamber.room.head());
         let slow = chamber.audience.send_to_prompt(&beat);
+        chamber.give_up(slow.into_iter(), &self.metrics);
+        // Who waits for an answer that Redis owes is alive all the same, and must be able to show it.
+        let slow = chamber.tell_waiting(&protocol::heartbeat_and_ping(None));
         chamber.give_up(slow.into_iter(), &self.metrics);
         chamber.heartbeat = self.due.insert(Due::Heartbeat(tenant.clone()), self.limits.heartbeat);
         self.linger_if_empty(&tenant);
@@ -310,11 +318,14 @@ impl Shard {
                         continue;
                     };
                     let member = chamber.waiting.swap_remove(index);
-                    let joined = protocol::joined(tenant, &head, recovered, self.limits.heartbeat.as_secs());
-                    let replayed = frame::texts(replay.iter().map(|message| &*message.json));
+                    let mut frames = protocol::joined(tenant, &head, recovered, self.limits.heartbeat.as_secs());
+                    if !replay.is_empty() {
+                        let missed = frame::texts(replay.iter().map(|message| &*message.json));
+                        frames = [frames, missed].concat().into();
+                    }
                     self.metrics.joined(resumed.then_some(recovered));
                     // What was missed doesn't count against the backlog: it is bounded by the log.
-                    match member.link.write(&joined, 1).and_then(|()| member.link.write(&replayed, 0)) {
+                    match member.link.write(&frames, 1) {
                         Ok(()) => chamber.audience.seat(member),
                         Err(_) => chamber.give_up(std::iter::once(member), &self.metrics),
                     }
@@ -403,11 +414,17 @@ impl Chamber {
     fn announce_to_all(&mut self, frames: &Bytes, metrics: &Metrics) {
         self.flush(metrics);
         self.announce(frames, metrics);
-        let (kept, slow): (Vec<_>, Vec<_>) =
-            self.waiting.drain(..).partition(|member| member.link.write(frames, 1).is_ok());
-        self.waiting = kept;
-        slow.iter().for_each(|member| self.room.forget(member.link.id));
+        let slow = self.tell_waiting(frames);
         self.give_up(slow.into_iter(), metrics);
+    }
+
+    /// Sends one message to every member whose join isn't answered; returns those that read too slowly, who are out.
+    fn tell_waiting(&mut self, frames: &Bytes) -> Vec<Member> {
+        let slow: Vec<_> = self.waiting.extract_if(.., |member| member.link.write(frames, 1).is_err()).collect();
+        slow.iter().for_each(|member| {
+            self.room.forget(member.link.id);
+        });
+        slow
     }
 
     /// Closes sockets that are out of the room because they read too slowly.
@@ -423,14 +440,15 @@ impl Chamber {
             return Some(member);
         }
         let index = self.waiting.iter().position(|member| member.link.id == link.id)?;
-        self.room.forget(link.id);
         Some(self.waiting.swap_remove(index))
     }
 
     fn extract(&mut self, fits: impl Fn(&Member) -> bool) -> Vec<Member> {
         let mut extracted = self.audience.extract(&fits);
         let waiting: Vec<_> = self.waiting.extract_if(.., |member| fits(member)).collect();
-        waiting.iter().for_each(|member| self.room.forget(member.link.id));
+        waiting.iter().for_each(|member| {
+            self.room.forget(member.link.id);
+        });
         extracted.extend(waiting);
         extracted
     }

@@ -140,6 +140,14 @@ impl CloseReason {
         }
     }
 
+    /// Whether events that still wait for the socket are not for it any more, or will never be read.
+    pub fn abandons_backlog(&self) -> bool {
+        matches!(
+            self,
+            Self::SlowConsumer | Self::HeartbeatMissed | Self::TokenExpired | Self::Kicked | Self::Unauthorized(_)
+        )
+    }
+
     /// Whether a message can still be sent before the close frame: not when it is the framing that is broken,
     /// nor when nobody reads.
     pub fn explains(&self) -> bool {
@@ -156,3 +164,7 @@ impl From<TokenError> for CloseReason {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "close_tests.rs"]
+mod tests;

@@ -28,6 +28,8 @@ const READ_BYTES: usize = 4096;
 const MAX_VIOLATIONS: u32 = 5;
 /// How long before its end a token is announced to expire.
 const EXPIRY_WARNING: Duration = Duration::from_secs(60);
+/// A clock that is looked at so much after its time shows that the whole gateway was held up.
+const LATE: Duration = Duration::from_millis(250);
 /// How long a message may take from its first byte to its last.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a last message may take to be written to a client that reads slowly.
@@ -146,10 +148,7 @@ impl Connection {
 
     /// Does whatever there is to do.
     async fn step(&mut self) -> Result<(), CloseReason> {
-        if let Some(verdict) = self.link.verdict() {
-            self.room = None;
-            return Err(verdict);
-        }
+        self.obey()?;
         self.link.drain().map_err(|_| CloseReason::Lost)?;
         self.read().await?;
         match self.clocks.due(&self.gateway) {
@@ -158,6 +157,10 @@ impl Connection {
             Due::Close(CloseReason::TokenExpired)
                 if self.claims.as_ref().is_some_and(|claims| !claims.remaining().is_zero()) =>
             {
+                self.identify(self.claims.clone());
+                Ok(())
+            }
+            Due::Warn if self.claims.as_ref().is_some_and(|claims| claims.remaining() > EXPIRY_WARNING) => {
                 self.identify(self.claims.clone());
                 Ok(())
             }
@@ -270,9 +273,16 @@ impl Connection {
             self.gateway.hub.renewed(&tenant, &self.link).await;
         } else {
             self.exit(true).await;
+            // The old room may have condemned the link while the join was on its way here: the new one must not get it.
+            self.obey()?;
             self.enter(tenant, request.resume).await;
         }
         Ok(())
+    }
+
+    /// Heeds the verdict of a room, if there is one.
+    fn obey(&self) -> Result<(), CloseReason> {
+        self.link.verdict().map_or(Ok(()), Err)
     }
 
     /// Takes on what a token says.
@@ -316,7 +326,7 @@ impl Connection {
         if matches!(reason, CloseReason::Lost) {
             return;
         }
-        if matches!(reason, CloseReason::SlowConsumer) {
+        if reason.abandons_backlog() {
             self.link.forget_unsent();
         }
         if matches!(reason, CloseReason::Disabled) {
@@ -324,7 +334,9 @@ impl Connection {
         }
         self.link.write_last(protocol::farewell(&reason));
         let link = self.link.clone();
-        let flushed = timeout(FLUSH_TIMEOUT, async {
+        // A client that gave no sign of life won't make room in its buffer either.
+        let patience = if matches!(reason, CloseReason::HeartbeatMissed) { Duration::ZERO } else { FLUSH_TIMEOUT };
+        let flushed = timeout(patience, async {
             while link.congested() {
                 if link.writable().await.is_err() || link.drain().is_err() {
                     return false;
@@ -399,11 +411,11 @@ impl Clocks {
         let heartbeat = gateway.config.heartbeat;
         let silent = now.saturating_duration_since(self.heard);
         if self.join_by.is_none() && silent >= 2 * heartbeat {
-            if silent < 3 * heartbeat {
+            if silent < 2 * heartbeat + LATE {
                 return Due::Close(CloseReason::HeartbeatMissed);
             }
-            // It is we who come late: the client's answers, if any, are about to be read, or its next ones.
-            self.heard = now;
+            // It is we who come late, and so do our Pings: time for one to be answered.
+            self.heard = now.checked_sub(heartbeat * 3 / 2).unwrap_or(now);
         }
         let warn_at = self.expires.map(|at| at.checked_sub(EXPIRY_WARNING).unwrap_or(at));
         if !self.warned && past(warn_at) { Due::Warn } else { Due::Nothing }

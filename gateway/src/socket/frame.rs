@@ -58,6 +58,11 @@ pub fn close(code: u16, reason: &str) -> Bytes {
     frame.freeze()
 }
 
+/// The answer to a Close without a code.
+pub fn empty_close() -> Bytes {
+    Bytes::from_static(&[0x80 | CLOSE, 0])
+}
+
 fn put(frame: &mut BytesMut, opcode: u8, payload: &[u8]) {
     frame.put_u8(0x80 | opcode);
     match payload.len() {

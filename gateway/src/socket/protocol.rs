@@ -302,7 +302,11 @@ pub fn refused(bad: &BadMessage) -> Bytes {
 /// `error` before the socket closes, and the Close itself.
 pub fn farewell(reason: &CloseReason) -> Bytes {
     let text = reason.to_string();
-    let close = frame::close(reason.code(), &text);
+    let close = match reason {
+        // 1005 says that there was no code, and must not be sent as one (RFC 6455 §7.4.1).
+        CloseReason::Client(1005) => frame::empty_close(),
+        _ => frame::close(reason.code(), &text),
+    };
     if !reason.explains() {
         return close;
     }

@@ -413,3 +413,23 @@ async fn f16_failover_to_a_replica_that_lags() {
     assert!(ledgers[0].resyncs() >= 1, "{}", ledgers[0]);
     assert_ne!(ledgers[0].cursor().unwrap().epoch, old.epoch);
 }
+
+/// Who opens a dashboard during an outage waits for its room, answers Pings meanwhile, and is joined when Redis is back.
+#[tokio::test]
+async fn f03_a_socket_that_waits_out_the_outage_stays_open() {
+    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "1").start().await;
+    stack.redis_mut().kill9();
+    let room = tenant();
+    let mut waiting = Dashboard::open(stack.addr()).await;
+    waiting.send_join(room.as_str(), Some(&Token::of(room.as_str()).sign()), None).await;
+    waiting.expect("degraded").await;
+    for _ in 0..4 {
+        // Longer than the two heartbeats of silence that would close it.
+        waiting.until("heartbeat").await;
+    }
+    stack.redis_mut().restart().await;
+    waiting.until("joined").await;
+    waiting.until("restored").await;
+    waiting.close().await;
+    stack.finish().await;
+}

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use publisher::TenantId;
 use serde_json::{Value, json};
 
 use crate::harness::ledger::Entry;
 use crate::harness::raw::{RawFrame, RawSocket};
 use crate::harness::token::now;
+use crate::harness::wait::eventually;
 use crate::harness::{Bring, Dashboard, Incoming, Oracle, Setup, Token, Traffic, hostile, http, payment, tenant};
 
 #[tokio::test]
@@ -349,6 +351,32 @@ async fn too_many_dashboards_of_one_centre_are_1013() {
     stack.dashboard(&tenant()).await.close().await;
     first.close().await;
     second.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn b52_a_refusal_that_crosses_a_switch_leaves_nothing_behind() {
+    let stack = Setup::new().env("MAX_CONNECTIONS_PER_TENANT", "1").start().await;
+    let (full, free) = (tenant(), tenant());
+    let resident = stack.dashboard(&full).await;
+    let token = Token::naming(json!([full.as_str(), free.as_str()])).sign();
+    for _ in 0..20 {
+        let mut socket = RawSocket::upgraded(stack.addr(), &token).await;
+        let join = |room: &TenantId| {
+            RawFrame::text(&json!({"event": "join", "data": {"tenantId": room.as_str()}}).to_string())
+        };
+        // In one packet: the full room's refusal is on its way while the second join is read.
+        let both = [join(&full), join(&free)].iter().flat_map(RawFrame::encode).collect::<Vec<_>>();
+        socket.send_bytes(&both).await;
+        assert_eq!(socket.close_code().await, Some(1013));
+    }
+    eventually("only the resident is left", Duration::from_secs(5), async || {
+        let gateway = stack.gateway();
+        let left = (gateway.metric("gateway_connections", &[]).await, gateway.metric("gateway_tenants", &[]).await);
+        (left == (1.0, 1.0)).then_some(())
+    })
+    .await;
+    resident.close().await;
     stack.finish().await;
 }
 

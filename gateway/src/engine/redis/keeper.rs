@@ -11,7 +11,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{OptionFuture, try_join_all};
+use futures::future::OptionFuture;
+use futures::{StreamExt, stream};
 use publisher::TenantId;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
@@ -34,6 +35,14 @@ const SILENCE: Duration = Duration::from_secs(2);
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// Between a round that failed and the next.
 const RETRY: Duration = Duration::from_millis(100);
+/// Questions asked at once, at the most.
+const MAX_WIDTH: usize = 32;
+/// Questions of one round: so that the next SUBSCRIBE doesn't wait for all of them.
+const MAX_QUESTIONS: usize = 512;
+/// Between two questions about a tenant that the server refuses to answer.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// Pushes taken in at once.
+const PUSHES: usize = 256;
 /// A cause that stays is logged this often.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
 
@@ -49,8 +58,15 @@ pub struct Keeper {
     /// What the server was asked for on this connection, and has acknowledged.
     held: HashSet<TenantId>,
     questions: Vec<Question>,
+    /// There may be something to do; kept so that a message costs no look at all rooms.
+    changed: bool,
     /// Subscribe to everything: the connection is new, or not trusted.
     full: bool,
+    /// Questions asked at once. Their answers together must fit Redis' output buffer for subscribers, beyond which it cuts the
+    /// connection: fewer after each failure, more after each success.
+    width: usize,
+    /// Tenants whose questions the server refuses, and until when nobody asks again: their trouble is not the others'.
+    refused: HashMap<TenantId, Instant>,
     /// Since when delivery can't be vouched for, and whether the rooms know.
     broken: Option<Broken>,
     retry_at: Instant,
@@ -96,8 +112,26 @@ enum Question {
 }
 
 impl Question {
+    fn tenant(&self) -> &TenantId {
+        match self {
+            Self::Room { tenant, .. } | Self::Head { tenant, .. } => tenant,
+        }
+    }
+
+    async fn ask(&self, wire: &Wire) -> Result<Reading, WireError> {
+        match self {
+            Self::Room { tenant, after, .. } => wire.position(tenant, after.as_ref()).await,
+            Self::Head { tenant, .. } => wire.position(tenant, None).await,
+        }
+    }
+
     fn is_of_room(&self, room: &TenantId) -> bool {
         matches!(self, Self::Room { tenant, .. } if tenant == room)
+    }
+
+    /// Whether who asked has given up.
+    fn is_moot(&self) -> bool {
+        matches!(self, Self::Head { reply, .. } if reply.is_closed())
     }
 }
 
@@ -109,12 +143,13 @@ struct Round {
     /// How many subscriptions there must be after it.
     expected: usize,
     questions: Vec<Question>,
+    width: usize,
     last_kick: String,
 }
 
-/// What it brought.
+/// What it brought: for each question an answer or the reason why there is none, up to where the connection broke.
 struct Answers {
-    readings: Vec<Reading>,
+    readings: Vec<Result<Reading, WireError>>,
     kicks: Vec<(String, Kick)>,
 }
 
@@ -140,7 +175,10 @@ impl Keeper {
             wanted: HashMap::new(),
             held: HashSet::new(),
             questions: Vec::new(),
+            changed: true,
             full: true,
+            width: MAX_WIDTH,
+            refused: HashMap::new(),
             broken: Some(Broken { at: now, since: OffsetDateTime::now_utc(), told: false }),
             retry_at: now,
             mismatches: 0,
@@ -164,7 +202,13 @@ impl Keeper {
                 round = self.next_round().map(|round| Box::pin(round.run(wire.clone())) as Running);
             }
             tokio::select! {
-                push = streams.next(&wire) => self.push(push).await,
+                push = streams.next(&wire) => {
+                    self.push(push).await;
+                    // What one read of the connection brought goes to the rooms together.
+                    for push in std::iter::from_fn(|| streams.try_next(&wire)).take(PUSHES) {
+                        self.push(push).await;
+                    }
+                }
                 Some(request) = requests.recv() => {
                     self.take(request);
                     // What came together goes into one round.
@@ -201,8 +245,12 @@ impl Keeper {
             Request::Read { tenant, ticket, after } => {
                 self.questions.push(Question::Room { tenant, ticket, after: Some(after) });
             }
+            Request::Forget { tenant, ticket: moot } => self.questions.retain(|question| {
+                !matches!(question, Question::Room { tenant: of, ticket, .. } if *of == tenant && *ticket == moot)
+            }),
             Request::Head { tenant, reply } => self.questions.push(Question::Head { tenant, reply }),
         }
+        self.changed = true;
     }
 
     async fn push(&mut self, push: Push) {
@@ -225,6 +273,7 @@ impl Keeper {
             Push::Lagged(dropped) => {
                 warn!(dropped, "messages came faster than they could be taken in; every room compares its position");
                 self.full = true;
+                self.changed = true;
             }
             Push::Event(tenant, message) => self.hub.signal(Signal::Message { tenant, message }).await,
             Push::Kick(kick) => self.hub.signal(Signal::Kick(kick)).await,
@@ -238,6 +287,7 @@ impl Keeper {
     /// The connection can't be trusted any more.
     fn breaks(&mut self) {
         self.full = true;
+        self.changed = true;
         self.held.clear();
         self.probe = None;
         let vouched = self.heard.max(self.whole);
@@ -247,36 +297,44 @@ impl Keeper {
 
     /// What is to be done now, if anything.
     fn next_round(&mut self) -> Option<Round> {
-        let changed =
-            self.wanted.len() != self.held.len() || self.wanted.keys().any(|tenant| !self.held.contains(tenant));
-        let unanswered = self.wanted.values().any(Option::is_some);
-        self.questions.retain(|question| !matches!(question, Question::Head { reply, .. } if reply.is_closed()));
-        let due = self.full || changed || unanswered || !self.questions.is_empty();
-        if !due || Instant::now() < self.retry_at {
+        let now = Instant::now();
+        if !self.changed || now < self.retry_at {
             return None;
         }
-
         let full = std::mem::take(&mut self.full);
         if full {
             self.held.clear();
         }
-        let wanted = self.wanted.keys();
-        let subscribe = wanted.filter(|tenant| !self.held.contains(*tenant)).cloned().collect();
-        let unsubscribe = self.held.iter().filter(|tenant| !self.wanted.contains_key(*tenant)).cloned().collect();
-        let mut questions = std::mem::take(&mut self.questions);
-        questions.extend(self.wanted.iter().filter_map(|(tenant, ticket)| {
+        let subscribe: Vec<_> = self.wanted.keys().filter(|tenant| !self.held.contains(*tenant)).cloned().collect();
+        let unsubscribe: Vec<_> =
+            self.held.iter().filter(|tenant| !self.wanted.contains_key(*tenant)).cloned().collect();
+        self.refused.retain(|_, until| *until > now);
+        let refused = |tenant: &TenantId| self.refused.contains_key(tenant);
+        let open = self.wanted.iter().filter(|(tenant, _)| !refused(tenant)).filter_map(|(tenant, ticket)| {
             Some(Question::Room { tenant: tenant.clone(), ticket: (*ticket)?, after: None })
-        }));
+        });
+        let mut questions: Vec<_> = open.take(MAX_QUESTIONS).collect();
+        self.questions.retain(|question| !question.is_moot());
+        let room = MAX_QUESTIONS - questions.len();
+        questions.extend(self.questions.extract_if(.., |question| !refused(question.tenant())).take(room));
+
+        // What is left over, or refused, comes with a later round.
+        self.changed = !self.questions.is_empty() || self.wanted.values().any(Option::is_some);
+        if !full && subscribe.is_empty() && unsubscribe.is_empty() && questions.is_empty() {
+            return None;
+        }
         let expected = self.wanted.len() + Wire::OWN_CHANNELS;
-        Some(Round { full, subscribe, unsubscribe, expected, questions, last_kick: self.last_kick.clone() })
+        let last_kick = self.last_kick.clone();
+        Some(Round { full, subscribe, unsubscribe, expected, questions, width: self.width, last_kick })
     }
 
-    async fn finish(&mut self, round: Round, result: Result<Answers, RoundError>) {
+    async fn finish(&mut self, round: Round, proved: Result<Answers, RoundError>) {
+        self.changed = true;
         // A connection that broke meanwhile has made another full round necessary: what this one proved is void.
-        let result = if self.full && !round.full { Err(None) } else { result.map_err(Some) };
-        match result {
-            Ok(answers) => self.answered(round, answers).await,
-            Err(error) => self.failed(round, error).await,
+        match proved {
+            Ok(answers) if !self.full => self.answered(round, answers).await,
+            Ok(_) => self.failed(round.questions, None).await,
+            Err(error) => self.failed(round.questions, Some(error)).await,
         }
         self.show();
     }
@@ -287,7 +345,7 @@ impl Keeper {
         round.unsubscribe.iter().for_each(|tenant| {
             self.held.remove(tenant);
         });
-        if round.full && !self.full {
+        if round.full {
             self.broken = None;
             self.whole = Some(Instant::now());
             if std::mem::take(&mut self.complaints.open) {
@@ -299,27 +357,59 @@ impl Keeper {
             self.last_kick = id;
             self.hub.signal(Signal::Kick(kick)).await;
         }
-        for (question, reading) in round.questions.into_iter().zip(answers.readings) {
-            match question {
-                Question::Room { tenant, ticket, .. } => {
-                    if let Some(open) = self.wanted.get_mut(&tenant).filter(|open| **open == Some(ticket)) {
-                        *open = None;
+
+        let mut questions = round.questions.into_iter();
+        let mut broke = None;
+        for (answer, question) in answers.readings.into_iter().zip(questions.by_ref()) {
+            match answer {
+                Ok(reading) => self.answer(question, reading).await,
+                Err(error @ WireError::Connection(_)) => {
+                    self.put_back(question);
+                    broke = Some(error);
+                }
+                Err(error) => {
+                    if self.complaints.may_speak() {
+                        warn!(tenant = %question.tenant(), %error, "Redis does not answer for a tenant");
                     }
-                    self.hub.signal(Signal::Reading { tenant, ticket, reading }).await;
+                    self.refused.insert(question.tenant().clone(), Instant::now() + REFUSED_PAUSE);
+                    self.put_back(question);
                 }
-                Question::Head { reply, .. } => {
-                    // Who asked may have given up.
-                    let _ = reply.send(reading.head);
+            }
+        }
+        match broke {
+            Some(error) => {
+                self.width = (self.width / 2).max(1);
+                self.failed(questions.collect(), Some(error.into())).await;
+            }
+            None => self.width = (self.width * 2).min(MAX_WIDTH),
+        }
+    }
+
+    async fn answer(&mut self, question: Question, reading: Reading) {
+        match question {
+            Question::Room { tenant, ticket, .. } => {
+                if let Some(open) = self.wanted.get_mut(&tenant).filter(|open| **open == Some(ticket)) {
+                    *open = None;
                 }
+                self.hub.signal(Signal::Reading { tenant, ticket, reading }).await;
+            }
+            Question::Head { reply, .. } => {
+                // Who asked may have given up.
+                let _ = reply.send(reading.head);
             }
         }
     }
 
-    async fn failed(&mut self, round: Round, error: Option<RoundError>) {
+    /// Keeps a question for a later round; a subscription's own is made anew from what is wanted then.
+    fn put_back(&mut self, question: Question) {
+        if !matches!(question, Question::Room { after: None, .. }) {
+            self.questions.push(question);
+        }
+    }
+
+    async fn failed(&mut self, questions: Vec<Question>, error: Option<RoundError>) {
         self.retry_at = Instant::now() + RETRY;
-        // Subscriptions' own questions are made anew from what is wanted then.
-        let asked = |question: &Question| !matches!(question, Question::Room { after: None, .. });
-        self.questions.extend(round.questions.into_iter().filter(asked));
+        questions.into_iter().for_each(|question| self.put_back(question));
         self.full = true;
         self.held.clear();
         let Some(error) = error else { return };
@@ -389,11 +479,16 @@ impl Round {
             return Err(RoundError::Mismatch { found, expected: self.expected });
         }
         let kicks = wire.kicks_after(&self.last_kick).await?;
-        // All at once: they travel together.
-        let readings = self.questions.iter().map(|question| match question {
-            Question::Room { tenant, after, .. } => wire.position(tenant, after.as_ref()),
-            Question::Head { tenant, .. } => wire.position(tenant, None),
-        });
-        Ok(Answers { readings: try_join_all(readings).await?, kicks })
+        let asked: Vec<_> = self.questions.iter().map(|question| question.ask(wire)).collect();
+        let mut asked = stream::iter(asked).buffered(self.width);
+        let mut readings = Vec::with_capacity(self.questions.len());
+        while let Some(reading) = asked.next().await {
+            let broken = matches!(reading, Err(WireError::Connection(_)));
+            readings.push(reading);
+            if broken {
+                break;
+            }
+        }
+        Ok(Answers { readings, kicks })
     }
 }

@@ -1,0 +1,97 @@
+//! The bucket against its definition: at most so many events in any second, and no refusal without need.
+#![allow(clippy::unwrap_used)]
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: u64 = 1_000_000;
+const START: u64 = 1_764_000_000 * SECOND;
+
+/// Steps that meet the edges of the second more often than chance would.
+fn step() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        4 => 0..50_000u64,
+        2 => 0..400_000u64,
+        1 => prop::sample::select(vec![0, 1, SECOND / 10, SECOND - 1, SECOND, SECOND + 1]),
+        1 => 0..3 * SECOND,
+    ]
+}
+
+fn kind() -> impl Strategy<Value = DashboardEventType> {
+    prop::sample::select(DashboardEventType::ALL.to_vec())
+}
+
+proptest! {
+    #[test]
+    fn any_second_has_at_most_the_capacity_and_nothing_is_refused_in_vain(
+        capacity in 1..15u32, arrivals in vec((step(), kind()), 0..200),
+    ) {
+        let mut stream = Stream::default();
+        let mut granted: Vec<u64> = Vec::new();
+        let mut now = START;
+        for (step, kind) in arrivals {
+            now += step;
+            let within = |at: u64| granted.iter().filter(|spent| **spent + SECOND > at).count();
+            let usable = (capacity - script::reserve(kind, capacity)) as usize;
+            match stream.throttled(now, capacity, kind) {
+                None => {
+                    prop_assert!(within(now) < usable, "one too many of {:?}", kind);
+                    granted.push(now);
+                }
+                Some(wait) => {
+                    prop_assert!(within(now) >= usable, "{:?} was refused though there was room", kind);
+                    // The promise of Retry-After, to the microsecond.
+                    let again = now + wait.as_micros() as u64;
+                    prop_assert!(within(again) < usable && within(again - 1) >= usable, "{:?} is not when", wait);
+                }
+            }
+            prop_assert!(stream.spent.len() <= capacity as usize);
+        }
+        for window in granted.windows(capacity as usize + 1) {
+            prop_assert!(window[capacity as usize] - window[0] >= SECOND);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_trembles_lets_no_more_through(capacity in 1..15u32, arrivals in vec((0..20_000i64, -9_000..9_000i64), 0..200)) {
+        let mut stream = Stream::default();
+        let mut now = START as i64;
+        // By the latest that the clock has shown, which is ahead of the bucket's time by the tremor at most.
+        let (mut latest, mut granted) = (0, Vec::new());
+        for (step, tremor) in arrivals {
+            now += step;
+            latest = latest.max(now + tremor);
+            if stream.throttled((now + tremor) as u64, capacity, DashboardEventType::PaymentReceived).is_none() {
+                granted.push(latest);
+            }
+        }
+        for window in granted.windows(capacity as usize + 1) {
+            prop_assert!(window[capacity as usize] - window[0] >= SECOND as i64 - 9_000);
+        }
+    }
+}
+
+#[test]
+fn metrics_leave_three_tokens_to_what_matters_more() {
+    let mut stream = Stream::default();
+    let mut granted = |kind| (0..20).filter(|_| stream.throttled(START, 10, kind).is_none()).count();
+    assert_eq!(granted(DashboardEventType::MetricsUpdated), 7);
+    assert_eq!(granted(DashboardEventType::PaymentReceived), 3);
+}
+
+/// As in publish.lua: tokens spent in the future count as spent now, or the tenant would wait for the old clock.
+#[test]
+fn a_clock_that_was_set_back_is_not_waited_for() {
+    let mut stream = Stream::default();
+    let payment = DashboardEventType::PaymentReceived;
+    for _ in 0..10 {
+        assert_eq!(stream.throttled(START, 10, payment), None);
+    }
+    let back = START - 3600 * SECOND;
+    let wait = stream.throttled(back, 10, payment).expect("the bucket is empty");
+    assert!(wait <= Duration::from_secs(1), "{wait:?}");
+    let again = back + wait.as_micros() as u64;
+    assert_eq!(stream.throttled(again, 10, payment), None, "refused after the wait that was asked for");
+}

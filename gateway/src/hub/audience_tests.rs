@@ -1,0 +1,131 @@
+//! Seats after any history of comings and goings, against a plain vector of who is in.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::hub::MemberId;
+
+/// Sockets that keep up, and behind them those whose backlog is full.
+const PROMPT: usize = 4;
+const ALL: usize = 7;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Seat(usize),
+    Remove(usize),
+    /// Those whose bit is set.
+    Extract(u8),
+    /// To everyone: who is slow falls out.
+    Send,
+    /// To those who keep up: nobody falls out.
+    SendToPrompt,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (0..ALL).prop_map(Op::Seat),
+        3 => (0..ALL).prop_map(Op::Remove),
+        1 => any::<u8>().prop_map(Op::Extract),
+        1 => Just(Op::Send),
+        1 => Just(Op::SendToPrompt),
+    ]
+}
+
+/// A link with room for one waiting event, and the client, which never reads.
+async fn pair(id: usize) -> (Arc<Link>, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (server, _) = listener.accept().await.unwrap();
+    server.writable().await.unwrap();
+    (Arc::new(Link::new(MemberId(id as u64), server, 1)), client)
+}
+
+fn member(link: &Arc<Link>) -> Member {
+    Member { link: link.clone(), subject: None, issued_at: None, joined_at: 0 }
+}
+
+/// Who it is, sorted: the order in which members leave is nobody's business.
+fn ids<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<usize> {
+    let ids: BTreeSet<_> = members.into_iter().map(|member| member.link.id.0 as usize).collect();
+    ids.into_iter().collect()
+}
+
+/// Carries the history out on the audience and on the model, and compares them at each step.
+fn follow(links: &[Arc<Link>], history: &[Op]) {
+    let frame = Bytes::from_static(b"frame");
+    let mut audience = Audience::default();
+    let mut model: Vec<usize> = Vec::new();
+    for op in history {
+        let leaves = |id: &usize| match op {
+            Op::Seat(_) | Op::SendToPrompt => false,
+            Op::Remove(gone) => id == gone,
+            Op::Extract(bits) => bits >> id & 1 == 1,
+            Op::Send => *id >= PROMPT,
+        };
+        let mut expected: Vec<_> = model.extract_if(.., |id| leaves(id)).collect();
+        expected.sort_unstable();
+        let left = match op {
+            // A room seats a socket once.
+            Op::Seat(id) if model.contains(id) => vec![],
+            Op::Seat(id) => {
+                audience.seat(member(&links[*id]));
+                model.push(*id);
+                vec![]
+            }
+            Op::Remove(id) => audience.remove(&links[*id]).into_iter().collect(),
+            Op::Extract(bits) => audience.extract(|member| bits >> member.link.id.0 & 1 == 1),
+            Op::Send => audience.send(&frame, 1),
+            Op::SendToPrompt => audience.send_to_prompt(&frame),
+        };
+        assert_eq!(ids(&left), expected, "who left by {op:?}");
+        assert_eq!(left.len(), expected.len(), "nobody leaves twice");
+
+        assert_eq!(audience.len(), model.len());
+        for (seat, member) in audience.members.iter().enumerate() {
+            assert_eq!(member.link.seat.load(Ordering::Relaxed), seat, "{:?} does not know its seat", member.link.id);
+        }
+        for (id, link) in links.iter().enumerate() {
+            assert_eq!(audience.contains(link), model.contains(&id), "socket {id} after {op:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn everyone_knows_their_seat_whatever_came_before() {
+    let mut sockets = Vec::new();
+    for id in 0..ALL {
+        sockets.push(pair(id).await);
+    }
+    let links: Vec<_> = sockets.iter().map(|(link, _)| link.clone()).collect();
+    let filler = Bytes::from(vec![0; 64 * 1024]);
+    for link in &links[PROMPT..] {
+        while link.write(&filler, 1).is_ok() {}
+    }
+    // Between histories the links keep the seats they had: what is out of date must never be believed.
+    let mut runner = TestRunner::new(Config { source_file: Some(file!()), ..Config::default() });
+    let followed = runner.run(&vec(op(), 0..40), |history| {
+        follow(&links, &history);
+        Ok(())
+    });
+    followed.unwrap();
+    assert!(links[..PROMPT].iter().all(|link| !link.congested()), "the test itself filled a socket that keeps up");
+}
+
+#[tokio::test]
+async fn a_seat_in_another_room_is_no_seat_here() {
+    let (acorn, _acorn_client) = pair(1).await;
+    let (hazel, _hazel_client) = pair(2).await;
+    let (mut here, mut there) = (Audience::default(), Audience::default());
+    here.seat(member(&acorn));
+    there.seat(member(&hazel));
+    // Both have number 0.
+    assert!(!here.contains(&hazel) && here.remove(&hazel).is_none());
+    assert_eq!((here.len(), there.len()), (1, 1));
+    assert!(there.remove(&hazel).is_some() && there.remove(&hazel).is_none());
+}
