@@ -148,8 +148,8 @@ impl CloseReason {
         )
     }
 
-    /// Whether a message can still be sent before the close frame: not when it is the framing that is broken,
-    /// nor when nobody reads.
+    /// Whether an `error` message comes before the Close: not for whom it can't reach, who closed by itself, or who has been
+    /// told otherwise.
     pub fn explains(&self) -> bool {
         !matches!(self, Self::Client(_) | Self::Lost | Self::HeartbeatMissed | Self::SlowConsumer | Self::Disabled)
     }

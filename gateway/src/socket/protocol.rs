@@ -163,8 +163,9 @@ fn parse<'a, T: Deserialize<'a>>(
     parsed.map_err(|error| {
         let path = error.path().to_string();
         let message = error.inner().to_string();
-        // "missing field `x`" and "duplicate field `x`" stop at the object, and name the field.
-        let named = message.split('`').nth(1).filter(|_| message.contains(" field `"));
+        // These two stop at the object, and name the field themselves. Other messages quote what was sent.
+        let named = ["missing field `", "duplicate field `"].iter().find_map(|start| message.strip_prefix(start));
+        let named = named.and_then(|rest| rest.split('`').next());
         malformed(rule_of(named.unwrap_or(&path)).unwrap_or(not_an_object))
     })
 }

@@ -56,6 +56,9 @@ fn b34_b35_a_position_is_a_number_and_its_epoch_or_none() {
         let text = format!(r#"{{"event":"join","data":{{"tenantId":"t1","epoch":"e","lastSeq":{bad}}}}}"#);
         assert!(refusal(&text).to_string().starts_with("data.lastSeq: "), "{bad}");
     }
+    // What was sent can't choose what is complained of.
+    let text = r#"{"event":"join","data":{"tenantId":"t1","epoch":"e","lastSeq":"a field `token` x"}}"#;
+    assert!(refusal(text).to_string().starts_with("data.lastSeq: "));
     let long = "e".repeat(10_000);
     for bad in [json!(""), json!(long), json!(7), json!(null), json!("two words")] {
         let text = json!({"event": "join", "data": {"tenantId": "t1", "lastSeq": 1, "epoch": bad}}).to_string();
