@@ -353,3 +353,22 @@ fn what_was_published_between_subscription_and_reading_is_counted_once() {
     world.settle();
     assert_eq!(world.members.values().next().map(|at| at.seq), Some(2));
 }
+
+#[test]
+fn what_came_while_a_gap_was_read_is_delivered_with_it() {
+    let mut world = World::new();
+    world.run(Op::Join { resume: None, ahead: false });
+    world.execute();
+    world.arrive(false);
+    world.run(Op::Publish { lost: true });
+    world.run(Op::Publish { lost: false });
+    world.arrive(false);
+    // The log is read with two events in it, and a third overtakes the answer.
+    world.execute();
+    world.run(Op::Publish { lost: false });
+    world.arrive(true);
+    assert_eq!(world.members.values().next().map(|at| at.seq), Some(0), "nothing is delivered past a gap");
+    world.arrive(false);
+    assert_eq!(world.members.values().next().map(|at| at.seq), Some(3));
+    assert!(world.requests.is_empty(), "nothing was left to ask");
+}
