@@ -408,11 +408,12 @@ impl Keeper {
     }
 
     async fn failed(&mut self, questions: Vec<Question>, error: Option<RoundError>) {
-        self.retry_at = Instant::now() + RETRY;
         questions.into_iter().for_each(|question| self.put_back(question));
         self.full = true;
         self.held.clear();
+        // Without an error the round was only overtaken by a new connection, and the next one need not wait.
         let Some(error) = error else { return };
+        self.retry_at = Instant::now() + RETRY;
         if matches!(error, RoundError::Mismatch { .. }) {
             self.mismatches += 1;
             warn!(%error, "subscriptions are not as they should be, subscribing anew");
