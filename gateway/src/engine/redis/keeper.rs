@@ -153,6 +153,13 @@ struct Answers {
     kicks: Vec<(String, Kick)>,
 }
 
+impl Answers {
+    /// Whether the connection broke between the answers.
+    fn cut_short(&self) -> bool {
+        self.readings.iter().any(|reading| matches!(reading, Err(WireError::Connection(_))))
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum RoundError {
     #[error(transparent)]
@@ -330,6 +337,9 @@ impl Keeper {
 
     async fn finish(&mut self, round: Round, proved: Result<Answers, RoundError>) {
         self.changed = true;
+        if proved.as_ref().is_ok_and(Answers::cut_short) {
+            self.width = (self.width / 2).max(1);
+        }
         // A connection that broke meanwhile has made another full round necessary: what this one proved is void.
         match proved {
             Ok(answers) if !self.full => self.answered(round, answers).await,
@@ -377,10 +387,7 @@ impl Keeper {
             }
         }
         match broke {
-            Some(error) => {
-                self.width = (self.width / 2).max(1);
-                self.failed(questions.collect(), Some(error.into())).await;
-            }
+            Some(error) => self.failed(questions.collect(), Some(error.into())).await,
             None => self.width = (self.width * 2).min(MAX_WIDTH),
         }
     }
