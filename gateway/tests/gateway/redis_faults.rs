@@ -433,3 +433,51 @@ async fn f03_a_socket_that_waits_out_the_outage_stays_open() {
     waiting.close().await;
     stack.finish().await;
 }
+
+/// What forty rooms missed is more than Redis lets a subscriber's connection fall behind: asked for all at once, it would be cut
+/// each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_output_buffer_overrun_is_healed_in_smaller_portions() {
+    let mut stack = Setup::new().env("EVENTS_PER_SECOND", "1000").start().await;
+    let rooms = tenants(40);
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    stack.redis().command(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 64kb 0 0"]).await;
+    stack.gateway().freeze();
+    stack.redis().kill_subscribers().await;
+    let mut receipts = Vec::new();
+    for room in &rooms {
+        // The stack's own publisher keeps the usual limit.
+        for _ in 0..10 {
+            receipts.push(stack.publish(room, &payment()).await);
+        }
+    }
+    stack.gateway().thaw();
+    let ledgers = judge(followers, receipts).await;
+    assert_sockets_stayed_open(&ledgers);
+    assert_eq!(ledgers.iter().map(Ledger::resyncs).sum::<usize>(), 0);
+    stack.finish().await;
+}
+
+/// A tenant whose state in Redis can't be read waits alone.
+#[tokio::test]
+async fn f14_a_tenant_that_redis_refuses_degrades_nobody_else() {
+    let mut stack = Setup::new().start().await;
+    let (broken, healthy, newcomer) = (tenant(), tenant(), tenant());
+    stack.redis().command(&["SET", &stack.state_key(&broken), "no hash"]).await;
+    let mut neighbour = stack.dashboard(&healthy).await;
+    let mut waiting = Dashboard::open(stack.addr()).await;
+    waiting.send_join(broken.as_str(), Some(&Token::of(broken.as_str()).sign()), None).await;
+
+    let late = stack.dashboard(&newcomer).await;
+    stack.publish(&healthy, &payment()).await;
+    // Nothing but the event: no word of an outage.
+    neighbour.next_event().await;
+    assert_eq!(stack.gateway().metric("gateway_redis_up", &[]).await, 1.0);
+
+    stack.redis().command(&["DEL", &stack.state_key(&broken)]).await;
+    waiting.expect("joined").await;
+    for dashboard in [neighbour, waiting, late] {
+        dashboard.close().await;
+    }
+    stack.finish().await;
+}
