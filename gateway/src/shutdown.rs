@@ -93,11 +93,6 @@ impl Shutdown {
         self.0.hurry.cancelled().await;
     }
 
-    /// Whether that order was given.
-    pub fn is_hurried(&self) -> bool {
-        self.0.hurry.is_cancelled()
-    }
-
     /// Takes the next place in the drain's timetable.
     pub fn turn(&self) -> Turn {
         let Some(schedule) = self.0.schedule.get() else { return Turn { at: Instant::now(), retry_in_ms: 0 } };

@@ -108,8 +108,8 @@ async fn authenticate(gateway: &Shared, headers: &HeaderMap) -> Result<Claims, P
 /// The tenant that is asked for, or the only one there is.
 fn the_tenant(claims: &Claims, asked: Option<String>) -> Result<TenantId, Problem> {
     match (asked, &claims.tenants[..]) {
-        (Some(asked), tenants) => {
-            let asked = TenantId::try_from(asked).ok().filter(|tenant| tenants.contains(tenant));
+        (Some(asked), _) => {
+            let asked = TenantId::try_from(asked).ok().filter(|tenant| claims.grants(tenant));
             asked.ok_or_else(|| Problem::forbidden("wrong_tenant", "the token does not name this tenant"))
         }
         (None, [tenant]) => Ok(tenant.clone()),

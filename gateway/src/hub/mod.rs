@@ -142,13 +142,6 @@ impl Hub {
         tenants
     }
 
-    /// The position that a tenant's sockets have been sent, when it has a room here that knows it.
-    pub async fn head(&self, tenant: &TenantId) -> Option<Position> {
-        let (reply, answer) = oneshot::channel();
-        self.send(tenant, Input::Head { tenant: tenant.clone(), reply }).await;
-        answer.await.ok().flatten()
-    }
-
     async fn send(&self, tenant: &TenantId, input: Input) {
         // A closed mailbox means that the gateway is exiting; sockets are told by their own tasks.
         let _ = self.mailbox(tenant).send(input).await;

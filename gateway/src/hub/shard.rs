@@ -15,7 +15,7 @@ use super::audience::{Audience, Member};
 use super::kicks::{Kicks, now_millis};
 use super::room::{Effect, Room};
 use super::{Join, RoomLimits};
-use crate::engine::{Engine, Kick, Kicked, Outage, Position, Request, Signal};
+use crate::engine::{Engine, Kick, Kicked, Outage, Request, Signal};
 use crate::metrics::Metrics;
 use crate::socket::close::{CloseReason, FullReason};
 use crate::socket::link::Link;
@@ -40,8 +40,6 @@ pub enum Input {
     Signal(Signal),
     /// Who is connected?
     Tenants(oneshot::Sender<Vec<(TenantId, usize)>>),
-    /// Where does a tenant's room stand?
-    Head { tenant: TenantId, reply: oneshot::Sender<Option<Position>> },
 }
 
 /// Something that is due for a room.
@@ -142,9 +140,6 @@ impl Shard {
             Input::Tenants(reply) => {
                 let counts = self.chambers.iter().map(|(tenant, chamber)| (tenant.clone(), chamber.members()));
                 let _ = reply.send(counts.filter(|(_, members)| *members > 0).collect());
-            }
-            Input::Head { tenant, reply } => {
-                let _ = reply.send(self.chambers.get(&tenant).and_then(|chamber| chamber.room.head().cloned()));
             }
         }
     }

@@ -260,7 +260,7 @@ impl Connection {
         if renewal && subject.is_some_and(|subject| *subject != claims.subject) {
             return Err(CloseReason::Unauthorized("the token is another user's"));
         }
-        let Some(tenant) = tenant.filter(|tenant| claims.tenants.contains(tenant)) else {
+        let Some(tenant) = tenant.filter(|tenant| claims.grants(tenant)) else {
             return Err(CloseReason::WrongTenant);
         };
         if !self.slot.verify() {

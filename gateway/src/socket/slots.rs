@@ -55,11 +55,6 @@ impl Slots {
 }
 
 impl Slot {
-    /// Whether the socket has shown a good token.
-    pub fn is_verified(&self) -> bool {
-        self.verified
-    }
-
     /// The slot of a socket that has just shown a good token; `false` when none is left.
     pub fn verify(&mut self) -> bool {
         if self.verified {
