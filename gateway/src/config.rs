@@ -51,8 +51,18 @@ pub enum Command {
     Demo,
     /// Validate the configuration, load the keys and reach Redis, then say what was found.
     Check,
+    /// Bring the schema `dashboard` of the database up to date with this binary.
+    Migrate(MigrateOptions),
     /// Print a token signed with JWT_SECRET, to try things with.
     Token(TokenOptions),
+}
+
+/// What is migrated.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct MigrateOptions {
+    /// Also create the reference billing tables (schema `billing`) and the two views over them.
+    #[arg(long)]
+    pub reference: bool,
 }
 
 /// What the minted token says.
@@ -93,6 +103,10 @@ pub struct Config {
     /// Postgres, as postgres://; without it there are no snapshots and no outbox. Also DATABASE_URL_FILE.
     #[arg(long, env, value_name = "URL", hide_env_values = true)]
     pub database_url: Option<Secret>,
+
+    /// Events of a tenant that may wait in the outbox; more are condensed into one `metrics_updated`.
+    #[arg(long, env, value_name = "EVENTS", default_value = "50", value_parser = whole::<u32>(1..=100_000))]
+    pub outbox_condense_after: u32,
 
     /// Which tokens are believed.
     #[command(flatten)]

@@ -142,7 +142,7 @@ impl EventData {
         }
     }
 
-    fn from_json(event_type: DashboardEventType, raw: &str) -> Result<Self, InvalidEvent> {
+    pub(crate) fn from_json(event_type: DashboardEventType, raw: &str) -> Result<Self, InvalidEvent> {
         Ok(match event_type {
             DashboardEventType::PaymentReceived => Self::PaymentReceived(strict::from_str("data", raw)?),
             DashboardEventType::InvoiceStatusChanged => Self::InvoiceStatusChanged(strict::from_str("data", raw)?),

@@ -52,6 +52,11 @@
 //!   when there is room again. Figures ([`MetricsUpdated`]) leave three places free for payments.
 //! * A tenant's events have numbers without holes, in the order in which Redis took them.
 //!
+//! # With a database
+//!
+//! [`outbox::record`] writes an event inside the transaction that records the payment; the [`outbox::Relay`] of the gateways
+//! publishes it once that has committed. Then no crash can lose it, and no rollback can show it.
+//!
 //! # The way of an event
 //!
 //! A [`DashboardEvent`] is serialised once, here. [`script::PUBLISH`] then does everything else inside Redis in one step:
@@ -65,10 +70,12 @@ mod message;
 mod metrics;
 mod money;
 mod names;
+pub mod outbox;
 mod payload;
 mod publisher;
 mod redis;
 pub mod script;
+pub mod snapshot;
 mod strict;
 mod tenant;
 mod timestamp;

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
-use crate::{error::PublishError, publisher::Outcome};
+use crate::{error::PublishError, outbox::Relayed, publisher::Outcome};
 
 pub(crate) struct PublisherMetrics {
     published: Counter,
     throttled: Counter,
     duplicate: Counter,
+    succeeded: Counter,
     unavailable: Counter,
     unknown: Counter,
     overloaded: Counter,
@@ -28,6 +31,7 @@ impl PublisherMetrics {
             published: events("published"),
             throttled: events("throttled"),
             duplicate: events("duplicate"),
+            succeeded: events("succeeded"),
             unavailable: events("unavailable"),
             unknown: events("unknown"),
             overloaded: events("overloaded"),
@@ -37,12 +41,13 @@ impl PublisherMetrics {
         }
     }
 
-    pub(crate) fn publish_ended(&self, result: &Result<Outcome, PublishError>, took: Duration) {
+    pub(crate) fn publish_ended(&self, result: &Result<Relayed, PublishError>, took: Duration) {
         self.seconds.record(took);
         let counter = match result {
-            Ok(Outcome::Published { .. }) => &self.published,
-            Ok(Outcome::Throttled { .. }) => &self.throttled,
-            Ok(Outcome::Duplicate { .. }) => &self.duplicate,
+            Ok(Relayed::Outcome(Outcome::Published { .. })) => &self.published,
+            Ok(Relayed::Outcome(Outcome::Throttled { .. })) => &self.throttled,
+            Ok(Relayed::Outcome(Outcome::Duplicate { .. })) => &self.duplicate,
+            Ok(Relayed::Succeeded { .. }) => &self.succeeded,
             Err(PublishError::Unavailable) => &self.unavailable,
             Err(PublishError::Unknown { .. }) => &self.unknown,
             Err(PublishError::Overloaded) => &self.overloaded,
@@ -50,5 +55,51 @@ impl PublisherMetrics {
             Err(PublishError::Invalid(_)) => &self.invalid,
         };
         counter.increment(1);
+    }
+}
+
+/// What the relay shows; zero on an instance that doesn't lead.
+pub(crate) struct RelayMetrics {
+    leader: Gauge,
+    pending: Gauge,
+    lag: Gauge,
+    published: Counter,
+    condensed: Counter,
+}
+
+impl RelayMetrics {
+    pub(crate) fn register() -> Self {
+        describe_gauge!("relay_leader", "1 where the relay's leader runs");
+        describe_gauge!("relay_pending", "Rows of the outbox that wait to be published");
+        describe_gauge!("relay_lag_seconds", Unit::Seconds, "Age of the oldest row that waits");
+        describe_counter!("relay_published_total", "Rows of the outbox that were published");
+        describe_counter!("relay_condensed_total", "Rows of the outbox that were condensed into a metrics_updated");
+        Self {
+            leader: gauge!("relay_leader"),
+            pending: gauge!("relay_pending"),
+            lag: gauge!("relay_lag_seconds"),
+            published: counter!("relay_published_total"),
+            condensed: counter!("relay_condensed_total"),
+        }
+    }
+
+    pub(crate) fn leads(&self, leads: bool) {
+        self.leader.set(f64::from(u8::from(leads)));
+        if !leads {
+            self.waiting(0, 0.0);
+        }
+    }
+
+    pub(crate) fn waiting(&self, rows: i64, lag_seconds: f64) {
+        self.pending.set(rows as f64);
+        self.lag.set(lag_seconds);
+    }
+
+    pub(crate) fn published(&self, rows: usize) {
+        self.published.increment(rows as u64);
+    }
+
+    pub(crate) fn condensed(&self, rows: i64) {
+        self.condensed.increment(rows.unsigned_abs());
     }
 }

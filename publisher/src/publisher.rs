@@ -17,6 +17,7 @@ use crate::{
     event::{DashboardEvent, EventData, EventId},
     metrics::PublisherMetrics,
     names::Names,
+    outbox::{Relayed, Term},
     payload::{ArrearsAlert, InvoiceStatusChanged, MetricsUpdated, PaymentReceived},
     redis::{Call, Failure, Redis},
     script,
@@ -106,8 +107,26 @@ impl Publisher {
         tenant: &TenantId,
         event: &DashboardEvent,
     ) -> Result<Outcome, PublishError> {
+        match self.publish(tenant, event, None).await? {
+            Relayed::Outcome(outcome) => Ok(outcome),
+            Relayed::Succeeded { .. } => Err(not_ours()),
+        }
+    }
+
+    /// Publishes an event for the outbox: as [`broadcast_to_tenant`](Self::broadcast_to_tenant), but not for a leader whose
+    /// term has been succeeded.
+    pub async fn relay(&self, tenant: &TenantId, event: &DashboardEvent, term: Term) -> Result<Relayed, PublishError> {
+        self.publish(tenant, event, Some(term)).await
+    }
+
+    async fn publish(
+        &self,
+        tenant: &TenantId,
+        event: &DashboardEvent,
+        term: Option<Term>,
+    ) -> Result<Relayed, PublishError> {
         let started = Instant::now();
-        let result = self.inner.publish(tenant, event).await;
+        let result = self.inner.publish(tenant, event, term).await;
         self.inner.metrics.publish_ended(&result, started.elapsed());
         result
     }
@@ -156,9 +175,14 @@ impl Publisher {
 }
 
 impl Inner {
-    async fn publish(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Outcome, PublishError> {
+    async fn publish(
+        &self,
+        tenant: &TenantId,
+        event: &DashboardEvent,
+        term: Option<Term>,
+    ) -> Result<Relayed, PublishError> {
         let deadline = Instant::now() + self.config.timeout;
-        let call = self.call(tenant, event)?;
+        let call = self.call(tenant, event, term)?;
         let _slot = self.slots.try_acquire().map_err(|error| match error {
             TryAcquireError::NoPermits => PublishError::Overloaded,
             TryAcquireError::Closed => PublishError::Unavailable,
@@ -184,10 +208,10 @@ impl Inner {
         }
     }
 
-    fn call(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Call, PublishError> {
+    fn call(&self, tenant: &TenantId, event: &DashboardEvent, term: Option<Term>) -> Result<Call, PublishError> {
         let body = event.checked_body()?;
         let event_type = event.event_type();
-        let reserve = script::reserve(event_type, self.config.events_per_second);
+        let reserve = script::reserve(&event.data, self.config.events_per_second);
         Ok(Call {
             script: &script::PUBLISH,
             keys: vec![
@@ -206,6 +230,7 @@ impl Inner {
                 self.limits.log_millis.clone(),
                 self.limits.state_millis.clone(),
                 self.limits.once_millis.clone(),
+                term.map_or_else(String::new, |term| term.to_string()).into(),
             ],
         })
     }
@@ -216,11 +241,16 @@ fn given_up(sent: bool, id: &EventId) -> PublishError {
 }
 
 /// The result that publish.lua documents.
-fn outcome(reply: &[i64]) -> Result<Outcome, PublishError> {
-    match *reply {
-        [0, seq, receivers] => Ok(Outcome::Published { seq: seq.unsigned_abs(), receivers: receivers.unsigned_abs() }),
-        [1, micros] => Ok(Outcome::Throttled { retry_after: Duration::from_micros(micros.unsigned_abs()) }),
-        [2, seq] => Ok(Outcome::Duplicate { seq: seq.unsigned_abs() }),
-        _ => Err(PublishError::Refused("the script's answer is not ours".to_owned())),
-    }
+fn outcome(reply: &[i64]) -> Result<Relayed, PublishError> {
+    Ok(Relayed::Outcome(match *reply {
+        [0, seq, receivers] => Outcome::Published { seq: seq.unsigned_abs(), receivers: receivers.unsigned_abs() },
+        [1, micros] => Outcome::Throttled { retry_after: Duration::from_micros(micros.unsigned_abs()) },
+        [2, seq] => Outcome::Duplicate { seq: seq.unsigned_abs() },
+        [3, term] => return Ok(Relayed::Succeeded { term: Term(term) }),
+        _ => return Err(not_ours()),
+    }))
+}
+
+fn not_ours() -> PublishError {
+    PublishError::Refused("the script's answer is not ours".to_owned())
 }

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use sha1::{Digest, Sha1};
 
-use crate::names::hex;
+use crate::{event::EventData, names::hex};
 
 /// Publishes one event: everything that must happen at once, in one round trip.
 pub static PUBLISH: LazyLock<Script> =
@@ -48,11 +48,12 @@ pub const STATE_MILLIS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// limit bounds one tenant at 864,000 marks, 155 MB, if it were to publish at the limit all day.
 pub const ONCE_MILLIS: u64 = 24 * 60 * 60 * 1000;
 
-/// Tokens that a `metrics_updated` leaves in the bucket: a burst of metrics never costs a payment.
-/// Of a bucket too small for that it may take what leaves at least one event a second possible.
-pub fn reserve(event_type: crate::DashboardEventType, capacity: u32) -> u32 {
-    match event_type {
-        crate::DashboardEventType::MetricsUpdated => capacity.saturating_sub(1).min(3),
+/// Tokens that must remain in the bucket after this event: figures leave 3, so that a burst of them never costs a payment.
+/// Of a bucket too small for that they may take what leaves at least one event a second possible. Condensed figures stand
+/// for payments, and leave none.
+pub fn reserve(data: &EventData, capacity: u32) -> u32 {
+    match data {
+        EventData::MetricsUpdated(metrics) if metrics.condensed.is_none() => capacity.saturating_sub(1).min(3),
         _ => 0,
     }
 }

@@ -2,5 +2,6 @@
 
 pub mod check;
 pub mod demo;
+pub mod migrate;
 pub mod serve;
 pub mod token;

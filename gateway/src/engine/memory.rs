@@ -6,7 +6,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use publisher::{DashboardEvent, DashboardEventType, Epoch, EventId, Message, Outcome, PublishError, TenantId, script};
+use publisher::outbox::{Relayed, Term};
+use publisher::{DashboardEvent, Epoch, EventId, Message, Outcome, PublishError, TenantId, script};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval};
 
@@ -38,7 +39,7 @@ pub struct MemoryLimits {
 }
 
 enum Order {
-    Publish { tenant: TenantId, event: DashboardEvent, reply: oneshot::Sender<Outcome> },
+    Publish { tenant: TenantId, event: DashboardEvent, term: Option<Term>, reply: oneshot::Sender<Relayed> },
     Kick(Kick),
 }
 
@@ -57,10 +58,15 @@ impl MemoryEngine {
         let _ = self.requests.send(request);
     }
 
-    pub(super) async fn publish(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Outcome, PublishError> {
+    pub(super) async fn publish(
+        &self,
+        tenant: &TenantId,
+        event: &DashboardEvent,
+        term: Option<Term>,
+    ) -> Result<Relayed, PublishError> {
         event.validate()?;
         let (reply, outcome) = oneshot::channel();
-        let order = Order::Publish { tenant: tenant.clone(), event: event.clone(), reply };
+        let order = Order::Publish { tenant: tenant.clone(), event: event.clone(), term, reply };
         self.orders.send(order).await.map_err(|_| PublishError::Unavailable)?;
         outcome.await.map_err(|_| PublishError::Unavailable)
     }
@@ -91,6 +97,8 @@ struct Stream {
     once: HashMap<EventId, u64>,
     marked: VecDeque<(Instant, EventId)>,
     subscribed: bool,
+    /// Of the latest leader of the relay that published here.
+    term: Term,
 }
 
 impl Streams {
@@ -101,9 +109,12 @@ impl Streams {
                 biased;
                 Some(request) = requests.recv() => self.answer(request).await,
                 Some(order) = orders.recv() => match order {
-                    Order::Publish { tenant, event, reply } => {
-                        let outcome = self.publish(&tenant, &event).await;
-                        let _ = reply.send(outcome);
+                    Order::Publish { tenant, event, term, reply } => {
+                        let relayed = match self.succeeded(&tenant, term) {
+                            Some(term) => Relayed::Succeeded { term },
+                            None => Relayed::Outcome(self.publish(&tenant, &event).await),
+                        };
+                        let _ = reply.send(relayed);
                     }
                     Order::Kick(kick) => self.hub.signal(Signal::Kick(kick)).await,
                 },
@@ -152,6 +163,13 @@ impl Streams {
         Reading { head, events }
     }
 
+    /// The later leader's term, if one has been here: publish.lua's fence.
+    fn succeeded(&mut self, tenant: &TenantId, term: Option<Term>) -> Option<Term> {
+        let known = &mut self.stream(tenant).term;
+        *known = (*known).max(term.unwrap_or_default());
+        term.filter(|term| term < known).map(|_| *known)
+    }
+
     async fn publish(&mut self, tenant: &TenantId, event: &DashboardEvent) -> Outcome {
         let MemoryLimits { events_per_second, recovery_events, recovery } = self.limits;
         let epoch = self.epoch.clone();
@@ -160,7 +178,7 @@ impl Streams {
         if let Some(seq) = stream.once.get(&event.id) {
             return Outcome::Duplicate { seq: *seq };
         }
-        if let Some(wait) = stream.throttled(now, events_per_second, event.event_type()) {
+        if let Some(wait) = stream.throttled(now, events_per_second, script::reserve(&event.data, events_per_second)) {
             return Outcome::Throttled { retry_after: wait };
         }
         stream.forget_expired(recovery);
@@ -189,7 +207,7 @@ impl Streams {
 
 impl Stream {
     /// Spends a token, or says when there will be one. The ring of design §5: each token returns one second after it was spent.
-    fn throttled(&mut self, now: u64, capacity: u32, kind: DashboardEventType) -> Option<Duration> {
+    fn throttled(&mut self, now: u64, capacity: u32, reserve: u32) -> Option<Duration> {
         const SECOND: u64 = 1_000_000;
         let clock = now;
         let newest = self.spent.back().copied().unwrap_or(0);
@@ -198,7 +216,7 @@ impl Stream {
             self.spent.iter_mut().for_each(|spent| *spent = clock.min(*spent));
         }
         let now = if newest > clock + SECOND { clock } else { clock.max(newest) };
-        let usable = (capacity - script::reserve(kind, capacity)) as usize;
+        let usable = (capacity - reserve) as usize;
         let oldest = self.spent.len().checked_sub(usable).and_then(|index| self.spent.get(index));
         if let Some(oldest) = oldest.filter(|oldest| now - **oldest < SECOND) {
             // By the clock, for the caller waits by a clock.

@@ -14,6 +14,7 @@ pub mod redis;
 
 use std::time::{Duration, Instant};
 
+use publisher::outbox::{Relayed, Sink, Term};
 use publisher::{DashboardEvent, Epoch, EventId, Message, Outcome, PublishError, TenantId};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -174,7 +175,10 @@ impl Engine {
     /// As [`publisher::Publisher::broadcast_to_tenant`]; the memory engine never fails.
     pub async fn publish(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Outcome, PublishError> {
         match self {
-            Self::Memory(engine) => engine.publish(tenant, event).await,
+            Self::Memory(engine) => match engine.publish(tenant, event, None).await? {
+                Relayed::Outcome(outcome) => Ok(outcome),
+                Relayed::Succeeded { .. } => unreachable!("only a term can be succeeded"),
+            },
             Self::Redis(engine) => engine.publish(tenant, event).await,
         }
     }
@@ -195,6 +199,15 @@ impl Engine {
         match self {
             Self::Memory(_) => Some(Instant::now()),
             Self::Redis(engine) => engine.last_proof(),
+        }
+    }
+}
+
+impl Sink for Engine {
+    async fn relay(&self, tenant: &TenantId, event: &DashboardEvent, term: Term) -> Result<Relayed, PublishError> {
+        match self {
+            Self::Memory(engine) => engine.publish(tenant, event, Some(term)).await,
+            Self::Redis(engine) => engine.relay(tenant, event, term).await,
         }
     }
 }

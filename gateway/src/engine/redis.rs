@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use publisher::outbox::{Relayed, Term};
 use publisher::{ConnectError, DashboardEvent, Outcome, PublishError, Publisher, PublisherConfig, TenantId};
 use tokio::sync::mpsc;
 
@@ -56,6 +57,15 @@ impl RedisEngine {
 
     pub(super) async fn publish(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Outcome, PublishError> {
         self.publisher.broadcast_to_tenant(tenant, event).await
+    }
+
+    pub(super) async fn relay(
+        &self,
+        tenant: &TenantId,
+        event: &DashboardEvent,
+        term: Term,
+    ) -> Result<Relayed, PublishError> {
+        self.publisher.relay(tenant, event, term).await
     }
 
     pub(super) async fn kick(&self, kick: Kick) -> Result<(), PublishError> {

@@ -1,6 +1,6 @@
 -- The beginning of every script of ours: the clock, the tenant's state, and the fence around its epoch.
 --
--- KEYS[1] state  hash: epoch, run, seq, id, bucket
+-- KEYS[1] state  hash: epoch, run, seq, id, bucket, term
 -- KEYS[2] log    stream of messages, ids <seq>-0
 --
 -- An epoch is the life of one counter. Replication is asynchronous and a restart may lose the last second, so a server
@@ -19,7 +19,7 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
-local epoch, seq, id, bucket
+local epoch, seq, id, bucket, term
 
 local function begin_epoch(run, state_ms)
   epoch = string.sub(run, 1, 8) .. '-' .. whole(clock)
@@ -27,17 +27,17 @@ local function begin_epoch(run, state_ms)
   -- The state first: on a full server it is refused, and then nothing has been lost yet; a DEL would have passed.
   redis.call('HSET', STATE, 'epoch', epoch, 'run', run, 'seq', '0', 'id', '')
   redis.call('PEXPIRE', STATE, state_ms)
-  -- The old entries have other identities, and XADD refuses 1-0 under an old top. The bucket stays: the limit
-  -- knows no epochs.
+  -- The old entries have other identities, and XADD refuses 1-0 under an old top. The bucket and the term stay: neither
+  -- the limit nor the relay's leaders know epochs.
   redis.call('DEL', LOG)
 end
 
 -- Reads the state into the locals above, beginning a new epoch where needed. Returns the server's run id.
 local function fence(state_ms)
   local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-  local state = redis.call('HMGET', STATE, 'epoch', 'run', 'seq', 'id', 'bucket')
+  local state = redis.call('HMGET', STATE, 'epoch', 'run', 'seq', 'id', 'bucket', 'term')
   epoch, seq, id = state[1], tonumber(state[3] or ''), state[4]
-  bucket = state[5] or ''
+  bucket, term = state[5] or '', tonumber(state[6] or '') or 0
   if not (epoch and seq and id) or state[2] ~= run then
     begin_epoch(run, state_ms)
   end

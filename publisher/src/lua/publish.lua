@@ -4,7 +4,9 @@
 -- ARGV[1] event id            ARGV[2] event type           ARGV[3] body: the event's JSON without braces
 -- ARGV[4] capacity: events in any second                   ARGV[5] reserve: tokens that must remain after this event
 -- ARGV[6] log length          ARGV[7] log ms               ARGV[8] state ms             ARGV[9] mark ms
+-- ARGV[10] the term of the relay's leader that sends the event; '' when no relay does
 -- Result  {0, seq, receivers} published    {1, µs until it can succeed} throttled    {2, seq} published before
+--         {3, term} refused: a leader of this later term has been here
 --
 -- Scripts do not roll back. So everything that can say no comes before the first write, the first write is the one
 -- that can fail (a full server refuses only the first), and the mark is the last: a mark without its event would turn
@@ -20,6 +22,15 @@ if marked then
 end
 
 fence(ARGV[8])
+
+-- A leader that slept through its own succession may still hold rows that its successor has published, or folded into
+-- others. From the moment a successor shows up, even if it is throttled, the tenant is closed to it.
+local leader = tonumber(ARGV[10])
+if leader and leader < term then
+  return {3, term}
+elseif leader and leader > term then
+  redis.call('HSET', STATE, 'term', ARGV[10])
+end
 
 -- The bucket is the times at which its tokens were spent, 16 digits each (enough until 2286), oldest first. A token
 -- comes back exactly one second after it was spent, so any second holds at most `capacity` events; a bucket that

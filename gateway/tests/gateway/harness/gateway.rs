@@ -46,6 +46,14 @@ impl Gateway {
         (process, log)
     }
 
+    /// Runs a subcommand to its end.
+    pub async fn run(arguments: &[&str], environment: &[(String, String)]) -> (ExitStatus, Log) {
+        let (mut process, log) = Self::spawn(arguments, environment);
+        let (status, _) = process.exit(PATIENCE).await;
+        log.complete().await;
+        (status, log)
+    }
+
     pub fn log(&self) -> &Log {
         &self.log
     }
@@ -142,12 +150,17 @@ impl Starting {
 
 /// Standard output and standard error, line by line.
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<String>>>);
+pub struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// One for each output that is still open.
+    open: Arc<()>,
+}
 
 impl Log {
     fn follow(&self, output: impl Read + Send + 'static) {
-        let lines = Arc::clone(&self.0);
+        let (lines, open) = (Arc::clone(&self.lines), Arc::clone(&self.open));
         std::thread::spawn(move || {
+            let _open = open;
             for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
                 lines.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
             }
@@ -155,7 +168,12 @@ impl Log {
     }
 
     pub fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// Waits until the process, which has ended, has said everything.
+    async fn complete(&self) {
+        eventually("both outputs end", PATIENCE, async || (Arc::strong_count(&self.open) == 1).then_some(())).await;
     }
 
     pub fn text(&self) -> String {

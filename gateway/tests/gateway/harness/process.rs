@@ -20,12 +20,13 @@ const REAPING: &str = r#"
         esac
     done
     for pid in $alive; do kill -9 "$pid" 2>/dev/null; done
-    rm -rf -- "$1"
+    rm -rf -- "$@"
 "#;
 
 struct Reaper {
     child: Child,
     scratch: PathBuf,
+    outside: PathBuf,
 }
 
 impl Reaper {
@@ -40,22 +41,31 @@ static REAPER: LazyLock<Mutex<Reaper>> = LazyLock::new(|| {
     use std::os::unix::process::CommandExt;
 
     let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("run-{}", std::process::id()));
+    let outside = std::env::temp_dir().join(format!("gateway-tests-{}", std::process::id()));
     std::fs::create_dir_all(&scratch).unwrap();
+    std::fs::create_dir_all(&outside).unwrap();
     let child = Command::new("sh")
         .args(["-c", REAPING, "reaper"])
-        .arg(&scratch)
+        .args([&scratch, &outside])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0) // Ctrl-C is for the tests; the reaper still has work to do then.
         .spawn()
         .unwrap();
-    Mutex::new(Reaper { child, scratch })
+    Mutex::new(Reaper { child, scratch, outside })
 });
 
 /// A directory of this run, gone when the run is over.
 pub fn scratch(name: &str) -> PathBuf {
     let directory = REAPER.lock().unwrap().scratch.join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// The same, where every user of the machine may go: PostgreSQL doesn't run as root, and this checkout may be root's alone.
+pub fn scratch_outside(name: &str) -> PathBuf {
+    let directory = REAPER.lock().unwrap().outside.join(name);
     std::fs::create_dir_all(&directory).unwrap();
     directory
 }
@@ -80,6 +90,13 @@ impl Process {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The processes that this one has started.
+    pub fn children(&self) -> Vec<Pid> {
+        let path = format!("/proc/{0}/task/{0}/children", self.id());
+        let children = std::fs::read_to_string(path).unwrap_or_default();
+        children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
     }
 
     pub fn signal(&self, signal: Signal) {

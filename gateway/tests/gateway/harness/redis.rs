@@ -16,7 +16,7 @@ use super::wait::{PATIENCE, eventually};
 /// Below the ephemeral range, so that no outgoing connection takes the port while the server is down.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let offset = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
         let port = 20_000 + ((std::process::id() as u16).wrapping_mul(37).wrapping_add(offset)) % 10_000;

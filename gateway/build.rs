@@ -1,0 +1,4 @@
+//! New migrations are embedded when they appear.
+fn main() {
+    println!("cargo:rerun-if-changed=../migrations");
+}
