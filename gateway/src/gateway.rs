@@ -8,6 +8,7 @@ use crate::engine::Engine;
 use crate::hub::{Hub, MemberId};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
+use crate::snapshots::Snapshots;
 use crate::socket::slots::Slots;
 use crate::tokens::Tokens;
 
@@ -21,6 +22,8 @@ pub struct Gateway {
     pub engine: Engine,
     /// The rooms.
     pub hub: Hub,
+    /// What dashboards start from, when there is a database.
+    pub snapshots: Option<Snapshots>,
     /// Places for sockets.
     pub slots: Slots,
     /// What is counted.

@@ -5,11 +5,13 @@
 
 pub mod commands;
 pub mod config;
+pub mod database;
 pub mod engine;
 pub mod gateway;
 pub mod http;
 pub mod hub;
 pub mod metrics;
 pub mod shutdown;
+pub mod snapshots;
 pub mod socket;
 pub mod tokens;

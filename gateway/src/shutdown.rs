@@ -83,6 +83,11 @@ impl Shutdown {
         self.0.draining.is_cancelled()
     }
 
+    /// Is cancelled when the drain begins.
+    pub fn stop(&self) -> CancellationToken {
+        self.0.draining.child_token()
+    }
+
     /// Waits for the drain to begin.
     pub async fn draining(&self) {
         self.0.draining.cancelled().await;

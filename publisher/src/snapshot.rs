@@ -8,13 +8,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Row, postgres::PgRow, types::Json};
 use time::OffsetDateTime;
 
-use crate::{
-    error::InvalidEvent,
-    money::Money,
-    payload::MetricsUpdated,
-    tenant::TenantId,
-    timestamp,
-};
+use crate::{error::InvalidEvent, money::Money, payload::MetricsUpdated, tenant::TenantId, timestamp};
 
 /// How many payments a snapshot has.
 pub const RECENT_PAYMENTS: usize = 20;

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::Config;
+use crate::database::{self, Found};
 use crate::tokens::Tokens;
 
 /// Longer than any healthy Redis takes, shorter than a person's patience.
@@ -19,9 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     println!("configuration: valid");
     println!("keys: {}", Tokens::load(&config.jwt).await?.describe());
-    if config.database_url.is_some() {
-        println!("postgres: configured, and not used by this version");
-    }
+    postgres(config).await?;
     let Some(url) = &config.redis_url else {
         println!("redis: none configured, an instance serves alone from memory");
         return Ok(());
@@ -38,6 +37,24 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         Err(reason) => {
             println!("redis: {place} cannot be used: {reason:#}");
             bail!("Redis cannot be used");
+        }
+    }
+    Ok(())
+}
+
+async fn postgres(config: &Config) -> anyhow::Result<()> {
+    let Some(url) = &config.database_url else {
+        println!("postgres: none configured, there are no snapshots and no outbox");
+        return Ok(());
+    };
+    match database::look(&database::options(url)?).await? {
+        Found::Ready { views: true } => println!("postgres: answers, with the outbox and the views of snapshots"),
+        Found::Ready { views: false } => {
+            println!("postgres: answers, with the outbox; without views snapshots are null")
+        }
+        Found::Down(reason) => {
+            println!("postgres: cannot be used: {reason}");
+            bail!("Postgres cannot be used");
         }
     }
     Ok(())

@@ -10,11 +10,15 @@ use anyhow::Context;
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use publisher::PublisherConfig;
+use publisher::outbox::{Relay, RelayConfig};
+use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
-use tokio::time::interval;
-use tracing::info;
+use tokio::time::{interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError, LogFormat};
+use crate::database::{self, Found};
 use crate::engine::Engine;
 use crate::engine::memory::{MemoryEngine, MemoryLimits};
 use crate::engine::redis::RedisEngine;
@@ -23,11 +27,14 @@ use crate::http::{self, Limits};
 use crate::hub::{Hub, RoomLimits};
 use crate::metrics::{self, Metrics};
 use crate::shutdown::{Shutdown, Signals};
+use crate::snapshots::Snapshots;
 use crate::socket::slots::Slots;
 use crate::tokens::Tokens;
 
 /// How often the exporter's histograms are tidied, and slow gauges read.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// How long the exit waits for a relay that is handing over.
+const RELAY_LIMIT: Duration = Duration::from_secs(2);
 
 /// Serves until a signal has been obeyed.
 ///
@@ -46,6 +53,8 @@ pub struct Instance {
     internal: TcpListener,
     exporter: PrometheusHandle,
     signals: Signals,
+    /// Ends when the relay has.
+    relay: Option<CancellationToken>,
 }
 
 impl Instance {
@@ -59,6 +68,7 @@ impl Instance {
         let exporter = metrics::install()?;
         let metrics = Metrics::register(config.max_connections);
         let shutdown = Shutdown::default();
+        let database = database(&config).await?;
         let tokens = Tokens::load(&config.jwt).await?;
 
         let public = open("LISTEN", config.listen)?;
@@ -72,12 +82,14 @@ impl Instance {
             linger: config.unsubscribe_linger,
             max_per_tenant: config.max_connections_per_tenant.unwrap_or(usize::MAX),
         };
-        rooms.start(&engine, limits, &metrics, &shutdown);
+        let snapshots = database.as_ref().map(Snapshots::new);
+        rooms.start(&engine, snapshots.as_ref(), limits, &metrics, &shutdown);
+        let relay = database.map(|database| relay(database, &engine, &config, &shutdown));
 
         let slots = Slots::new(config.max_connections, metrics.clone());
         let sockets = AtomicU64::new(0);
-        let gateway = Arc::new(Gateway { config, tokens, engine, hub, slots, metrics, shutdown, sockets });
-        Ok(Self { gateway, public, internal, exporter, signals })
+        let gateway = Arc::new(Gateway { config, tokens, engine, hub, snapshots, slots, metrics, shutdown, sockets });
+        Ok(Self { gateway, public, internal, exporter, signals, relay })
     }
 
     /// The public port's address.
@@ -93,7 +105,7 @@ impl Instance {
     /// # Errors
     /// When the ports' addresses can't be read.
     pub async fn serve(self, more: Router) -> anyhow::Result<()> {
-        let Self { gateway, public, internal, exporter, signals } = self;
+        let Self { gateway, public, internal, exporter, signals, relay } = self;
         let (public_address, internal_address) = (public.local_addr()?, internal.local_addr()?);
         let user_timeout = 2 * gateway.config.heartbeat;
         let requests = gateway.config.max_connections.max(256);
@@ -112,6 +124,9 @@ impl Instance {
 
         info!(public = %public_address, internal = %internal_address, "listening");
         gateway.shutdown.on_signal(signals, gateway.config.drain, &gateway.metrics).await;
+        if let Some(relay) = relay {
+            let _ = timeout(RELAY_LIMIT, relay.cancelled()).await;
+        }
         info!("goodbye");
         Ok(())
     }
@@ -119,6 +134,36 @@ impl Instance {
 
 fn open(variable: &str, address: SocketAddr) -> Result<TcpListener, ConfigError> {
     http::listen(address).map_err(|error| ConfigError::with_value(variable, &address.to_string(), error))
+}
+
+/// The database's address, once it is sure that it can be worked with, or that it is only away.
+async fn database(config: &Config) -> anyhow::Result<Option<PgConnectOptions>> {
+    let Some(url) = &config.database_url else { return Ok(None) };
+    let options = database::options(url)?;
+    match database::look(&options).await? {
+        Found::Ready { views: true } => {}
+        Found::Ready { views: false } => {
+            warn!("the database has no views dashboard.metrics and dashboard.recent_payments: snapshots are null");
+        }
+        Found::Down(reason) => warn!(reason, "Postgres can't be reached: no snapshots, and the outbox waits"),
+    }
+    Ok(Some(options))
+}
+
+/// Starts this instance's relay; what is returned is cancelled when it has ended.
+fn relay(database: PgConnectOptions, engine: &Engine, config: &Config, shutdown: &Shutdown) -> CancellationToken {
+    let limits = RelayConfig {
+        condense_after: config.outbox_condense_after as usize,
+        events_per_second: config.events_per_second as usize,
+    };
+    let relay = Relay::new(database, engine.clone(), limits);
+    let ended = CancellationToken::new();
+    let (end, stop) = (ended.clone().drop_guard(), shutdown.stop());
+    shutdown.spawn(async move {
+        relay.run(stop).await;
+        drop(end);
+    });
+    ended
 }
 
 async fn engine(config: &Config, hub: &Hub, metrics: &Metrics, shutdown: &Shutdown) -> anyhow::Result<Engine> {

@@ -1,5 +1,6 @@
 //! The public face: the socket, the snapshot, the page and the description of the protocol.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, Request, State};
@@ -10,7 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
-use publisher::{Epoch, TenantId};
+use publisher::TenantId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -19,13 +20,14 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::bearer;
 use super::problem::Problem;
-use crate::engine::Request as EngineRequest;
+use crate::engine::{Position, Request as EngineRequest};
 use crate::gateway::Shared;
 use crate::socket::handshake;
+use crate::socket::protocol::SnapshotData;
 use crate::tokens::{Claims, TokenError};
 
 /// How long a snapshot may wait for the engine.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the page may do: load its own files, and connect back to where it came from.
 const PAGE_POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
@@ -68,12 +70,12 @@ struct SnapshotQuery {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Snapshot {
+struct Snapshot<'a> {
     tenant_id: TenantId,
     epoch: String,
     seq: u64,
-    metrics: (),
-    payments: (),
+    #[serde(flatten)]
+    snapshot: SnapshotData<'a>,
 }
 
 /// `GET /dashboard/snapshot`: where a tenant's stream stands, for a page that can't or may not hold a socket.
@@ -82,15 +84,24 @@ async fn snapshot(State(gateway): State<Shared>, request: Request) -> Result<Res
     let Query(query) = query.map_err(|_| Problem::bad_request("bad_request", "tenantId must be given at most once"))?;
     let claims = authenticate(&gateway, request.headers()).await?;
     let tenant = the_tenant(&claims, query.tenant_id)?;
-    let (reply, position) = oneshot::channel();
-    gateway.engine.request(EngineRequest::Head { tenant: tenant.clone(), reply });
-    let position = timeout(SNAPSHOT_TIMEOUT, position).await.ok().and_then(Result::ok);
-    let head = position.ok_or_else(|| {
+    let placed = match &gateway.snapshots {
+        Some(snapshots) => snapshots.placed(&tenant, head(&gateway, &tenant)).await,
+        None => head(&gateway, &tenant).await.map(|head| Arc::new((head, None))),
+    };
+    let placed = placed.ok_or_else(|| {
         Problem::unavailable("redis", "the events' store can't be reached").retry_after(Duration::from_secs(1))
     })?;
-    let epoch: &Epoch = &head.epoch;
-    let snapshot = Snapshot { tenant_id: tenant, epoch: epoch.to_string(), seq: head.seq, metrics: (), payments: () };
+    let (Position { epoch, seq, .. }, snapshot) = &*placed;
+    let snapshot =
+        Snapshot { tenant_id: tenant, epoch: epoch.to_string(), seq: *seq, snapshot: snapshot.as_deref().into() };
     Ok(([(CACHE_CONTROL, "no-store")], Json(snapshot)).into_response())
+}
+
+/// Where the tenant's stream stands, unless that can't be told in time.
+async fn head(gateway: &Shared, tenant: &TenantId) -> Option<Position> {
+    let (reply, position) = oneshot::channel();
+    gateway.engine.request(EngineRequest::Head { tenant: tenant.clone(), reply });
+    timeout(HEAD_TIMEOUT, position).await.ok().and_then(Result::ok)
 }
 
 async fn authenticate(gateway: &Shared, headers: &HeaderMap) -> Result<Claims, Problem> {

@@ -5,6 +5,7 @@
 
 mod audience;
 mod kicks;
+mod load;
 pub mod room;
 mod shard;
 
@@ -20,9 +21,10 @@ use tokio::sync::{mpsc, oneshot};
 pub use kicks::now_millis;
 pub use room::MemberId;
 
-use crate::engine::{Engine, Position, Signal};
+use crate::engine::{Engine, Position, Signal, Ticket};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
+use crate::snapshots::{Snapshot, Snapshots};
 use crate::socket::link::Link;
 use shard::{Input, Shard};
 
@@ -71,9 +73,17 @@ impl Unstarted {
     }
 
     /// Starts the shards.
-    pub fn start(self, engine: &Engine, limits: RoomLimits, metrics: &Metrics, shutdown: &Shutdown) {
+    pub fn start(
+        self,
+        engine: &Engine,
+        snapshots: Option<&Snapshots>,
+        limits: RoomLimits,
+        metrics: &Metrics,
+        shutdown: &Shutdown,
+    ) {
         for inbox in self.inboxes {
-            let shard = Shard::new(inbox, engine.clone(), limits, metrics.clone());
+            let source = snapshots.map(|snapshots| (snapshots.clone(), self.hub.clone()));
+            let shard = Shard::new(inbox, engine.clone(), source, limits, metrics.clone());
             shutdown.spawn(shard.run());
         }
     }
@@ -129,6 +139,11 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Hands a room the snapshot that it asked for.
+    async fn loaded(&self, tenant: TenantId, ticket: Ticket, snapshot: Option<Arc<Snapshot>>) {
+        let _ = self.mailbox(&tenant).send(Input::Loaded { tenant: tenant.clone(), ticket, snapshot }).await;
     }
 
     /// The connected tenants, with how many sockets each has.

@@ -8,9 +8,13 @@
 //! If not, it is old, or something before it is missing, or history was rewritten. The room then holds whatever comes and
 //! asks the engine for the head and for the log after its own position; the answer settles it: fill, or resync.
 
+use std::sync::Arc;
+
 use publisher::Message;
 
+use super::load::{Load, Newcomer};
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
+use crate::snapshots::Snapshot;
 
 /// Messages held while a read is under way. Beyond it the newest are dropped, and another read finds them in the log.
 const MAX_HELD: usize = 1024;
@@ -20,31 +24,40 @@ const MAX_HELD: usize = 1024;
 pub struct MemberId(pub u64);
 
 /// What the shard must do, in order.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Effect {
     /// Ask the engine to receive the tenant's events.
     Subscribe(Ticket),
     /// Ask the engine for the head, and the log after a position.
     Read(Ticket, Known),
-    /// Answer the member's join, send it `replay`, and from then on everything that is delivered.
+    /// Read the tenant's snapshot; nothing up to the room's present position may be missing in it.
+    Load(Ticket),
+    /// Answer these members' joins, send them `replay`, and from then on everything that is delivered.
     Joined {
         /// Who joined.
-        member: MemberId,
-        /// The room's position: where the live stream goes on.
+        newcomers: Vec<Newcomer>,
+        /// Where `replay` begins: the room's position, or that of the snapshot.
         head: Position,
-        /// Whether the member named a position.
-        resumed: bool,
-        /// Whether `replay` leads from that position to `head`.
+        /// Whether they had everything up to their own position, and `replay` goes on from there.
         recovered: bool,
-        /// What the member missed, oldest first.
+        /// What they start from, unless they have recovered, or there is none.
+        snapshot: Option<Arc<Snapshot>>,
+        /// What they missed, oldest first.
         replay: Vec<Message>,
     },
     /// Send an event to every joined member.
     Deliver(Message),
     /// Events that were lost on the way were found in the log (and were delivered).
     Filled,
-    /// Tell every joined member to replace its state: events are gone.
-    Resync(Position),
+    /// Tell every joined member to replace its state, for events are gone, and send it `replay`.
+    Resync {
+        /// Where `replay` begins.
+        head: Position,
+        /// What they start from.
+        snapshot: Option<Arc<Snapshot>>,
+        /// The events since.
+        replay: Vec<Message>,
+    },
     /// Tell everybody, joined or waiting, that delivery can't be vouched for.
     Degraded(Outage),
     /// Tell them that it can be again.
@@ -58,6 +71,9 @@ pub struct Room {
     waiting: Vec<Waiting>,
     outage: Option<Outage>,
     tickets: Tickets,
+    /// Whether there are snapshots to begin with.
+    snapshots: bool,
+    load: Option<Load>,
 }
 
 #[derive(Debug)]
@@ -112,16 +128,28 @@ impl Tickets {
 }
 
 impl Room {
-    /// Opens a room; `generation` differs from that of any earlier room of the tenant, `outage` is the one that lasts.
-    pub fn open(generation: u32, outage: Option<Outage>, effects: &mut Vec<Effect>) -> Self {
+    /// Opens a room; `generation` differs from that of any earlier room of the tenant, `outage` is the one that lasts. With
+    /// `snapshots`, members start from one.
+    pub fn open(generation: u32, outage: Option<Outage>, snapshots: bool, effects: &mut Vec<Effect>) -> Self {
         let mut tickets = Tickets(Ticket(u64::from(generation) << 32));
         let ticket = tickets.issue();
         effects.push(Effect::Subscribe(ticket));
-        Self { phase: Phase::Opening { ticket, held: Vec::new() }, waiting: Vec::new(), outage, tickets }
+        let phase = Phase::Opening { ticket, held: Vec::new() };
+        Self { phase, waiting: Vec::new(), outage, tickets, snapshots, load: None }
     }
 
-    /// The position up to which everything has been delivered; `None` while the room opens.
+    /// The position up to which the joined members have been sent everything; `None` while the room opens.
     pub fn head(&self) -> Option<&Position> {
+        self.resyncing().or_else(|| self.position())
+    }
+
+    /// Where the joined members stand while they wait for a snapshot.
+    fn resyncing(&self) -> Option<&Position> {
+        self.load.as_ref()?.resync.as_ref()
+    }
+
+    /// The position up to which the room has taken everything up.
+    fn position(&self) -> Option<&Position> {
         match &self.phase {
             Phase::Opening { .. } => None,
             Phase::Live { head, .. } => Some(head),
@@ -140,6 +168,9 @@ impl Room {
 
     /// A member is gone whose join was not answered; returns the question whose answer nobody waits for any more.
     pub fn forget(&mut self, member: MemberId) -> Option<Ticket> {
+        if let Some(load) = &mut self.load {
+            load.newcomers.retain(|newcomer| newcomer.member != member);
+        }
         let index = self.waiting.iter().position(|waiting| waiting.member == member)?;
         match self.waiting.swap_remove(index).stage {
             Stage::Log { ticket, .. } => Some(ticket),
@@ -184,6 +215,38 @@ impl Room {
         }
     }
 
+    /// The snapshot has come, or there is none.
+    pub fn loaded(&mut self, ticket: Ticket, snapshot: Option<Arc<Snapshot>>, effects: &mut Vec<Effect>) {
+        let Some(load) = self.load.as_mut().filter(|load| load.ticket == ticket) else { return };
+        if !load.is_whole() {
+            // Too much has happened since: ask again, from here.
+            return self.reload(effects);
+        }
+        load.snapshot = snapshot.clone();
+        let (head, replay) = (load.at.clone(), load.since.clone());
+        let newcomers = std::mem::take(&mut load.newcomers);
+        if load.resync.take().is_some() {
+            let (head, snapshot, replay) = (head.clone(), snapshot.clone(), replay.clone());
+            effects.push(Effect::Resync { head, snapshot, replay });
+        }
+        if !load.is_fresh() {
+            self.load = None;
+        }
+        if !newcomers.is_empty() {
+            effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot, replay });
+        }
+    }
+
+    /// A second after it was asked for: others need another snapshot.
+    pub fn expire(&mut self, ticket: Ticket) {
+        if let Some(load) = self.load.as_mut().filter(|load| load.ticket == ticket) {
+            load.expire();
+            if load.snapshot.is_some() {
+                self.load = None;
+            }
+        }
+    }
+
     /// Compare the position with the engine's: messages may have been lost without a trace.
     pub fn check(&mut self, effects: &mut Vec<Effect>) {
         if let Phase::Live { read: None, .. } = &self.phase {
@@ -223,7 +286,13 @@ impl Room {
                     hold(since, message.clone());
                 }
             }
-            effects.push(Effect::Deliver(message));
+            if let Some(load) = &mut self.load {
+                load.record(&message);
+            }
+            // Members that wait for a snapshot get it with that.
+            if self.resyncing().is_none() {
+                effects.push(Effect::Deliver(message));
+            }
             Ok(())
         } else if *head == position_of(&message) {
             Ok(())
@@ -297,15 +366,36 @@ impl Room {
         if same {
             let from = head.seq;
             let missing = reading.events.into_iter().filter(|event| event.seq > from);
-            if self.take_up(missing, effects).is_ok() && self.head().is_some_and(|head| head.seq >= reading.head.seq) {
+            if self.take_up(missing, effects).is_ok()
+                && self.position().is_some_and(|head| head.seq >= reading.head.seq)
+            {
                 effects.push(Effect::Filled);
                 return;
             }
         }
+        let before = self.head().cloned();
         if let Phase::Live { head, .. } = &mut self.phase {
             *head = reading.head.clone();
         }
-        effects.push(Effect::Resync(reading.head));
+        if self.snapshots {
+            self.reload(effects);
+            self.load.iter_mut().for_each(|load| load.resync = before.clone());
+        } else {
+            effects.push(Effect::Resync { head: reading.head, snapshot: None, replay: Vec::new() });
+        }
+    }
+
+    /// Asks for a snapshot as of now, for whoever waits for the one before.
+    fn reload(&mut self, effects: &mut Vec<Effect>) {
+        let Some(at) = self.position().cloned() else { return };
+        let ticket = self.tickets.issue();
+        let mut load = Load::new(ticket, at);
+        if let Some(before) = self.load.take() {
+            load.newcomers = before.newcomers;
+            load.resync = before.resync;
+        }
+        self.load = Some(load);
+        effects.push(Effect::Load(ticket));
     }
 
     /// Delivers messages as long as they follow; gives back the first that doesn't, and all after it.
@@ -334,7 +424,7 @@ impl Room {
             return;
         };
         let Some(at) = &waiting.resume else {
-            joined(&waiting, head, None, effects);
+            self.answer(&waiting, None, effects);
             return;
         };
         if at.epoch == head.epoch && at.seq < head.seq {
@@ -344,9 +434,9 @@ impl Room {
             self.waiting.push(waiting);
         } else if at.epoch == head.epoch && at.seq == head.seq {
             let same = at.id.is_none() || head.id.is_none() || at.id == head.id;
-            joined(&waiting, head, same.then(Vec::new), effects);
+            self.answer(&waiting, same.then(Vec::new), effects);
         } else if proved {
-            joined(&waiting, head, None, effects);
+            self.answer(&waiting, None, effects);
         } else {
             // Another gateway may have shown it events, or an epoch, that this room has yet to hear of.
             self.prove(waiting, effects);
@@ -366,7 +456,35 @@ impl Room {
             self.prove(waiting, effects);
         } else {
             let replay = waiting.resume.as_ref().and_then(|at| bridge(at, head, reading.events, since));
-            joined(&waiting, head, replay, effects);
+            self.answer(&waiting, replay, effects);
+        }
+    }
+
+    /// Answers a join: with what leads from the member's position to the room's, or with a snapshot.
+    fn answer(&mut self, waiting: &Waiting, replay: Option<Vec<Message>>, effects: &mut Vec<Effect>) {
+        let Phase::Live { head, .. } = &self.phase else { return };
+        let head = head.clone();
+        let newcomer = Newcomer { member: waiting.member, resumed: waiting.resume.is_some() };
+        let newcomers = vec![newcomer];
+        match (&mut self.load, replay) {
+            // With the others, whose stream goes on from the snapshot only.
+            (Some(load), _) if load.resync.is_some() => load.newcomers.push(newcomer),
+            (_, Some(replay)) => {
+                effects.push(Effect::Joined { newcomers, head, recovered: true, snapshot: None, replay });
+            }
+            (_, None) if !self.snapshots => {
+                let replay = Vec::new();
+                effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot: None, replay });
+            }
+            (Some(load), None) if load.is_fresh() => {
+                let (head, replay, snapshot) = (load.at.clone(), load.since.clone(), load.snapshot.clone());
+                effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot, replay });
+            }
+            (Some(load), None) if load.snapshot.is_none() => load.newcomers.push(newcomer),
+            (_, None) => {
+                self.reload(effects);
+                self.load.iter_mut().for_each(|load| load.newcomers.push(newcomer));
+            }
         }
     }
 
@@ -381,17 +499,6 @@ impl Room {
             _ => self.ask(None, false, effects),
         }
     }
-}
-
-fn joined(waiting: &Waiting, head: &Position, replay: Option<Vec<Message>>, effects: &mut Vec<Effect>) {
-    let recovered = replay.is_some();
-    effects.push(Effect::Joined {
-        member: waiting.member,
-        head: head.clone(),
-        resumed: waiting.resume.is_some(),
-        recovered,
-        replay: replay.unwrap_or_default(),
-    });
 }
 
 /// The events that lead from `from` to `to` without a gap, out of the log and of what was delivered while it was read.
@@ -424,7 +531,7 @@ fn position_of(message: &Message) -> Position {
 }
 
 /// Keeps a message for later; false when there is no room for it.
-fn hold(held: &mut Vec<Message>, message: Message) -> bool {
+pub(super) fn hold(held: &mut Vec<Message>, message: Message) -> bool {
     let room = held.len() < MAX_HELD;
     if room {
         held.push(message);

@@ -12,8 +12,9 @@ use proptest::prelude::*;
 use publisher::{DashboardEventType, Epoch, EventId, Message};
 use time::OffsetDateTime;
 
-use super::{Effect, MemberId, Room};
+use super::{Effect, MemberId, Newcomer, Room};
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
+use crate::snapshots::Snapshot;
 
 /// Small, so that histories run past its end.
 const LOG_LENGTH: usize = 6;
@@ -48,6 +49,12 @@ enum Op {
     /// The connection breaks, or is back.
     Lost,
     Returned,
+    /// The oldest query for a snapshot ends.
+    Load {
+        fails: bool,
+    },
+    /// A second is over for the newest one.
+    Stale,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -63,6 +70,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Expire),
         1 => Just(Op::Lost),
         2 => Just(Op::Returned),
+        6 => prop::bool::weighted(0.2).prop_map(|fails| Op::Load { fails }),
+        2 => Just(Op::Stale),
     ]
 }
 
@@ -136,6 +145,9 @@ struct World {
     subscribed: bool,
     requests: VecDeque<(Ticket, Option<Known>)>,
     wire: VecDeque<OnTheWire>,
+    /// Queries under way, each with what the server had when it began: what its answer has for certain.
+    loads: VecDeque<(Ticket, Position)>,
+    newest_load: Option<Ticket>,
     /// Joined members, each with the position it is at.
     members: HashMap<MemberId, Position>,
     /// Waiting members, each with the position it named.
@@ -147,15 +159,17 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(snapshots: bool) -> Self {
         let mut effects = Vec::new();
-        let room = Room::open(1, None, &mut effects);
+        let room = Room::open(1, None, snapshots, &mut effects);
         let mut world = Self {
             server: Server { epochs: 0, ids: 0, events: Vec::new(), log: VecDeque::new() },
             room,
             subscribed: false,
             requests: VecDeque::new(),
             wire: VecDeque::new(),
+            loads: VecDeque::new(),
+            newest_load: None,
             members: HashMap::new(),
             waiting: HashMap::new(),
             seen: Vec::new(),
@@ -222,6 +236,16 @@ impl World {
                 self.subscribed = true;
                 self.act(Room::returned);
             }
+            Op::Load { fails } => {
+                let Some((ticket, had)) = self.loads.pop_front() else { return };
+                let snapshot = (!fails).then(|| std::sync::Arc::new(snapshot_of(&had)));
+                self.act(|room, effects| room.loaded(ticket, snapshot, effects));
+            }
+            Op::Stale => {
+                if let Some(ticket) = self.newest_load {
+                    self.room.expire(ticket);
+                }
+            }
         }
     }
 
@@ -258,24 +282,37 @@ impl World {
             match effect {
                 Effect::Subscribe(ticket) => self.requests.push_back((ticket, None)),
                 Effect::Read(ticket, after) => self.requests.push_back((ticket, Some(after))),
-                Effect::Joined { member, head, resumed, recovered, replay } => {
-                    let Some(resume) = self.waiting.remove(&member) else { continue };
-                    assert_eq!(resumed, resume.is_some());
-                    if recovered {
-                        let mut at = resume.expect("only who named a position recovers");
+                Effect::Load(ticket) => {
+                    self.newest_load = Some(ticket);
+                    self.loads.push_back((ticket, self.server.head()));
+                }
+                Effect::Joined { newcomers, head, recovered, snapshot, replay } => {
+                    has_everything_up_to(&head, snapshot.as_deref());
+                    for Newcomer { member, resumed } in newcomers {
+                        let Some(resume) = self.waiting.remove(&member) else { continue };
+                        assert_eq!(resumed, resume.is_some());
+                        let mut at =
+                            if recovered { resume.expect("only who named a position recovers") } else { head.clone() };
                         replay.iter().for_each(|message| see(&mut at, message));
-                        assert_eq!((&at.epoch, at.seq), (&head.epoch, head.seq), "the replay leads to the head");
-                    } else {
-                        assert!(replay.is_empty());
+                        if recovered {
+                            assert_eq!((&at.epoch, at.seq), (&head.epoch, head.seq), "the replay leads to the head");
+                            at = head.clone();
+                        }
+                        self.seen.push(at.clone());
+                        self.members.insert(member, at);
                     }
-                    self.seen.push(head.clone());
-                    self.members.insert(member, head);
                 }
                 Effect::Deliver(message) => {
                     self.members.values_mut().for_each(|at| see(at, &message));
                     self.seen.extend(self.members.values().next().cloned());
                 }
-                Effect::Resync(head) => self.members.values_mut().for_each(|at| *at = head.clone()),
+                Effect::Resync { head, snapshot, replay } => {
+                    has_everything_up_to(&head, snapshot.as_deref());
+                    for at in self.members.values_mut() {
+                        *at = head.clone();
+                        replay.iter().for_each(|message| see(at, message));
+                    }
+                }
                 Effect::Filled => {}
                 Effect::Degraded(_) => assert!(!std::mem::replace(&mut self.degraded, true), "told twice"),
                 Effect::Restored(_) => {
@@ -290,9 +327,10 @@ impl World {
         self.run(Op::Returned);
         for round in 0.. {
             assert!(round < 1000, "the room never comes to rest");
-            while !self.requests.is_empty() || !self.wire.is_empty() {
+            while !self.requests.is_empty() || !self.wire.is_empty() || !self.loads.is_empty() {
                 self.execute();
                 self.arrive(false);
+                self.run(Op::Load { fails: false });
             }
             if self.room.head() == Some(&self.server.head()) && round > 0 {
                 break;
@@ -306,6 +344,18 @@ impl World {
             assert_eq!((&at.epoch, at.seq), (&head.epoch, head.seq), "a member was left behind");
         }
     }
+}
+
+/// A snapshot that says what the server had when its query began.
+fn snapshot_of(had: &Position) -> Snapshot {
+    Snapshot::of_json(&format!("[\"{}\",{}]", had.epoch, had.seq))
+}
+
+/// Whoever starts from a snapshot sees only what comes after `head`: the rest must be in it.
+fn has_everything_up_to(head: &Position, snapshot: Option<&Snapshot>) {
+    let Some(snapshot) = snapshot else { return };
+    let (epoch, seq): (String, u64) = serde_json::from_str(snapshot.metrics.get()).unwrap();
+    assert!(epoch != head.epoch.as_str() || seq >= head.seq, "event {} is in neither", head.seq);
 }
 
 /// A member's next event must follow its last one.
@@ -322,8 +372,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1000), ..ProptestConfig::default() })]
 
     #[test]
-    fn every_member_sees_a_chain_or_is_told(ops in vec(op(), 1..160)) {
-        let mut world = World::new();
+    fn every_member_sees_a_chain_or_is_told(snapshots: bool, ops in vec(op(), 1..160)) {
+        let mut world = World::new(snapshots);
         for op in ops {
             world.run(op);
         }
@@ -333,7 +383,7 @@ proptest! {
 
 #[test]
 fn a_join_is_not_answered_before_the_subscription() {
-    let mut world = World::new();
+    let mut world = World::new(false);
     world.run(Op::Join { resume: None, ahead: false });
     assert!(world.members.is_empty());
     world.execute();
@@ -344,7 +394,7 @@ fn a_join_is_not_answered_before_the_subscription() {
 
 #[test]
 fn what_was_published_between_subscription_and_reading_is_counted_once() {
-    let mut world = World::new();
+    let mut world = World::new(false);
     world.run(Op::Join { resume: None, ahead: false });
     world.subscribed = true;
     world.run(Op::Publish { lost: false });
@@ -356,7 +406,7 @@ fn what_was_published_between_subscription_and_reading_is_counted_once() {
 
 #[test]
 fn what_came_while_a_gap_was_read_is_delivered_with_it() {
-    let mut world = World::new();
+    let mut world = World::new(false);
     world.run(Op::Join { resume: None, ahead: false });
     world.execute();
     world.arrive(false);
@@ -371,4 +421,26 @@ fn what_came_while_a_gap_was_read_is_delivered_with_it() {
     world.arrive(false);
     assert_eq!(world.members.values().next().map(|at| at.seq), Some(3));
     assert!(world.requests.is_empty(), "nothing was left to ask");
+}
+
+/// A storm: whoever comes while a query runs, and for a second after it began, shares it, and misses nothing.
+#[test]
+fn joins_share_a_snapshot_and_the_events_since() {
+    let mut world = World::new(true);
+    world.run(Op::Join { resume: None, ahead: false });
+    world.execute();
+    world.arrive(false);
+    world.run(Op::Join { resume: None, ahead: false });
+    world.run(Op::Publish { lost: false });
+    world.arrive(false);
+    world.run(Op::Join { resume: None, ahead: false });
+    assert_eq!(world.loads.len(), 1);
+    world.run(Op::Load { fails: false });
+    world.run(Op::Join { resume: None, ahead: false });
+    assert_eq!((world.members.len(), world.loads.len()), (4, 0));
+    assert!(world.members.values().all(|at| at.seq == 1));
+    world.run(Op::Stale);
+    world.run(Op::Join { resume: None, ahead: false });
+    assert_eq!((world.members.len(), world.loads.len()), (4, 1));
+    world.settle();
 }

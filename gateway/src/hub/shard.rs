@@ -13,10 +13,12 @@ use tracing::{debug, warn};
 
 use super::audience::{Audience, Member};
 use super::kicks::{Kicks, now_millis};
+use super::load::Newcomer;
 use super::room::{Effect, Room};
-use super::{Join, RoomLimits};
-use crate::engine::{Engine, Kick, Kicked, Outage, Request, Signal};
+use super::{Hub, Join, RoomLimits};
+use crate::engine::{Engine, Kick, Kicked, Outage, Request, Signal, Ticket};
 use crate::metrics::Metrics;
+use crate::snapshots::{LIFE, Snapshot, Snapshots};
 use crate::socket::close::{CloseReason, FullReason};
 use crate::socket::link::Link;
 use crate::socket::{frame, protocol};
@@ -38,6 +40,8 @@ pub enum Input {
     Leave { tenant: TenantId, link: Arc<Link>, announce: bool, done: oneshot::Sender<()> },
     /// The engine has something to say.
     Signal(Signal),
+    /// The snapshot has come that a room asked for, or there is none.
+    Loaded { tenant: TenantId, ticket: Ticket, snapshot: Option<Arc<Snapshot>> },
     /// Who is connected?
     Tenants(oneshot::Sender<Vec<(TenantId, usize)>>),
 }
@@ -46,6 +50,8 @@ pub enum Input {
 enum Due {
     Heartbeat(TenantId),
     Linger(TenantId),
+    /// The room's snapshot is too old for others.
+    Stale(TenantId, Ticket),
 }
 
 /// A room with its sockets and its clocks.
@@ -64,6 +70,8 @@ struct Chamber {
 pub struct Shard {
     inbox: mpsc::Receiver<Input>,
     engine: Engine,
+    /// Where snapshots come from, and the way back for them.
+    snapshots: Option<(Snapshots, Hub)>,
     limits: RoomLimits,
     metrics: Metrics,
     chambers: HashMap<TenantId, Chamber>,
@@ -78,10 +86,17 @@ pub struct Shard {
 
 impl Shard {
     /// A shard without rooms.
-    pub fn new(inbox: mpsc::Receiver<Input>, engine: Engine, limits: RoomLimits, metrics: Metrics) -> Self {
+    pub fn new(
+        inbox: mpsc::Receiver<Input>,
+        engine: Engine,
+        snapshots: Option<(Snapshots, Hub)>,
+        limits: RoomLimits,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             inbox,
             engine,
+            snapshots,
             limits,
             metrics,
             chambers: HashMap::new(),
@@ -113,6 +128,7 @@ impl Shard {
                 Some(due) = self.due.next(), if !self.due.is_empty() => match due.into_inner() {
                     Due::Heartbeat(tenant) => self.heartbeat(tenant),
                     Due::Linger(tenant) => self.lingered(&tenant),
+                    Due::Stale(tenant, ticket) => self.in_room(&tenant, |room, _| room.expire(ticket)),
                 },
                 // Every room is asked at once, so that the engine answers all of them in one sweep.
                 _ = sweep.tick() => self.each_room(|room, effects| room.check(effects)),
@@ -137,6 +153,9 @@ impl Shard {
                 let _ = done.send(());
             }
             Input::Signal(signal) => self.signal(signal),
+            Input::Loaded { tenant, ticket, snapshot } => {
+                self.in_room(&tenant, |room, effects| room.loaded(ticket, snapshot, effects));
+            }
             Input::Tenants(reply) => {
                 let counts = self.chambers.iter().map(|(tenant, chamber)| (tenant.clone(), chamber.members()));
                 let _ = reply.send(counts.filter(|(_, members)| *members > 0).collect());
@@ -197,7 +216,7 @@ impl Shard {
     fn open_room(&mut self, tenant: &TenantId) -> Chamber {
         self.generation = self.generation.wrapping_add(1);
         let mut effects = Vec::new();
-        let room = Room::open(self.generation, self.outage.clone(), &mut effects);
+        let room = Room::open(self.generation, self.outage.clone(), self.snapshots.is_some(), &mut effects);
         for effect in effects {
             if let Effect::Subscribe(ticket) = effect {
                 self.engine.request(Request::Subscribe { tenant: tenant.clone(), ticket });
@@ -221,7 +240,7 @@ impl Shard {
         let Some(chamber) = self.chambers.get(tenant) else { return };
         // A member that still waits gets its `joined` in its time.
         if let (true, Some(head)) = (chamber.audience.contains(link), chamber.room.head()) {
-            let joined = protocol::joined(tenant, head, true, self.limits.heartbeat.as_secs());
+            let joined = protocol::joined(tenant, head, true, None, self.limits.heartbeat.as_secs());
             self.tell(tenant, link, &joined);
         }
     }
@@ -307,29 +326,41 @@ impl Shard {
                     self.engine.request(Request::Read { tenant: tenant.clone(), ticket, after });
                 }
                 Effect::Filled => self.metrics.gap_filled(),
-                Effect::Joined { member, head, resumed, recovered, replay } => {
-                    chamber.flush(&self.metrics);
-                    let Some(index) = chamber.waiting.iter().position(|waiting| waiting.link.id == member) else {
-                        continue;
-                    };
-                    let member = chamber.waiting.swap_remove(index);
-                    let mut frames = protocol::joined(tenant, &head, recovered, self.limits.heartbeat.as_secs());
-                    if !replay.is_empty() {
-                        let missed = frame::texts(replay.iter().map(|message| &*message.json));
-                        frames = [frames, missed].concat().into();
-                    }
-                    self.metrics.joined(resumed.then_some(recovered));
-                    // What was missed doesn't count against the backlog: it is bounded by the log.
-                    match member.link.write(&frames, 1) {
-                        Ok(()) => chamber.audience.seat(member),
-                        Err(_) => chamber.give_up(std::iter::once(member), &self.metrics),
+                Effect::Load(ticket) => {
+                    if let Some((snapshots, hub)) = self.snapshots.clone() {
+                        let stale = Due::Stale(tenant.clone(), ticket);
+                        self.due.insert(stale, LIFE);
+                        let tenant = tenant.clone();
+                        tokio::spawn(async move {
+                            let snapshot = snapshots.load(&tenant).await;
+                            hub.loaded(tenant, ticket, snapshot).await;
+                        });
                     }
                 }
-                Effect::Resync(head) => {
+                Effect::Joined { newcomers, head, recovered, snapshot, replay } => {
+                    chamber.flush(&self.metrics);
+                    let heartbeat = self.limits.heartbeat.as_secs();
+                    let joined = protocol::joined(tenant, &head, recovered, snapshot.as_deref(), heartbeat);
+                    let frames = followed_by(joined, &replay);
+                    for Newcomer { member, resumed } in newcomers {
+                        let Some(index) = chamber.waiting.iter().position(|waiting| waiting.link.id == member) else {
+                            continue;
+                        };
+                        let member = chamber.waiting.swap_remove(index);
+                        self.metrics.joined(resumed.then_some(recovered));
+                        // What was missed doesn't count against the backlog: it is bounded by the log.
+                        match member.link.write(&frames, 1) {
+                            Ok(()) => chamber.audience.seat(member),
+                            Err(_) => chamber.give_up(std::iter::once(member), &self.metrics),
+                        }
+                    }
+                }
+                Effect::Resync { head, snapshot, replay } => {
                     warn!(%tenant, epoch = %head.epoch, seq = head.seq, "events are beyond recovery, dashboards resync");
                     self.metrics.gap_resync();
                     chamber.flush(&self.metrics);
-                    chamber.announce(&protocol::resync(&head), &self.metrics);
+                    let resync = protocol::resync(&head, snapshot.as_deref());
+                    chamber.announce(&followed_by(resync, &replay), &self.metrics);
                 }
                 Effect::Degraded(outage) => chamber.announce_to_all(&protocol::degraded(&outage), &self.metrics),
                 Effect::Restored(outage) => chamber.announce_to_all(&protocol::restored(&outage), &self.metrics),
@@ -376,6 +407,15 @@ impl Shard {
         self.metrics.tenants(-1);
         debug!(%tenant, "room closed");
     }
+}
+
+/// Frames of a beginning and of what came after it.
+fn followed_by(beginning: Bytes, events: &[Message]) -> Bytes {
+    if events.is_empty() {
+        return beginning;
+    }
+    let events = frame::texts(events.iter().map(|message| &*message.json));
+    [beginning, events].concat().into()
 }
 
 impl Chamber {

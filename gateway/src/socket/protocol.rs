@@ -12,6 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use super::close::CloseReason;
 use super::frame;
 use crate::engine::{Outage, Position};
+use crate::snapshots::Snapshot;
 
 /// The largest whole number that JavaScript, and so a browser's JSON, holds exactly.
 const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
@@ -197,14 +198,34 @@ struct Joined<'a> {
     seq: u64,
     recovered: bool,
     heartbeat_seconds: u64,
-    metrics: (),
-    payments: (),
+    #[serde(flatten)]
+    snapshot: SnapshotData<'a>,
 }
 
-/// `joined`: the room's position, from which the live stream goes on.
-pub fn joined(tenant: &TenantId, head: &Position, recovered: bool, heartbeat_seconds: u64) -> Bytes {
+/// What a dashboard starts from; null where there is none.
+#[derive(Serialize)]
+pub struct SnapshotData<'a> {
+    metrics: Option<&'a RawValue>,
+    payments: Option<&'a RawValue>,
+}
+
+impl<'a> From<Option<&'a Snapshot>> for SnapshotData<'a> {
+    fn from(snapshot: Option<&'a Snapshot>) -> Self {
+        Self { metrics: snapshot.map(|it| &*it.metrics), payments: snapshot.map(|it| &*it.payments) }
+    }
+}
+
+/// `joined`: the position from which the live stream goes on, and what the dashboard starts from.
+pub fn joined(
+    tenant: &TenantId,
+    head: &Position,
+    recovered: bool,
+    snapshot: Option<&Snapshot>,
+    heartbeat_seconds: u64,
+) -> Bytes {
     let Position { epoch, seq, .. } = head;
-    let data = Joined { tenant_id: tenant, epoch, seq: *seq, recovered, heartbeat_seconds, metrics: (), payments: () };
+    let snapshot = snapshot.into();
+    let data = Joined { tenant_id: tenant, epoch, seq: *seq, recovered, heartbeat_seconds, snapshot };
     frame::text(&message("joined", data))
 }
 
@@ -218,16 +239,16 @@ pub fn left(tenant: &TenantId) -> Bytes {
     frame::text(&message("left", Left { tenant_id: tenant }))
 }
 
-/// `resync`: events were missed beyond recovery.
-pub fn resync(head: &Position) -> Bytes {
+/// `resync`: events were missed beyond recovery; the dashboard starts anew.
+pub fn resync(head: &Position, snapshot: Option<&Snapshot>) -> Bytes {
     #[derive(Serialize)]
     struct Resync<'a> {
         epoch: &'a Epoch,
         seq: u64,
-        metrics: (),
-        payments: (),
+        #[serde(flatten)]
+        snapshot: SnapshotData<'a>,
     }
-    frame::text(&message("resync", Resync { epoch: &head.epoch, seq: head.seq, metrics: (), payments: () }))
+    frame::text(&message("resync", Resync { epoch: &head.epoch, seq: head.seq, snapshot: snapshot.into() }))
 }
 
 #[derive(Serialize)]

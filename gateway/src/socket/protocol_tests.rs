@@ -89,13 +89,13 @@ fn messages_are_what_the_design_says() {
     let outage = Outage { reason: "redis", since: time::macros::datetime!(2026-11-24 12:04:05 UTC) };
     let rows = [
         (
-            joined(&acorn, &head, true, 30),
+            joined(&acorn, &head, true, None, 30),
             json!({"type": "joined", "data": {"tenantId": "acorn", "epoch": "e1", "seq": 7, "recovered": true,
                    "heartbeatSeconds": 30, "metrics": null, "payments": null}}),
         ),
         (left(&acorn), json!({"type": "left", "data": {"tenantId": "acorn"}})),
         (
-            resync(&head),
+            resync(&head, None),
             json!({"type": "resync", "data": {"epoch": "e1", "seq": 7, "metrics": null, "payments": null}}),
         ),
         (heartbeat(Some(&head)), json!({"type": "heartbeat", "data": {"epoch": "e1", "seq": 7}})),

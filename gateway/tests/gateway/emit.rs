@@ -6,7 +6,8 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::harness::{PostgresServer, tenant};
 
-const PAYMENT: &str = r#"{"paymentId":"p-1","amount":1500.00,"parentName":"Thandi Mokoena","childName":"Lwazi","invoiceNumber":"INV-1"}"#;
+const PAYMENT: &str =
+    r#"{"paymentId":"p-1","amount":1500.00,"parentName":"Thandi Mokoena","childName":"Lwazi","invoiceNumber":"INV-1"}"#;
 const STATUS: &str = r#"{"invoiceId":"i-1","invoiceNumber":"INV-1","previousStatus":"PENDING","newStatus":"PAID"}"#;
 const ARREARS: &str = r#"{"parentId":"x-1","parentName":"Pieter Botha","totalArrears":4200.5,"daysOverdue":31}"#;
 const METRICS: &str = r#"{"totalOutstanding":-5.00,"totalArrears":0,"accountsInArrears":0,"paymentsToday":2,"amountReceivedToday":10.1,"invoicesByStatus":{"PENDING":3},"asOf":"2026-11-23T08:15:00+02:00"}"#;
@@ -125,7 +126,9 @@ fn edges() -> Vec<(&'static str, String, Option<&'static str>)> {
         edge(kind, with(data, field, "null"), Some(path));
         edge(kind, without(data, field), Some(path));
     }
-    for (value, good) in [("0", true), ("4294967295", true), ("4294967296", false), ("-1", false), ("1.5", false), ("\"3\"", false)] {
+    for (value, good) in
+        [("0", true), ("4294967295", true), ("4294967296", false), ("-1", false), ("1.5", false), ("\"3\"", false)]
+    {
         edge("arrears_alert", with(ARREARS, "daysOverdue", value), (!good).then_some("data.daysOverdue"));
     }
     edge("arrears_alert", with(ARREARS, "totalArrears", "-1"), Some("data.totalArrears"));
@@ -159,7 +162,11 @@ fn edges() -> Vec<(&'static str, String, Option<&'static str>)> {
     }
     edge("payment_received", STATUS.into(), Some("data."));
     let many: String = (0..900).map(|n| format!("\"STATUS-{n:08}\":1,")).collect();
-    edge("metrics_updated", with(METRICS, "invoicesByStatus", &format!("{{{}}}", many.trim_end_matches(','))), Some("data"));
+    edge(
+        "metrics_updated",
+        with(METRICS, "invoicesByStatus", &format!("{{{}}}", many.trim_end_matches(','))),
+        Some("data"),
+    );
     edges
 }
 
@@ -191,7 +198,8 @@ async fn b54_the_database_and_the_library_refuse_the_same_and_name_the_field() {
     assert_eq!(database.value::<i64>("select count(*) from dashboard.outbox").await, taken);
 
     // The relay reads what the database took with the library: that must never fail.
-    let rows = sqlx::query("select type, data::text as data from dashboard.outbox").fetch_all(&mut client).await.unwrap();
+    let rows =
+        sqlx::query("select type, data::text as data from dashboard.outbox").fetch_all(&mut client).await.unwrap();
     for row in rows {
         let (kind, data): (&str, &str) = (row.get("type"), row.get("data"));
         let raw = format!(r#"{{"type":"{kind}","data":{data}}}"#);

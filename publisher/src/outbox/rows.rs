@@ -9,8 +9,8 @@ use tracing::error;
 
 use super::Term;
 use crate::{
-    event::{DashboardEvent, EventData},
     error::InvalidEvent,
+    event::{DashboardEvent, EventData},
     tenant::TenantId,
 };
 

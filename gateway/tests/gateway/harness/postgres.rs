@@ -132,10 +132,8 @@ impl PostgresServer {
     }
 
     async fn ready(&self) {
-        eventually("PostgreSQL answers", PATIENCE, async || {
-            self.connect("postgres").await.ok()?.close().await.ok()
-        })
-        .await;
+        eventually("PostgreSQL answers", PATIENCE, async || self.connect("postgres").await.ok()?.close().await.ok())
+            .await;
     }
 
     pub fn addr(&self) -> SocketAddr {
