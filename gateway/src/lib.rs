@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 pub mod database;
 pub mod engine;
+pub mod figures;
 pub mod gateway;
 pub mod http;
 pub mod hub;

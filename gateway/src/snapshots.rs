@@ -57,6 +57,11 @@ impl Snapshot {
 /// A snapshot with the position that it is no older than.
 pub type Placed = Arc<(Position, Option<Arc<Snapshot>>)>;
 
+/// Postgres is away, or has no views to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("figures can't be read")]
+pub struct Unavailable;
+
 /// Where snapshots come from; cheap to clone.
 #[derive(Clone)]
 pub struct Snapshots {
@@ -98,9 +103,12 @@ impl Snapshots {
         Snapshot::write(&read).inspect_err(|error| warn!(%error, "a snapshot can't be written")).ok().map(Arc::new)
     }
 
-    /// The tenant's figures as of now; `None` when they can't be had.
-    pub async fn metrics(&self, tenant: &TenantId) -> Option<MetricsUpdated> {
-        self.ask(async |connection| snapshot::read_metrics(connection, tenant).await).await.flatten()
+    /// The tenant's figures as of now, unless the view doesn't know it.
+    ///
+    /// # Errors
+    /// When Postgres doesn't give them within two seconds.
+    pub async fn metrics(&self, tenant: &TenantId) -> Result<Option<MetricsUpdated>, Unavailable> {
+        self.ask(async |connection| snapshot::read_metrics(connection, tenant).await).await.ok_or(Unavailable)
     }
 
     /// A snapshot that is no older than a second, together with a position that was read before it. Whoever asks meanwhile

@@ -46,6 +46,11 @@ impl Names {
         self.of(tenant, &format!("once:{id}"))
     }
 
+    /// String, expiring: which gateway computes the tenant's figures just now, and as of which event.
+    pub fn figures(&self, tenant: &TenantId) -> String {
+        self.of(tenant, "figures")
+    }
+
     /// Stream: the kicks of the last minute, for gateways that did not hear them.
     pub fn kicks(&self) -> String {
         format!("{}:kicks", self.prefix)
@@ -89,6 +94,7 @@ mod tests {
         assert_eq!(names.state(&acorn), "dash:{acorn}:state");
         assert_eq!(names.log(&acorn), "dash:{acorn}:log");
         assert_eq!(names.once(&acorn, &id), "dash:{acorn}:once:e1");
+        assert_eq!(names.figures(&acorn), "dash:{acorn}:figures");
         assert_eq!(names.kicks(), "dash:kicks");
         assert_eq!(names.control(), "dash:control");
         assert_eq!(names.probe("g1"), "dash:probe:g1");

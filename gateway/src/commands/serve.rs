@@ -22,6 +22,7 @@ use crate::database::{self, Found};
 use crate::engine::Engine;
 use crate::engine::memory::{MemoryEngine, MemoryLimits};
 use crate::engine::redis::RedisEngine;
+use crate::figures::Figures;
 use crate::gateway::{Gateway, Shared};
 use crate::http::{self, Limits};
 use crate::hub::{Hub, RoomLimits};
@@ -83,7 +84,11 @@ impl Instance {
             max_per_tenant: config.max_connections_per_tenant.unwrap_or(usize::MAX),
         };
         let snapshots = database.as_ref().map(Snapshots::new);
-        rooms.start(&engine, snapshots.as_ref(), limits, &metrics, &shutdown);
+        let live = snapshots.clone().map(|snapshots| {
+            let figures = Figures::start(engine.clone(), snapshots.clone(), &shutdown);
+            (snapshots, figures)
+        });
+        rooms.start(&engine, live.as_ref(), limits, &metrics, &shutdown);
         let relay = database.map(|database| relay(database, &engine, &config, &shutdown));
 
         let slots = Slots::new(config.max_connections, metrics.clone());

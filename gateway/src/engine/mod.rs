@@ -151,6 +151,21 @@ pub enum Kicked {
 /// How long a kick is remembered for joins that raced with it, and for gateways that did not hear it.
 pub const KICK_MEMORY: Duration = Duration::from_secs(60);
 
+/// Between two `metrics_updated` of one tenant, at the least.
+pub const FIGURES_PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether this gateway is the one that computes a tenant's figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// It is.
+    Won,
+    /// Another does; with whether as of the same event.
+    Lost {
+        /// As of the same event: nothing is left to do when they come.
+        covers: bool,
+    },
+}
+
 /// The engine in use.
 #[derive(Clone)]
 pub enum Engine {
@@ -191,6 +206,18 @@ impl Engine {
         match self {
             Self::Memory(engine) => engine.kick(kick).await,
             Self::Redis(engine) => engine.kick(kick).await,
+        }
+    }
+
+    /// Claims a tenant's figures, as of its last change if one is known, for [`FIGURES_PAUSE`].
+    ///
+    /// # Errors
+    /// When Redis doesn't answer.
+    pub async fn claim(&self, tenant: &TenantId, at: Option<&Position>) -> Result<Claim, PublishError> {
+        match self {
+            // There is no other gateway.
+            Self::Memory(_) => Ok(Claim::Won),
+            Self::Redis(engine) => engine.claim(tenant, at).await,
         }
     }
 

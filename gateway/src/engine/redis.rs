@@ -13,7 +13,7 @@ use publisher::outbox::{Relayed, Term};
 use publisher::{ConnectError, DashboardEvent, Outcome, PublishError, Publisher, PublisherConfig, TenantId};
 use tokio::sync::mpsc;
 
-use super::{Kick, Request};
+use super::{Claim, Kick, Position, Request};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
@@ -73,6 +73,10 @@ impl RedisEngine {
             tracing::warn!(%error, "a kick could not be sent");
             PublishError::Unavailable
         })
+    }
+
+    pub(super) async fn claim(&self, tenant: &TenantId, at: Option<&Position>) -> Result<Claim, PublishError> {
+        self.wire.claim(tenant, at).await.map_err(|_| PublishError::Unavailable)
     }
 
     pub(super) fn last_proof(&self) -> Option<Instant> {

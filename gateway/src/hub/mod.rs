@@ -22,11 +22,12 @@ pub use kicks::now_millis;
 pub use room::MemberId;
 
 use crate::engine::{Engine, Position, Signal, Ticket};
+use crate::figures::Figures;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::snapshots::{Snapshot, Snapshots};
 use crate::socket::link::Link;
-use shard::{Input, Shard};
+use shard::{Database, Input, Shard};
 
 /// Inputs that wait for a shard; who sends more waits with them. Redis' side is covered by the log if it waits too long.
 const MAILBOX: usize = 4096;
@@ -76,14 +77,18 @@ impl Unstarted {
     pub fn start(
         self,
         engine: &Engine,
-        snapshots: Option<&Snapshots>,
+        database: Option<&(Snapshots, Figures)>,
         limits: RoomLimits,
         metrics: &Metrics,
         shutdown: &Shutdown,
     ) {
         for inbox in self.inboxes {
-            let source = snapshots.map(|snapshots| (snapshots.clone(), self.hub.clone()));
-            let shard = Shard::new(inbox, engine.clone(), source, limits, metrics.clone());
+            let database = database.map(|(snapshots, figures)| Database {
+                snapshots: snapshots.clone(),
+                figures: figures.clone(),
+                hub: self.hub.clone(),
+            });
+            let shard = Shard::new(inbox, engine.clone(), database, limits, metrics.clone());
             shutdown.spawn(shard.run());
         }
     }

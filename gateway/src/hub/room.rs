@@ -526,7 +526,7 @@ fn follows(head: &Position, message: &Message) -> bool {
     message.epoch == head.epoch && message.seq == head.seq + 1 && (head.id.is_none() || message.previous == head.id)
 }
 
-fn position_of(message: &Message) -> Position {
+pub(super) fn position_of(message: &Message) -> Position {
     Position { epoch: message.epoch.clone(), seq: message.seq, id: Some(message.id.clone()) }
 }
 

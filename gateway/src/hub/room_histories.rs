@@ -80,6 +80,8 @@ struct Server {
     ids: u32,
     events: Vec<Message>,
     log: VecDeque<Message>,
+    /// How far this epoch has ever come: the database forgets nothing of what Redis loses.
+    furthest: u64,
 }
 
 impl Server {
@@ -99,6 +101,7 @@ impl Server {
         let event_type = DashboardEventType::PaymentReceived;
         let message = Message { epoch, seq: seq + 1, id, previous, event_type, published_micros: 0, json: "{}".into() };
         self.events.push(message.clone());
+        self.furthest = self.furthest.max(message.seq);
         self.log.push_back(message.clone());
         if self.log.len() > LOG_LENGTH {
             self.log.pop_front();
@@ -108,6 +111,7 @@ impl Server {
 
     fn begin_epoch(&mut self) {
         self.epochs += 1;
+        self.furthest = 0;
         self.events.clear();
         self.log.clear();
     }
@@ -163,7 +167,7 @@ impl World {
         let mut effects = Vec::new();
         let room = Room::open(1, None, snapshots, &mut effects);
         let mut world = Self {
-            server: Server { epochs: 0, ids: 0, events: Vec::new(), log: VecDeque::new() },
+            server: Server { epochs: 0, ids: 0, events: Vec::new(), log: VecDeque::new(), furthest: 0 },
             room,
             subscribed: false,
             requests: VecDeque::new(),
@@ -284,7 +288,7 @@ impl World {
                 Effect::Read(ticket, after) => self.requests.push_back((ticket, Some(after))),
                 Effect::Load(ticket) => {
                     self.newest_load = Some(ticket);
-                    self.loads.push_back((ticket, self.server.head()));
+                    self.loads.push_back((ticket, Position { seq: self.server.furthest, ..self.server.head() }));
                 }
                 Effect::Joined { newcomers, head, recovered, snapshot, replay } => {
                     has_everything_up_to(&head, snapshot.as_deref());

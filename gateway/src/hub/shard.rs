@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use publisher::{Message, TenantId};
+use publisher::{DashboardEventType, Message, TenantId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::time::{DelayQueue, delay_queue};
@@ -14,9 +14,10 @@ use tracing::{debug, warn};
 use super::audience::{Audience, Member};
 use super::kicks::{Kicks, now_millis};
 use super::load::Newcomer;
-use super::room::{Effect, Room};
+use super::room::{Effect, Room, position_of};
 use super::{Hub, Join, RoomLimits};
 use crate::engine::{Engine, Kick, Kicked, Outage, Request, Signal, Ticket};
+use crate::figures::Figures;
 use crate::metrics::Metrics;
 use crate::snapshots::{LIFE, Snapshot, Snapshots};
 use crate::socket::close::{CloseReason, FullReason};
@@ -66,12 +67,32 @@ struct Chamber {
     linger: Option<delay_queue::Key>,
 }
 
+/// What rooms have of a database, when there is one.
+#[derive(Clone)]
+pub struct Database {
+    /// Where snapshots come from.
+    pub snapshots: Snapshots,
+    /// Who must hear that figures have changed.
+    pub figures: Figures,
+    /// The way back for snapshots.
+    pub hub: Hub,
+}
+
+impl Database {
+    /// Every room tells what shows in its tenant's figures, or is them.
+    fn tell(&self, tenant: &TenantId, message: &Message) {
+        match message.event_type {
+            DashboardEventType::MetricsUpdated => self.figures.refreshed(tenant),
+            _ => self.figures.changed(tenant, position_of(message)),
+        }
+    }
+}
+
 /// The task's state.
 pub struct Shard {
     inbox: mpsc::Receiver<Input>,
     engine: Engine,
-    /// Where snapshots come from, and the way back for them.
-    snapshots: Option<(Snapshots, Hub)>,
+    database: Option<Database>,
     limits: RoomLimits,
     metrics: Metrics,
     chambers: HashMap<TenantId, Chamber>,
@@ -89,14 +110,14 @@ impl Shard {
     pub fn new(
         inbox: mpsc::Receiver<Input>,
         engine: Engine,
-        snapshots: Option<(Snapshots, Hub)>,
+        database: Option<Database>,
         limits: RoomLimits,
         metrics: Metrics,
     ) -> Self {
         Self {
             inbox,
             engine,
-            snapshots,
+            database,
             limits,
             metrics,
             chambers: HashMap::new(),
@@ -204,6 +225,9 @@ impl Shard {
         }
         let id = link.id;
         chamber.waiting.push(Member { link: link.clone(), subject, issued_at, joined_at: now_millis() });
+        if let (1, Some(database)) = (chamber.members(), &self.database) {
+            database.figures.watched(&tenant);
+        }
         self.in_room(&tenant, |room, effects| room.join(id, resume, effects));
 
         // Joined or still waiting: whoever comes during an outage is told of it.
@@ -216,7 +240,7 @@ impl Shard {
     fn open_room(&mut self, tenant: &TenantId) -> Chamber {
         self.generation = self.generation.wrapping_add(1);
         let mut effects = Vec::new();
-        let room = Room::open(self.generation, self.outage.clone(), self.snapshots.is_some(), &mut effects);
+        let room = Room::open(self.generation, self.outage.clone(), self.database.is_some(), &mut effects);
         for effect in effects {
             if let Effect::Subscribe(ticket) = effect {
                 self.engine.request(Request::Subscribe { tenant: tenant.clone(), ticket });
@@ -314,6 +338,9 @@ impl Shard {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Deliver(message) => {
+                    if let Some(database) = &self.database {
+                        database.tell(tenant, &message);
+                    }
                     if chamber.outgoing.is_empty() {
                         self.dirty.push(tenant.clone());
                     }
@@ -327,7 +354,7 @@ impl Shard {
                 }
                 Effect::Filled => self.metrics.gap_filled(),
                 Effect::Load(ticket) => {
-                    if let Some((snapshots, hub)) = self.snapshots.clone() {
+                    if let Some(Database { snapshots, hub, .. }) = self.database.clone() {
                         let stale = Due::Stale(tenant.clone(), ticket);
                         self.due.insert(stale, LIFE);
                         let tenant = tenant.clone();
@@ -340,6 +367,10 @@ impl Shard {
                 Effect::Joined { newcomers, head, recovered, snapshot, replay } => {
                     chamber.flush(&self.metrics);
                     let heartbeat = self.limits.heartbeat.as_secs();
+                    if let (false, None, Some(database)) = (recovered, &snapshot, &self.database) {
+                        // They start without figures, and should have some as soon as there are any.
+                        database.figures.changed(tenant, head.clone());
+                    }
                     let joined = protocol::joined(tenant, &head, recovered, snapshot.as_deref(), heartbeat);
                     let frames = followed_by(joined, &replay);
                     for Newcomer { member, resumed } in newcomers {
@@ -384,6 +415,9 @@ impl Shard {
         let Some(chamber) = self.chambers.get_mut(tenant) else { return };
         if chamber.members() > 0 || chamber.linger.is_some() {
             return;
+        }
+        if let Some(database) = &self.database {
+            database.figures.unwatched(tenant);
         }
         if self.limits.linger.is_zero() {
             self.close_room(tenant);

@@ -22,7 +22,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::super::{KICK_MEMORY, Kick, Known, Position, Reading};
+use super::super::{Claim, FIGURES_PAUSE, KICK_MEMORY, Kick, Known, Position, Reading};
 
 /// No command may take longer: whatever is silent for so long is not waited for.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -212,6 +212,30 @@ impl Wire {
             Ok(_) => Ok(()),
             Err(_) => custom(&self.subscriber, "PUBLISH", publish()).await.map(drop),
         }
+    }
+
+    /// Claims a tenant's figures for this instance, unless another has: then what that one is at.
+    pub async fn claim(&self, tenant: &TenantId, at: Option<&Position>) -> Result<Claim, WireError> {
+        let at = at.map_or_else(|| "-".to_owned(), |Position { epoch, seq, .. }| format!("{epoch} {seq}"));
+        let claim = format!("{} {at}", self.instance);
+        let millis = FIGURES_PAUSE.as_millis().to_string();
+        let words = vec![
+            self.names.figures(tenant).into(),
+            claim.into(),
+            "NX".into(),
+            "GET".into(),
+            "PX".into(),
+            millis.into(),
+        ];
+        Ok(match custom(&self.commands, "SET", words).await? {
+            Resp3Frame::Null => Claim::Won,
+            held => {
+                let held = text(&held).ok_or(WireError::Unexpected("SET"))?;
+                let (instance, covered) = held.split_once(' ').ok_or(WireError::Unexpected("SET"))?;
+                // Our own, from a try that Redis or Postgres cut short.
+                if instance == self.instance { Claim::Won } else { Claim::Lost { covers: covered == at } }
+            }
+        })
     }
 
     /// Sends a kick to all gateways, and leaves it for those that don't hear it.

@@ -1,6 +1,7 @@
 //! What the tests are written with: real processes, real sockets, and the means to break them.
 
 pub mod admission;
+pub mod books;
 pub mod dashboard;
 pub mod events;
 pub mod follower;

@@ -11,6 +11,7 @@ use super::dashboard::Dashboard;
 use super::events::{payment, tenant};
 use super::gateway::Gateway;
 use super::oracle::Receipt;
+use super::postgres::Database;
 use super::redis::RedisServer;
 use super::token::{SECRET, Token};
 use super::{PUBLISH_API_KEY, traffic};
@@ -54,6 +55,11 @@ impl Setup {
     pub fn through(mut self, proxy: SocketAddr) -> Self {
         self.redis_url = Some(format!("redis://{proxy}"));
         self
+    }
+
+    /// With the outbox and the snapshots of this database.
+    pub fn database(self, database: &Database) -> Self {
+        self.env("DATABASE_URL", &database.url)
     }
 
     pub fn env(self, name: &str, value: &str) -> Self {
