@@ -1,1 +1,404 @@
-//! To come.
+//! The relay, with everything around it breaking: exactly once, in order, and by itself again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use publisher::TenantId;
+use sqlx::Connection;
+use tokio::sync::Notify;
+
+use super::harness::books::{emit, emit_all, fates};
+use super::harness::proxy::{Direction, Fate, Proxy};
+use super::harness::redis::RedisServer;
+use super::harness::{
+    Dashboard, Database, Follower, Gateway, Oracle, PostgresServer, Setup, Stack, eventually, payment, tenant, within,
+};
+
+/// The next events are these, in this order, and no others.
+async fn receives(dashboard: &mut Dashboard, ids: &[String]) {
+    for id in ids {
+        let event = dashboard.until_event().await;
+        assert_eq!(event.id.as_ref(), Some(id), "{}", event.raw);
+    }
+}
+
+async fn leader_among(gateways: &[&Gateway]) -> usize {
+    eventually("exactly one leads", Duration::from_secs(15), async || {
+        let mut leaders = Vec::new();
+        for (index, gateway) in gateways.iter().enumerate() {
+            if gateway.metric("relay_leader", &[]).await == 1.0 {
+                leaders.push(index);
+            }
+        }
+        (leaders.len() == 1).then(|| leaders[0])
+    })
+    .await
+}
+
+/// Emits a payment every 50 ms until told to stop, whatever happens to the database; what committed, in order.
+async fn stream(url: String, acorn: TenantId, stop: Arc<Notify>) -> Vec<String> {
+    let mut committed = Vec::new();
+    let mut client: Option<sqlx::PgConnection> = None;
+    let mut tick = tokio::time::interval(Duration::from_millis(150));
+    for number in 0.. {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.notified() => break,
+        }
+        let insert = async {
+            let mut connected = match client.take() {
+                Some(connected) => connected,
+                None => sqlx::PgConnection::connect(&url).await?,
+            };
+            let emit = "select dashboard.emit($1, 'payment_received', $2::jsonb)::text";
+            let data = super::harness::books::payment_data(number);
+            let mut transaction = connected.begin().await?;
+            let id: String = sqlx::query_scalar(emit).bind(acorn.as_str()).bind(data).fetch_one(&mut *transaction).await?;
+            transaction.commit().await?;
+            client = Some(connected);
+            Ok::<_, sqlx::Error>(id)
+        };
+        if let Ok(Ok(id)) = tokio::time::timeout(Duration::from_secs(20), insert).await {
+            committed.push(id);
+        }
+    }
+    committed
+}
+
+/// What became of the stream's payments on the follower's socket: all of them, once, in the order of their commits.
+async fn complete(follower: Follower, committed: &[String]) {
+    let last = committed.last().expect("payments were emitted");
+    eventually("the last payment has arrived", Duration::from_secs(30), async || follower.ledger().has(last).then_some(()))
+        .await;
+    let ledger = follower.stop().await;
+    Oracle::default().judge("the follower", &ledger);
+    let seen: Vec<&str> = ledger.ids().filter(|id| committed.iter().any(|committed| committed == id)).collect();
+    assert_eq!(seen, committed.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Redis,
+    Postgres,
+}
+
+/// The leader is killed when the `step`-th message has come this far, counted from the commit of three payments: the message is lost
+/// with it.
+async fn killed_at(step: usize, side: Side, direction: Direction) -> bool {
+    let database = PostgresServer::shared().await.database().await;
+    let redis = RedisServer::start().await;
+    // Counts down from the moment it is armed; at zero everything stops, as it does when a process dies.
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let reached = Arc::new(Notify::new());
+    let (count, reach) = (left.clone(), reached.clone());
+    let rule = move |seen: Direction, counts: bool| {
+        if count.load(Ordering::SeqCst) == 0 {
+            return Fate::Swallow;
+        }
+        if seen != direction || !counts || count.load(Ordering::SeqCst) == usize::MAX {
+            return Fate::Pass;
+        }
+        if count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            reach.notify_one();
+            return Fate::Swallow;
+        }
+        Fate::Pass
+    };
+    let mut setup = Setup::new().gateways(0).database(&database);
+    let proxy = match side {
+        Side::Redis => {
+            let publishes = |frame: &super::harness::resp::Reply| frame.texts().iter().any(|text| text.contains("EVAL"));
+            // A reply can't be told from another; questions can.
+            let counts = move |seen, frame: &_| seen == Direction::ToClient || publishes(frame);
+            Proxy::of_redis(redis.addr(), move |seen, frame| rule(seen, counts(seen, frame))).await
+        }
+        Side::Postgres => Proxy::of_chunks(database.addr, move |seen| rule(seen, true)).await,
+    };
+    let doomed = match side {
+        Side::Redis => setup.clone().through(proxy.addr()),
+        Side::Postgres => setup.clone().env("DATABASE_URL", &database.url_through(proxy.addr())),
+    };
+    setup = setup.clone();
+    let mut stack = setup.start_on(Some(redis)).await;
+    let mut environment = doomed.environment().to_vec();
+    let redis_url = match side {
+        Side::Redis => format!("redis://{}", proxy.addr()),
+        Side::Postgres => stack.redis().url(),
+    };
+    environment.push(("REDIS_URL".to_owned(), redis_url));
+    environment.push(("REDIS_PREFIX".to_owned(), stack.prefix.clone()));
+    let mut leader = Gateway::start(&environment).await;
+    leader.metric_becomes("relay_leader", &[], 1.0).await;
+    stack.add_gateway().await;
+
+    let acorn = tenant();
+    let mut dashboard = stack.dashboard(&acorn).await;
+    left.store(step, Ordering::SeqCst);
+    let ids = emit_all(&database, &acorn, 1..4).await;
+    let killed = tokio::time::timeout(Duration::from_secs(2), reached.notified()).await.is_ok();
+    leader.kill9();
+    receives(&mut dashboard, &ids).await;
+    let marker = emit(&mut database.client().await, &acorn, 4).await;
+    assert_eq!(dashboard.until_event().await.id, Some(marker), "step {step} of {side:?} {direction:?}");
+    eventually("every row is marked", Duration::from_secs(5), async || {
+        (fates(&database, &acorn).await == BTreeMap::from([("published".to_owned(), 4)])).then_some(())
+    })
+    .await;
+    dashboard.close().await;
+    stack.finish().await;
+    killed
+}
+
+async fn killed_at_every_step(side: Side, direction: Direction) {
+    // Far more than three payments take; from some step on, nothing is left to kill it at.
+    let mut reached = 0;
+    for portion in (1..=12).collect::<Vec<_>>().chunks(4) {
+        let killed = futures::future::join_all(portion.iter().map(|step| killed_at(*step, side, direction))).await;
+        reached += killed.iter().filter(|killed| **killed).count();
+    }
+    assert!(reached >= 3, "only {reached} steps were reached");
+}
+
+#[tokio::test]
+async fn f34_killed_before_any_publish_arrives() {
+    killed_at_every_step(Side::Redis, Direction::ToServer).await;
+}
+
+#[tokio::test]
+async fn f34_killed_before_any_reply_of_redis_arrives() {
+    killed_at_every_step(Side::Redis, Direction::ToClient).await;
+}
+
+#[tokio::test]
+async fn f34_killed_before_any_fetch_or_mark_arrives() {
+    killed_at_every_step(Side::Postgres, Direction::ToServer).await;
+}
+
+#[tokio::test]
+async fn f34_killed_before_any_answer_of_postgres_arrives() {
+    killed_at_every_step(Side::Postgres, Direction::ToClient).await;
+}
+
+/// Three gateways on one database; the follower sits on the last.
+async fn cluster(database: &Database) -> (Stack, TenantId) {
+    (Setup::new().gateways(3).database(database).start().await, tenant())
+}
+
+#[tokio::test]
+async fn f35_a_frozen_leader_is_succeeded_and_wakes_up_harmless() {
+    let database = PostgresServer::shared().await.database().await;
+    let (mut stack, acorn) = cluster(&database).await;
+    let leader = leader_among(&stack.gateways.iter().collect::<Vec<_>>()).await;
+    let others: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
+    let follower = Follower::start(&[stack.gateways[others[0]].public], &acorn).await;
+    let stop = Arc::new(Notify::new());
+    let streaming = tokio::spawn(stream(database.url.clone(), acorn.clone(), stop.clone()));
+    eventually("payments arrive", Duration::from_secs(10), async || (follower.ledger().ids().count() > 5).then_some(()))
+        .await;
+
+    stack.gateways[leader].freeze();
+    // Its session is the lock's lease: it ends without a word for five seconds.
+    let running: Vec<&Gateway> = others.iter().map(|index| &stack.gateways[*index]).collect();
+    leader_among(&running).await;
+    let at_succession = follower.ledger().ids().count();
+    eventually("payments arrive again", Duration::from_secs(10), async || {
+        (follower.ledger().ids().count() > at_succession + 5).then_some(())
+    })
+    .await;
+    stack.gateways[leader].thaw();
+    let all: Vec<&Gateway> = stack.gateways.iter().collect();
+    eventually("the sleeper knows", Duration::from_secs(10), async || {
+        (stack.gateways[leader].metric("relay_leader", &[]).await == 0.0).then_some(())
+    })
+    .await;
+    leader_among(&all).await;
+    stop.notify_one();
+    complete(follower, &streaming.await.unwrap()).await;
+    stack.gateways[leader].assert_unharmed();
+}
+
+#[tokio::test]
+async fn two_relays_have_one_leader_and_a_dead_one_is_succeeded() {
+    let database = PostgresServer::shared().await.database().await;
+    let (mut stack, acorn) = cluster(&database).await;
+    let first = leader_among(&stack.gateways.iter().collect::<Vec<_>>()).await;
+    let rest: Vec<usize> = (0..3).filter(|index| *index != first).collect();
+    let mut client = database.client().await;
+
+    // SIGKILL: the kernel closes its session.
+    stack.gateways[first].kill9();
+    let survivors: Vec<&Gateway> = rest.iter().map(|index| &stack.gateways[*index]).collect();
+    let second = rest[leader_among(&survivors).await];
+    let last = *rest.iter().find(|index| **index != second).unwrap();
+    let mut dashboard =
+        Dashboard::joined(stack.gateways[last].public, acorn.as_str(), &super::harness::Token::of(acorn.as_str()).sign()).await;
+    let id = emit(&mut client, &acorn, 1).await;
+    receives(&mut dashboard, &[id]).await;
+
+    // SIGTERM: it hands over.
+    stack.gateways[second].terminate();
+    let (status, _) = stack.gateways[second].exit(Duration::from_secs(6)).await;
+    assert!(status.success());
+    let id = emit(&mut client, &acorn, 2).await;
+    receives(&mut dashboard, &[id]).await;
+    stack.gateways[last].metric_becomes("relay_leader", &[], 1.0).await;
+    dashboard.close().await;
+}
+
+#[tokio::test]
+async fn f37_without_any_notification_rows_are_found_within_a_second() {
+    let database = PostgresServer::shared().await.database().await;
+    database.run("alter table dashboard.outbox disable trigger wake").await;
+    let stack = Setup::new().database(&database).start().await;
+    let acorn = tenant();
+    let mut dashboard = stack.dashboard(&acorn).await;
+    let mut client = database.client().await;
+    for number in 0..3 {
+        let id = emit(&mut client, &acorn, number).await;
+        within("the promise without NOTIFY", Duration::from_secs(1), receives(&mut dashboard, &[id])).await;
+    }
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f37_sessions_that_are_terminated_come_back() {
+    let database = PostgresServer::shared().await.database().await;
+    let stack = Setup::new().database(&database).start().await;
+    let acorn = tenant();
+    let follower = Follower::start(&stack.addrs(), &acorn).await;
+    let stop = Arc::new(Notify::new());
+    let streaming = tokio::spawn(stream(database.url.clone(), acorn.clone(), stop.clone()));
+    for _ in 0..3 {
+        let before = follower.ledger().ids().count();
+        eventually("payments arrive", Duration::from_secs(10), async || {
+            (follower.ledger().ids().count() > before + 3).then_some(())
+        })
+        .await;
+        let terminate = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+            where datname = current_database() and application_name like 'crechebooks%'";
+        assert!(database.value::<i64>(terminate).await > 0);
+    }
+    stop.notify_one();
+    complete(follower, &streaming.await.unwrap()).await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn redis_killed_for_five_seconds_during_a_stream_of_payments() {
+    let database = PostgresServer::shared().await.database().await;
+    let mut stack = Setup::new().database(&database).start_on(Some(RedisServer::start_durable().await)).await;
+    let acorn = tenant();
+    let follower = Follower::start(&stack.addrs(), &acorn).await;
+    let stop = Arc::new(Notify::new());
+    let streaming = tokio::spawn(stream(database.url.clone(), acorn.clone(), stop.clone()));
+    eventually("payments arrive", Duration::from_secs(10), async || (follower.ledger().ids().count() > 5).then_some(()))
+        .await;
+    stack.redis_mut().kill9();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let lag = stack.gateway().metric("relay_lag_seconds", &[]).await;
+    assert!(lag > 2.0, "the lag shows {lag} s");
+    stack.redis_mut().restart().await;
+    eventually("the backlog is gone", Duration::from_secs(20), async || {
+        (stack.gateway().metric("relay_lag_seconds", &[]).await < 1.0).then_some(())
+    })
+    .await;
+    stop.notify_one();
+    let committed = streaming.await.unwrap();
+    // Its restart began a new epoch, and with it the follower started afresh: what the socket shows is judged from the database.
+    eventually("every row is published", Duration::from_secs(10), async || {
+        (fates(&database, &acorn).await == BTreeMap::from([("published".to_owned(), committed.len() as i64)])).then_some(())
+    })
+    .await;
+    complete(follower, &committed).await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn a_tenant_that_redis_refuses_holds_up_nobody() {
+    let database = PostgresServer::shared().await.database().await;
+    let stack = Setup::new().database(&database).start().await;
+    let (refused, other) = (tenant(), tenant());
+    let mut dashboard = stack.dashboard(&other).await;
+    stack.redis().command(&["SET", &stack.state_key(&refused), "not a hash"]).await;
+    let waiting = emit(&mut database.client().await, &refused, 1).await;
+    let ids = emit_all(&database, &other, 1..6).await;
+    receives(&mut dashboard, &ids).await;
+    assert_eq!(fates(&database, &refused).await, BTreeMap::from([("pending".to_owned(), 1)]));
+    stack.redis().command(&["DEL", &stack.state_key(&refused)]).await;
+    let mut of_refused = stack.dashboard(&refused).await;
+    eventually("it is published when it can be", Duration::from_secs(10), async || {
+        (fates(&database, &refused).await == BTreeMap::from([("published".to_owned(), 1)])).then_some(())
+    })
+    .await;
+    let marker = emit(&mut database.client().await, &refused, 2).await;
+    let mut event = of_refused.until_event().await;
+    if event.id.as_ref() == Some(&waiting) {
+        event = of_refused.until_event().await;
+    }
+    assert_eq!(event.id, Some(marker));
+    dashboard.close().await;
+    of_refused.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f33_postgres_killed_and_frozen_during_a_stream_of_payments() {
+    let mut server = PostgresServer::start().await;
+    let database = server.database().await;
+    let mut stack = Setup::new().database(&database).start().await;
+    let (acorn, direct) = (tenant(), tenant());
+    let follower = Follower::start(&stack.addrs(), &acorn).await;
+    let mut live = stack.dashboard(&direct).await;
+    let stop = Arc::new(Notify::new());
+    let streaming = tokio::spawn(stream(database.url.clone(), acorn.clone(), stop.clone()));
+    let flows = async |follower: &Follower| {
+        let before = follower.ledger().ids().count();
+        eventually("payments arrive", Duration::from_secs(20), async || {
+            (follower.ledger().ids().count() > before + 5).then_some(())
+        })
+        .await;
+    };
+    flows(&follower).await;
+
+    server.kill9();
+    for _ in 0..3 {
+        // What needs no database goes on.
+        let receipt = stack.publish(&direct, &payment()).await;
+        assert_eq!(live.until_event().await.id, Some(receipt.id));
+    }
+    server.restart().await;
+    flows(&follower).await;
+
+    server.freeze();
+    for _ in 0..3 {
+        let receipt = stack.publish(&direct, &payment()).await;
+        assert_eq!(live.until_event().await.id, Some(receipt.id));
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    server.thaw();
+    flows(&follower).await;
+    stop.notify_one();
+    let committed = streaming.await.unwrap();
+    // A commit whose answer was lost is shown too; every one that was answered must be.
+    complete(follower, &committed).await;
+    live.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn a_database_that_comes_up_late_is_found() {
+    let mut server = PostgresServer::start().await;
+    let database = server.database().await;
+    server.stop().await;
+    let stack = Setup::new().database(&database).start().await;
+    let acorn = tenant();
+    let mut dashboard = stack.dashboard(&acorn).await;
+    server.restart().await;
+    let ids = emit_all(&database, &acorn, 0..3).await;
+    receives(&mut dashboard, &ids).await;
+    dashboard.close().await;
+    stack.finish().await;
+}

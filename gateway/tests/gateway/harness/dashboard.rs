@@ -207,6 +207,11 @@ impl Dashboard {
         message
     }
 
+    /// The next dashboard event, whatever comes before it.
+    pub async fn until_event(&mut self) -> Message {
+        self.first("an event", Message::is_event).await
+    }
+
     /// Skips whatever comes before the next message of this type.
     pub async fn until(&mut self, kind: &str) -> Message {
         self.first(kind, |message| message.kind == kind).await

@@ -27,7 +27,12 @@ pub enum Fate {
     Cut,
 }
 
-type Rule = Box<dyn Fn(Direction, &Reply) -> Fate + Send + Sync>;
+enum Rule {
+    /// For each frame of Redis' protocol.
+    Redis(Box<dyn Fn(Direction, &Reply) -> Fate + Send + Sync>),
+    /// For whatever came at once, in any protocol.
+    Chunks(Box<dyn Fn(Direction) -> Fate + Send + Sync>),
+}
 
 struct Shared {
     target: Mutex<SocketAddr>,
@@ -60,7 +65,12 @@ impl Proxy {
         target: SocketAddr,
         rule: impl Fn(Direction, &Reply) -> Fate + Send + Sync + 'static,
     ) -> Self {
-        Self::start(target, Some(Box::new(rule))).await
+        Self::start(target, Some(Rule::Redis(Box::new(rule)))).await
+    }
+
+    /// Any protocol, by what arrives at once: for a protocol of questions and answers, a message or a few.
+    pub async fn of_chunks(target: SocketAddr, rule: impl Fn(Direction) -> Fate + Send + Sync + 'static) -> Self {
+        Self::start(target, Some(Rule::Chunks(Box::new(rule)))).await
     }
 
     async fn start(target: SocketAddr, rule: Option<Rule>) -> Self {
@@ -145,7 +155,18 @@ async fn pump(direction: Direction, mut from: OwnedReadHalf, mut to: OwnedWriteH
 
 /// What may go on of the bytes that came; incomplete frames stay pending. `None`: a frame cut the connection.
 fn judge(direction: Direction, pending: &mut Vec<u8>, rule: Option<&Rule>) -> Option<Vec<u8>> {
-    let Some(rule) = rule else { return Some(std::mem::take(pending)) };
+    let rule = match rule {
+        None => return Some(std::mem::take(pending)),
+        Some(Rule::Redis(rule)) => rule,
+        Some(Rule::Chunks(rule)) => {
+            let chunk = std::mem::take(pending);
+            return match rule(direction) {
+                Fate::Pass => Some(chunk),
+                Fate::Swallow => Some(Vec::new()),
+                Fate::Cut => None,
+            };
+        }
+    };
     let mut passing = Vec::new();
     while let Some((frame, length)) = Reply::parse(pending) {
         let bytes = pending.drain(..length);
