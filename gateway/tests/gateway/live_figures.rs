@@ -1,1 +1,167 @@
-//! To come.
+//! `metrics_updated` for whoever watches: soon after a change, right, not too often, and never at the price of a payment.
+
+use std::time::{Duration, Instant};
+
+use publisher::TenantId;
+use sqlx::Connection;
+
+use super::harness::books::{emit, open_books, pay};
+use super::harness::ledger::Message;
+use super::harness::{Dashboard, Database, PostgresServer, Setup, Stack, Token, eventually, tenant};
+
+async fn record(database: &Database, tenant: &TenantId, number: u32) {
+    let mut client = database.client().await;
+    let mut transaction = client.begin().await.unwrap();
+    pay(&mut transaction, tenant, number, 10).await;
+    emit(&mut transaction, tenant, number).await;
+    transaction.commit().await.unwrap();
+}
+
+async fn on(stack: &Stack, gateway: usize, tenant: &TenantId) -> Dashboard {
+    let token = Token::of(tenant.as_str()).sign();
+    Dashboard::joined(stack.gateways[gateway].public, tenant.as_str(), &token).await
+}
+
+/// Reads figures until they show so many payments; when each came.
+async fn figures_until(dashboard: &mut Dashboard, payments: u64) -> (Vec<Instant>, Message) {
+    let mut came = Vec::new();
+    loop {
+        let figures = dashboard.until("metrics_updated").await;
+        came.push(Instant::now());
+        if figures.data["paymentsToday"] == payments {
+            return (came, figures);
+        }
+    }
+}
+
+#[tokio::test]
+async fn figures_follow_a_change_within_a_second_and_equal_the_books() {
+    let database = PostgresServer::shared().await.database().await;
+    let acorn = tenant();
+    open_books(&database, &acorn).await;
+    let stack = Setup::new().database(&database).start().await;
+    let mut dashboard = stack.dashboard(&acorn).await;
+    for number in 1..=3 {
+        let begun = Instant::now();
+        record(&database, &acorn, number).await;
+        assert_eq!(dashboard.until_event().await.kind, "payment_received");
+        let (_, figures) = figures_until(&mut dashboard, u64::from(number)).await;
+        // A second after the change, or after the figures before it; and what a busy machine needs.
+        assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+        let outstanding = 100_000 - 10 * number;
+        assert!(figures.raw.contains(&format!(r#""totalOutstanding":{outstanding}.00,"#)), "{}", figures.raw);
+        assert!(figures.raw.contains(&format!(r#""amountReceivedToday":{}.00,"#, 10 * number)), "{}", figures.raw);
+    }
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn figures_of_two_gateways_come_once_a_second_and_make_no_payment_wait() {
+    let database = PostgresServer::shared().await.database().await;
+    let acorn = tenant();
+    open_books(&database, &acorn).await;
+    let stack = Setup::new().gateways(2).database(&database).start().await;
+    let (mut here, mut there) = (on(&stack, 0, &acorn).await, on(&stack, 1, &acorn).await);
+    let begun = Instant::now();
+    let recording = async {
+        for number in 1..=30 {
+            record(&database, &acorn, number).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        begun.elapsed()
+    };
+    let (took, (came, _), _) = futures::join!(recording, figures_until(&mut here, 30), figures_until(&mut there, 30));
+    let most = took.as_secs() as usize + 3;
+    assert!(came.len() >= 3 && came.len() <= most, "{} figures in {took:?}", came.len());
+    for pair in came.windows(2) {
+        // One a second by Redis' clock; the way here may shorten it.
+        assert!(pair[1] - pair[0] > Duration::from_millis(700), "{:?}", pair[1] - pair[0]);
+    }
+    here.close().await;
+    there.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn a_tenant_at_its_limit_gets_its_payments_first() {
+    let database = PostgresServer::shared().await.database().await;
+    let acorn = tenant();
+    open_books(&database, &acorn).await;
+    let stack = Setup::new().database(&database).start().await;
+    let mut dashboard = stack.dashboard(&acorn).await;
+    for number in 1..=30 {
+        record(&database, &acorn, number).await;
+    }
+    let mut payments = 0;
+    while payments < 30 {
+        let event = dashboard.until_event().await;
+        if event.kind == "payment_received" {
+            payments += 1;
+        } else {
+            // Only while tokens are left over: then the next payments are not at the limit.
+            assert!(payments < 7 || payments >= 20, "figures after {payments} payments");
+        }
+    }
+    figures_until(&mut dashboard, 30).await;
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn nothing_is_computed_for_a_tenant_that_nobody_watches() {
+    let database = PostgresServer::shared().await.database().await;
+    let (watched, unwatched) = (tenant(), tenant());
+    open_books(&database, &watched).await;
+    open_books(&database, &unwatched).await;
+    let stack = Setup::new().database(&database).start().await;
+    let left = stack.dashboard(&unwatched).await;
+    left.close().await;
+    stack.gateway().metric_becomes("gateway_tenants", &[], 0.0).await;
+    let mut dashboard = stack.dashboard(&watched).await;
+    record(&database, &unwatched, 1).await;
+    record(&database, &watched, 1).await;
+    // By now the other one's would have come as well.
+    figures_until(&mut dashboard, 1).await;
+    let state = stack.redis().command(&["HGET", &stack.state_key(&unwatched), "seq"]).await;
+    assert_eq!(state.texts(), ["1"], "the payment, and no figures");
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn figures_come_by_themselves_when_postgres_is_back() {
+    let mut server = PostgresServer::start().await;
+    let database = server.database().await;
+    let acorn = tenant();
+    open_books(&database, &acorn).await;
+    record(&database, &acorn, 1).await;
+    server.stop().await;
+    let stack = Setup::new().database(&database).start().await;
+    let mut dashboard = Dashboard::open(stack.addr()).await;
+    let joined = dashboard.join(acorn.as_str(), &Token::of(acorn.as_str()).sign()).await;
+    assert!(joined.data["metrics"].is_null());
+    server.restart().await;
+    figures_until(&mut dashboard, 1).await;
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+/// Nothing happens, and still the figures are never older than half a minute.
+#[tokio::test]
+async fn figures_come_every_thirty_seconds() {
+    let database = PostgresServer::shared().await.database().await;
+    let acorn = tenant();
+    open_books(&database, &acorn).await;
+    let stack = Setup::new().database(&database).start().await;
+    let mut dashboard = stack.dashboard(&acorn).await;
+    eventually("figures without a change", Duration::from_secs(45), async || {
+        match tokio::time::timeout(Duration::from_secs(1), dashboard.next_unbounded()).await {
+            Ok(super::harness::Incoming::Message(message)) if message.kind == "metrics_updated" => Some(()),
+            _ => None,
+        }
+    })
+    .await;
+    dashboard.close().await;
+    stack.finish().await;
+}

@@ -4,6 +4,7 @@
 //! and inputs; the others are named after what they promise.
 #![allow(clippy::unwrap_used)]
 
+mod billing_api;
 mod claims;
 mod client_faults;
 mod cluster;
@@ -17,6 +18,7 @@ mod internal;
 mod live_figures;
 mod messages;
 mod migrate;
+mod node;
 mod oracle;
 mod publish_api;
 mod redis_faults;

@@ -291,5 +291,9 @@ async fn b60_a_database_that_cannot_be_worked_with_stops_the_start_in_one_line()
     let database = server.database().await;
     let setup = Setup::new().memory().database(&database);
     let (status, log) = Gateway::run(&["check"], setup.environment()).await;
-    assert!(status.success() && log.text().contains("postgres: answers, with the outbox and the views"), "{}", log.text());
+    assert!(
+        status.success() && log.text().contains("postgres: answers, with the outbox and the views"),
+        "{}",
+        log.text()
+    );
 }

@@ -1,6 +1,7 @@
 //! What the tests are written with: real processes, real sockets, and the means to break them.
 
 pub mod admission;
+pub mod billing_api;
 pub mod books;
 pub mod dashboard;
 pub mod events;
