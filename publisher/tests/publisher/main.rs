@@ -4,6 +4,7 @@
 
 mod bad_inputs;
 mod faults;
+mod fence;
 mod harness;
 mod limit;
 mod position;
