@@ -126,6 +126,16 @@ impl Client {
         self.until("left", |payload| (scanner.scan(payload) == Some(Message::Left)).then_some(()))
     }
 
+    /// The next text message.
+    pub fn next_text(&mut self) -> anyhow::Result<Vec<u8>> {
+        self.until("a message", |payload| Some(payload.to_vec()))
+    }
+
+    /// Reads without a limit from now on: on a quiet socket a heartbeat is all that comes.
+    pub fn wait_for_ever(&self) -> io::Result<()> {
+        self.stream.set_read_timeout(None)
+    }
+
     fn until<T>(&mut self, what: &str, mut wanted: impl FnMut(&[u8]) -> Option<T>) -> anyhow::Result<T> {
         loop {
             let frame =

@@ -30,7 +30,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
-use commands::{Redis, Verdict, churn, fanout, floor, idle};
+use commands::{Redis, Verdict, churn, fanout, floor, idle, payments, relay, snapshot};
 
 /// Proves the gateway's promises under load. Exit code: 0 every bound held, 1 one failed, 2 the run did not happen.
 #[derive(Parser)]
@@ -40,6 +40,9 @@ enum Command {
     Churn(churn::Options),
     Idle(idle::Options),
     Floor(floor::Options),
+    Payments(payments::Options),
+    Relay(relay::Options),
+    Snapshot(snapshot::Options),
     /// The floor itself: started by `floor`.
     #[command(hide = true)]
     BareServer {
@@ -64,6 +67,9 @@ fn main() -> ExitCode {
         Command::Churn(options) => churn::run(options),
         Command::Idle(options) => idle::run(options),
         Command::Floor(options) => floor::run(options),
+        Command::Payments(options) => payments::run(options),
+        Command::Relay(options) => relay::run(options),
+        Command::Snapshot(options) => snapshot::run(options),
         Command::BareServer { redis, tenants } => {
             bare_server::run(&redis.redis_url, &redis.redis_prefix, tenants).map(|()| Verdict::Passed)
         }

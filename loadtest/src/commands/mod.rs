@@ -4,6 +4,9 @@ pub mod churn;
 pub mod fanout;
 pub mod floor;
 pub mod idle;
+pub mod payments;
+pub mod relay;
+pub mod snapshot;
 
 use std::fmt::Display;
 use std::time::Duration;
