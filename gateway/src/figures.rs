@@ -84,7 +84,8 @@ impl Figures {
 
 struct Entry {
     clock: Clock,
-    due: delay_queue::Key,
+    /// None from when it has rung until it is set anew: a key that has rung may be another tenant's by now.
+    due: Option<delay_queue::Key>,
 }
 
 /// The task's state.
@@ -120,21 +121,19 @@ impl Clocks {
     fn hear(&mut self, fact: Fact) {
         match fact {
             Fact::Watched { tenant } => {
-                let now = Instant::now();
-                let clock = Clock::new(now);
-                // Never due before the next turn of the loop.
-                let due = self.due.insert_at(tenant.clone(), clock.due().unwrap_or(now));
-                if let Some(old) = self.clocks.insert(tenant, Entry { clock, due }) {
-                    self.due.try_remove(&old.due);
-                }
+                self.forget(&tenant);
+                self.clocks.insert(tenant.clone(), Entry { clock: Clock::new(Instant::now()), due: None });
+                self.with(&tenant, |_, _| {});
             }
-            Fact::Unwatched { tenant } => {
-                if let Some(entry) = self.clocks.remove(&tenant) {
-                    self.due.try_remove(&entry.due);
-                }
-            }
+            Fact::Unwatched { tenant } => self.forget(&tenant),
             Fact::Changed { tenant, at } => self.with(&tenant, |clock, now| clock.changed(at, now)),
             Fact::Refreshed { tenant } => self.with(&tenant, Clock::refreshed),
+        }
+    }
+
+    fn forget(&mut self, tenant: &TenantId) {
+        if let Some(due) = self.clocks.remove(tenant).and_then(|entry| entry.due) {
+            self.due.remove(&due);
         }
     }
 
@@ -142,14 +141,15 @@ impl Clocks {
     fn with(&mut self, tenant: &TenantId, hear: impl FnOnce(&mut Clock, Instant)) {
         let Some(entry) = self.clocks.get_mut(tenant) else { return };
         hear(&mut entry.clock, Instant::now());
-        self.due.try_remove(&entry.due);
-        if let Some(at) = entry.clock.due() {
-            entry.due = self.due.insert_at(tenant.clone(), at);
+        if let Some(due) = entry.due.take() {
+            self.due.remove(&due);
         }
+        entry.due = entry.clock.due().map(|at| self.due.insert_at(tenant.clone(), at));
     }
 
     fn try_now(&mut self, tenant: TenantId) {
         let Some(entry) = self.clocks.get_mut(&tenant) else { return };
+        entry.due = None;
         let at = entry.clock.begin();
         let (engine, snapshots, at_once) = (self.engine.clone(), self.snapshots.clone(), self.at_once.clone());
         self.tries.spawn(async move {
