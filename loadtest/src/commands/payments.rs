@@ -204,14 +204,14 @@ async fn judge(options: &Options, posted: &[Posted], ledgers: &Ledgers) -> anyho
         let mut books: Value = serde_json::from_str(&http.get(url).send().await?.text().await?)?;
         let seen = ledger.lock().unwrap_or_else(PoisonError::into_inner);
         shown_twice += seen.twice;
-        let own = posted.iter().filter(|posted| posted.tenant == index);
+        let mut own = posted.iter().filter(|posted| posted.tenant == index);
         for Posted { payment, at, .. } in own.clone() {
             if let Some(came) = seen.payments.get(payment) {
                 shown += 1;
                 recorder.record((*came - *at).as_micros() as u64);
             }
         }
-        if let (Some((came, figures)), Some(last)) = (&seen.figures, own.last()) {
+        if let (Some((came, figures)), Some(last)) = (&seen.figures, own.next_back()) {
             let mut figures = figures.clone();
             for metrics in [&mut figures, &mut books] {
                 metrics.as_object_mut().context("figures are an object")?.remove("asOf");

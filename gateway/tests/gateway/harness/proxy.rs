@@ -27,11 +27,14 @@ pub enum Fate {
     Cut,
 }
 
+type OfFrames = Box<dyn Fn(Direction, &Reply) -> Fate + Send + Sync>;
+type OfChunks = Box<dyn Fn(Direction) -> Fate + Send + Sync>;
+
 enum Rule {
     /// For each frame of Redis' protocol.
-    Redis(Box<dyn Fn(Direction, &Reply) -> Fate + Send + Sync>),
+    Redis(OfFrames),
     /// For whatever came at once, in any protocol.
-    Chunks(Box<dyn Fn(Direction) -> Fate + Send + Sync>),
+    Chunks(OfChunks),
 }
 
 struct Shared {
