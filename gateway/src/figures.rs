@@ -1,6 +1,6 @@
 //! Live figures: `metrics_updated` for tenants that somebody watches, soon after something changed, and now and then anyway (design §6).
 //!
-//! Every gateway with a tenant's dashboards open keeps a [`Clock`] for it. When it is due, the gateway claims the tenant's figures in
+//! Every gateway with a tenant's dashboards open keeps a clock for it. When it is due, the gateway claims the tenant's figures in
 //! Redis, so that one gateway of the cluster computes them; the others see them come. Publishing them takes a token like any event, and
 //! yields: when the tenant's tokens are short they wait, and are computed anew.
 

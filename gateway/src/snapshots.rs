@@ -28,6 +28,8 @@ const QUERY_LIMIT: Duration = Duration::from_millis(1000);
 const PAUSE: Duration = Duration::from_secs(1);
 /// The same while the views are missing: somebody has to create them first.
 const MISSING_PAUSE: Duration = Duration::from_secs(30);
+/// A view that can't be used is logged this often.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
 /// Tenants whose last answer to `GET /dashboard/snapshot` is kept for a second.
 const CACHED_TENANTS: u64 = 10_000;
 
@@ -67,6 +69,8 @@ pub struct Unavailable;
 pub struct Snapshots {
     pool: PgPool,
     health: Arc<Mutex<Health>>,
+    /// When it was last said that a view can't be used.
+    complained: Arc<Mutex<Option<Instant>>>,
     placed: Cache<TenantId, Placed>,
 }
 
@@ -93,6 +97,7 @@ impl Snapshots {
         Self {
             pool: pool.connect_lazy_with(options),
             health: Arc::new(Mutex::new(Health::Good)),
+            complained: Arc::default(),
             placed: Cache::builder().max_capacity(CACHED_TENANTS).time_to_live(LIFE).build(),
         }
     }
@@ -187,7 +192,11 @@ impl Snapshots {
             }
             // One tenant's trouble, or a view's: the database is well.
             Err(error @ SnapshotError::Unusable(_)) => {
-                warn!(%error, "a snapshot can't be used");
+                let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+                if complained.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
+                    *complained = Some(Instant::now());
+                    warn!(%error, "a snapshot can't be used");
+                }
                 *health = Health::Good;
             }
             Err(error) => {

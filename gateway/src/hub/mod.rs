@@ -5,7 +5,6 @@
 
 mod audience;
 mod kicks;
-mod load;
 pub mod room;
 mod shard;
 

@@ -8,13 +8,16 @@
 //! If not, it is old, or something before it is missing, or history was rewritten. The room then holds whatever comes and
 //! asks the engine for the head and for the log after its own position; the answer settles it: fill, or resync.
 
+mod load;
+
 use std::sync::Arc;
 
 use publisher::Message;
 
-use super::load::{Load, Newcomer};
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
 use crate::snapshots::Snapshot;
+use load::Load;
+pub use load::Newcomer;
 
 /// Messages held while a read is under way. Beyond it the newest are dropped, and another read finds them in the log.
 const MAX_HELD: usize = 1024;
@@ -143,11 +146,6 @@ impl Room {
         self.resyncing().or_else(|| self.position())
     }
 
-    /// Where the joined members stand while they wait for a snapshot.
-    fn resyncing(&self) -> Option<&Position> {
-        self.load.as_ref()?.resync.as_ref()
-    }
-
     /// The position up to which the room has taken everything up.
     fn position(&self) -> Option<&Position> {
         match &self.phase {
@@ -212,38 +210,6 @@ impl Room {
             }
             // A member's question; or one of a room or a member that is gone.
             _ => self.catch_up(ticket, reading, effects),
-        }
-    }
-
-    /// The snapshot has come, or there is none.
-    pub fn loaded(&mut self, ticket: Ticket, snapshot: Option<Arc<Snapshot>>, effects: &mut Vec<Effect>) {
-        let Some(load) = self.load.as_mut().filter(|load| load.ticket == ticket) else { return };
-        if !load.is_whole() {
-            // Too much has happened since: ask again, from here.
-            return self.reload(effects);
-        }
-        load.snapshot = snapshot.clone();
-        let (head, replay) = (load.at.clone(), load.since.clone());
-        let newcomers = std::mem::take(&mut load.newcomers);
-        if load.resync.take().is_some() {
-            let (head, snapshot, replay) = (head.clone(), snapshot.clone(), replay.clone());
-            effects.push(Effect::Resync { head, snapshot, replay });
-        }
-        if !load.is_fresh() {
-            self.load = None;
-        }
-        if !newcomers.is_empty() {
-            effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot, replay });
-        }
-    }
-
-    /// A second after it was asked for: others need another snapshot.
-    pub fn expire(&mut self, ticket: Ticket) {
-        if let Some(load) = self.load.as_mut().filter(|load| load.ticket == ticket) {
-            load.expire();
-            if load.snapshot.is_some() {
-                self.load = None;
-            }
         }
     }
 
@@ -385,19 +351,6 @@ impl Room {
         }
     }
 
-    /// Asks for a snapshot as of now, for whoever waits for the one before.
-    fn reload(&mut self, effects: &mut Vec<Effect>) {
-        let Some(at) = self.position().cloned() else { return };
-        let ticket = self.tickets.issue();
-        let mut load = Load::new(ticket, at);
-        if let Some(before) = self.load.take() {
-            load.newcomers = before.newcomers;
-            load.resync = before.resync;
-        }
-        self.load = Some(load);
-        effects.push(Effect::Load(ticket));
-    }
-
     /// Delivers messages as long as they follow; gives back the first that doesn't, and all after it.
     fn take_up(
         &mut self,
@@ -457,34 +410,6 @@ impl Room {
         } else {
             let replay = waiting.resume.as_ref().and_then(|at| bridge(at, head, reading.events, since));
             self.answer(&waiting, replay, effects);
-        }
-    }
-
-    /// Answers a join: with what leads from the member's position to the room's, or with a snapshot.
-    fn answer(&mut self, waiting: &Waiting, replay: Option<Vec<Message>>, effects: &mut Vec<Effect>) {
-        let Phase::Live { head, .. } = &self.phase else { return };
-        let head = head.clone();
-        let newcomer = Newcomer { member: waiting.member, resumed: waiting.resume.is_some() };
-        let newcomers = vec![newcomer];
-        match (&mut self.load, replay) {
-            // With the others, whose stream goes on from the snapshot only.
-            (Some(load), _) if load.resync.is_some() => load.newcomers.push(newcomer),
-            (_, Some(replay)) => {
-                effects.push(Effect::Joined { newcomers, head, recovered: true, snapshot: None, replay });
-            }
-            (_, None) if !self.snapshots => {
-                let replay = Vec::new();
-                effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot: None, replay });
-            }
-            (Some(load), None) if load.is_fresh() => {
-                let (head, replay, snapshot) = (load.at.clone(), load.since.clone(), load.snapshot.clone());
-                effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot, replay });
-            }
-            (Some(load), None) if load.snapshot.is_none() => load.newcomers.push(newcomer),
-            (_, None) => {
-                self.reload(effects);
-                self.load.iter_mut().for_each(|load| load.newcomers.push(newcomer));
-            }
         }
     }
 

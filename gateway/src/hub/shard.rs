@@ -13,8 +13,7 @@ use tracing::{debug, warn};
 
 use super::audience::{Audience, Member};
 use super::kicks::{Kicks, now_millis};
-use super::load::Newcomer;
-use super::room::{Effect, Room, position_of};
+use super::room::{Effect, Newcomer, Room, position_of};
 use super::{Hub, Join, RoomLimits};
 use crate::engine::{Engine, Kick, Kicked, Outage, Request, Signal, Ticket};
 use crate::figures::Figures;

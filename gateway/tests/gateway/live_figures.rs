@@ -7,7 +7,7 @@ use sqlx::Connection;
 
 use super::harness::books::{emit, open_books, pay};
 use super::harness::ledger::Message;
-use super::harness::{Dashboard, Database, PostgresServer, Setup, Stack, Token, eventually, tenant};
+use super::harness::{Dashboard, Database, PostgresServer, Setup, Stack, Token, eventually, tenant, tenants};
 
 async fn record(database: &Database, tenant: &TenantId, number: u32) {
     let mut client = database.client().await;
@@ -163,5 +163,31 @@ async fn figures_come_every_thirty_seconds() {
     })
     .await;
     dashboard.close().await;
+    stack.finish().await;
+}
+
+/// Each tenant has a timer of its own, and none may stop another's.
+#[tokio::test]
+async fn every_one_of_many_tenants_gets_the_figures_of_its_last_change() {
+    let database = PostgresServer::shared().await.database().await;
+    let stack = Setup::new().database(&database).start().await;
+    let centres = tenants(12);
+    let mut dashboards = Vec::new();
+    for centre in &centres {
+        open_books(&database, centre).await;
+        dashboards.push(stack.dashboard(centre).await);
+    }
+    const PAYMENTS: u32 = 6;
+    for number in 1..=PAYMENTS {
+        for centre in &centres {
+            record(&database, centre, number).await;
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    let last = dashboards.iter_mut().map(|dashboard| figures_until(dashboard, PAYMENTS.into()));
+    futures::future::join_all(last).await;
+    for dashboard in dashboards {
+        dashboard.close().await;
+    }
     stack.finish().await;
 }

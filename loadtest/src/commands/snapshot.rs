@@ -27,7 +27,7 @@ pub struct Options {
     /// Relayed rows in the outbox.
     #[arg(long, default_value_t = 1_000_000)]
     outbox: i64,
-    /// Joins to measure, each of another tenant, one in ten of the largest.
+    /// Joins to measure, of random tenants; a few of the largest come on top.
     #[arg(long, default_value_t = 1000)]
     joins: usize,
     /// Fail when the 99th percentile is above.
@@ -59,6 +59,8 @@ impl fmt::Display for Report {
 
 /// Tenants of the books; the first has the share of ten.
 const TENANTS: i64 = 1000;
+/// Joins of the largest.
+const LARGEST_JOINS: usize = 20;
 
 /// The books: invoices in the same number as payments over twenty, all paid but two in a hundred.
 const FILL: [&str; 6] = [
@@ -93,21 +95,13 @@ pub fn run(options: Options) -> anyhow::Result<Verdict> {
     let (mut all, mut largest) = (Recorder::new(), Recorder::new());
     let mint = Mint::new(&options.gateways.jwt_secret);
     for join in 0..options.joins {
-        let index = if join % 10 == 0 { 0 } else { rand::random_range(1..TENANTS) };
-        let gateway = &options.gateways.urls[join % options.gateways.urls.len()];
-        let token = mint.token("snapshot", &format!("books-{index}"))?;
-        let begun = Instant::now();
-        let mut client = Client::upgrade(gateway, join, &token)?;
-        // A room that is open has a snapshot for a second: none of these is.
-        let joined = client.next_text()?;
-        let micros = begun.elapsed().as_micros() as u64;
-        anyhow::ensure!(memchr::memmem::find(&joined, b"totalOutstanding").is_some(), "joined without figures");
-        all.record(micros);
-        if index == 0 {
-            largest.record(micros);
-        }
-        client.close()?;
-        std::thread::sleep(Duration::from_millis(5));
+        let index = rand::random_range(1..TENANTS);
+        all.record(join_once(&options, &mint, join, index)?);
+    }
+    for join in 0..LARGEST_JOINS {
+        // A snapshot is shared for a second: each of these needs one of its own.
+        std::thread::sleep(Duration::from_millis(1100));
+        largest.record(join_once(&options, &mint, join, 0)?);
     }
     let plan_of_the_largest = runtime.block_on(explain(&options))?;
     let report = Report {
@@ -118,10 +112,24 @@ pub fn run(options: Options) -> anyhow::Result<Verdict> {
         plan_of_the_largest,
     };
     let mut failures = Vec::new();
-    if options.max_p99.is_some_and(|limit| report.latency.p99() > limit) {
+    let slowest = report.latency.p99().max(report.latency_of_the_largest.p99());
+    if options.max_p99.is_some_and(|limit| slowest > limit) {
         failures.push("the 99th percentile is above the limit".into());
     }
     conclude(&report, options.json, &failures)
+}
+
+/// From the first byte of the handshake to the last of `joined`, in microseconds.
+fn join_once(options: &Options, mint: &Mint, join: usize, tenant: i64) -> anyhow::Result<u64> {
+    let gateway = &options.gateways.urls[join % options.gateways.urls.len()];
+    let token = mint.token("snapshot", &format!("books-{tenant}"))?;
+    let begun = Instant::now();
+    let mut client = Client::upgrade(gateway, join, &token)?;
+    let joined = client.next_text()?;
+    let micros = begun.elapsed().as_micros() as u64;
+    anyhow::ensure!(memchr::memmem::find(&joined, b"totalOutstanding").is_some(), "joined without figures");
+    client.close()?;
+    Ok(micros)
 }
 
 /// What is there already stays.

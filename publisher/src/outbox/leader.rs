@@ -35,7 +35,7 @@ const POLL: Duration = Duration::from_millis(250);
 const IN_FLIGHT: usize = 128;
 /// How long a tenant waits whose event couldn't be published.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
-/// How long backlogs are left alone after there were no figures to condense them into.
+/// How long a backlog is left alone after there were no figures to condense it into.
 const NO_FIGURES_PAUSE: Duration = Duration::from_secs(30);
 /// How long a broken listener waits before it tries again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
@@ -100,7 +100,8 @@ pub(super) struct Leader<'a, S> {
     flooded: HashSet<TenantId>,
     /// Whether the last publish was answered: nothing is condensed for want of Redis.
     answered: bool,
-    no_figures_until: Option<Instant>,
+    /// Tenants for which there were no figures, and until when their backlogs are left alone.
+    without_figures: HashMap<TenantId, Instant>,
     in_flight: Arc<Semaphore>,
     drains: FuturesUnordered<Drain>,
     condensings: FuturesUnordered<Condensing>,
@@ -127,7 +128,7 @@ impl<'a, S: Sink> Leader<'a, S> {
             done: Vec::new(),
             flooded: HashSet::new(),
             answered: true,
-            no_figures_until: None,
+            without_figures: HashMap::new(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             drains: FuturesUnordered::new(),
             condensings: FuturesUnordered::new(),
@@ -220,7 +221,7 @@ impl<'a, S: Sink> Leader<'a, S> {
         } else {
             self.config.condense_after
         };
-        let figures = self.no_figures_until.is_none_or(|until| until <= Instant::now());
+        let figures = self.without_figures.get(&tenant).is_none_or(|until| *until <= Instant::now());
         if backlog > patience && self.answered && figures {
             self.busy.insert(tenant.clone(), Busy::Condensing);
             let (upkeep, term) = (self.upkeep.clone(), self.term);
@@ -266,11 +267,13 @@ impl<'a, S: Sink> Leader<'a, S> {
                 self.metrics.condensed(rows);
                 self.flooded.insert(tenant);
             }
-            Ok(_) => {
-                self.no_figures_until = Some(Instant::now() + NO_FIGURES_PAUSE);
+            Ok(Condensed::NoFigures | Condensed::Succeeded) => {
                 if self.may_complain() {
                     warn!(%tenant, "a backlog is not condensed: dashboard.metrics has no figures for it");
                 }
+                let now = Instant::now();
+                self.without_figures.retain(|_, until| *until > now);
+                self.without_figures.insert(tenant, now + NO_FIGURES_PAUSE);
             }
             Err(error) => {
                 self.busy.insert(tenant, Busy::Parked(Instant::now() + TRY_AGAIN));
