@@ -3,19 +3,10 @@
 use std::time::{Duration, Instant};
 
 use publisher::TenantId;
-use sqlx::Connection;
 
-use super::harness::books::{emit, open_books, pay};
+use super::harness::books::{open_books, record};
 use super::harness::ledger::Message;
-use super::harness::{Dashboard, Database, PostgresServer, Setup, Stack, Token, eventually, tenant, tenants};
-
-async fn record(database: &Database, tenant: &TenantId, number: u32) {
-    let mut client = database.client().await;
-    let mut transaction = client.begin().await.unwrap();
-    pay(&mut transaction, tenant, number, 10).await;
-    emit(&mut transaction, tenant, number).await;
-    transaction.commit().await.unwrap();
-}
+use super::harness::{Dashboard, PostgresServer, Setup, Stack, Token, eventually, tenant, tenants};
 
 async fn on(stack: &Stack, gateway: usize, tenant: &TenantId) -> Dashboard {
     let token = Token::of(tenant.as_str()).sign();

@@ -1,7 +1,7 @@
 //! Billing in SQL: what a test writes into the reference tables and the outbox.
 
 use publisher::TenantId;
-use sqlx::{PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 
 use super::postgres::Database;
 
@@ -24,7 +24,6 @@ pub async fn emit(client: &mut PgConnection, tenant: &TenantId, number: u32) -> 
 
 /// Emits so many payments in one transaction; their ids, in order.
 pub async fn emit_all(database: &Database, tenant: &TenantId, numbers: std::ops::Range<u32>) -> Vec<String> {
-    use sqlx::Connection;
     let mut client = database.client().await;
     let mut transaction = client.begin().await.unwrap();
     let mut ids = Vec::new();
@@ -63,6 +62,16 @@ pub async fn pay(client: &mut PgConnection, tenant: &TenantId, number: u32, rand
     .execute(client)
     .await
     .unwrap();
+}
+
+/// A payment of R10 in the books and in the outbox, in one transaction; its id in the books.
+pub async fn record(database: &Database, tenant: &TenantId, number: u32) -> String {
+    let mut client = database.client().await;
+    let mut transaction = client.begin().await.unwrap();
+    pay(&mut transaction, tenant, number, 10).await;
+    emit(&mut transaction, tenant, number).await;
+    transaction.commit().await.unwrap();
+    format!("p-{number}")
 }
 
 /// The tenant's rows by fate; `null` ones wait.
