@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::harness::books::{open_books, pay, record};
 use super::harness::ledger::Message;
-use super::harness::{Dashboard, Database, PostgresServer, Setup, Stack, Token, eventually, http, payment, tenant};
+use super::harness::{Dashboard, PostgresServer, Setup, Stack, Token, eventually, http, payment, tenant};
 
 fn token(tenant: &TenantId) -> String {
     Token::of(tenant.as_str()).sign()
