@@ -14,8 +14,8 @@ use super::{
 };
 use crate::metrics::RelayMetrics;
 
-/// How often who stands by tries to lead; a leader that dies is succeeded within this.
-const TRY: Duration = Duration::from_secs(1);
+/// How often who stands by tries to lead: a leader that dies is succeeded within this, and its events still come in time (500 ms).
+const TRY: Duration = Duration::from_millis(200);
 
 /// What a relay keeps to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
