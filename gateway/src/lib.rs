@@ -1,7 +1,8 @@
 //! The CrecheBooks dashboard gateway: events from Redis to the sockets of the right tenant.
 //!
 //! An event walks [`engine`] → [`hub`] (its shard, its [`hub::room`]) → [`socket`]; a join walks [`socket`] → [`hub`] →
-//! [`hub::room`] → [`engine`], and back the same way.
+//! [`hub::room`] → [`engine`], and back the same way. With a database it starts from [`snapshots`], [`figures`] keeps it live, and
+//! the outbox' relay (`publisher::outbox`) publishes through the [`engine`].
 
 pub mod commands;
 pub mod config;
