@@ -1,4 +1,19 @@
-//! New migrations are embedded when they appear.
+//! Embeds the migrations and the page.
+
+use std::path::Path;
+
+/// What `npm run build` made of the page.
+const BUILT: &str = "web/dist";
+/// The page that says how to get it.
+const UNBUILT: &str = "web/unbuilt";
+
 fn main() {
     println!("cargo:rerun-if-changed=../migrations");
+    let page = if Path::new(BUILT).join("index.html").exists() {
+        BUILT
+    } else {
+        println!("cargo:rerun-if-changed=web");
+        UNBUILT
+    };
+    memory_serve::load_directory(page);
 }

@@ -48,13 +48,27 @@ pub enum Command {
     /// Serve dashboards (the default).
     Serve,
     /// Serve a simulated centre, with no Redis and no set-up, and print the address to open.
-    Demo,
+    Demo(DemoOptions),
     /// Validate the configuration, load the keys and reach Redis, then say what was found.
     Check,
     /// Bring the schema `dashboard` of the database up to date with this binary.
     Migrate(MigrateOptions),
     /// Print a token signed with JWT_SECRET, to try things with.
     Token(TokenOptions),
+}
+
+/// What the demo shows.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct DemoOptions {
+    /// Show the centre of this reference billing API (on the same DATABASE_URL) instead of a simulated one; the page's payments are
+    /// recorded there.
+    #[arg(long, value_name = "URL", value_parser = http_url)]
+    pub billing_api: Option<reqwest::Url>,
+}
+
+fn http_url(raw: &str) -> Result<reqwest::Url, String> {
+    let url: reqwest::Url = raw.parse().map_err(|error| format!("is no URL: {error}"))?;
+    if url.scheme() == "http" { Ok(url) } else { Err("must begin with http://".to_owned()) }
 }
 
 /// What is migrated.
@@ -241,7 +255,7 @@ impl Config {
             return Err(ConfigError::new(variable, "must be UTF-8"));
         }
         let (command, config) = Self::from_args(std::env::args_os())?;
-        if matches!(command, Command::Serve | Command::Demo | Command::Check) {
+        if matches!(command, Command::Serve | Command::Demo(_) | Command::Check) {
             descriptors::reserve(config.max_connections)?;
         }
         Ok((command, config))

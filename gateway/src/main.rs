@@ -32,7 +32,7 @@ async fn run() -> anyhow::Result<()> {
     let (command, config) = Config::from_env_and_args()?;
     match command {
         Command::Serve => serve::run(config).await,
-        Command::Demo => demo::run(config).await,
+        Command::Demo(options) => demo::run(config, options).await,
         Command::Check => check::run(&config).await,
         Command::Migrate(options) => migrate::run(&config, &options).await,
         Command::Token(options) => Ok(token::run(&config, &options)?),

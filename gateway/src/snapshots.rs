@@ -67,12 +67,21 @@ pub struct Unavailable;
 /// Where snapshots come from; cheap to clone.
 #[derive(Clone)]
 pub struct Snapshots {
-    pool: PgPool,
+    source: Source,
     health: Arc<Mutex<Health>>,
     /// When it was last said that a view can't be used.
     complained: Arc<Mutex<Option<Instant>>>,
     placed: Cache<TenantId, Placed>,
 }
+
+#[derive(Clone)]
+enum Source {
+    Postgres(PgPool),
+    Books(Books),
+}
+
+/// The books of the demo's centre.
+pub type Books = Arc<dyn Fn(&TenantId) -> snapshot::Snapshot + Send + Sync>;
 
 /// Whether the database is worth a question.
 enum Health {
@@ -94,8 +103,17 @@ impl Snapshots {
     pub fn new(options: &PgConnectOptions) -> Self {
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT);
         let options = options.clone().application_name("crechebooks-gateway");
+        Self::of(Source::Postgres(pool.connect_lazy_with(options)))
+    }
+
+    /// Of a centre that exists in memory only.
+    pub fn of_books(books: Books) -> Self {
+        Self::of(Source::Books(books))
+    }
+
+    fn of(source: Source) -> Self {
         Self {
-            pool: pool.connect_lazy_with(options),
+            source,
             health: Arc::new(Mutex::new(Health::Good)),
             complained: Arc::default(),
             placed: Cache::builder().max_capacity(CACHED_TENANTS).time_to_live(LIFE).build(),
@@ -104,7 +122,10 @@ impl Snapshots {
 
     /// The tenant's snapshot as of now; none when Postgres doesn't give it within two seconds.
     pub async fn load(&self, tenant: &TenantId) -> Option<Arc<Snapshot>> {
-        let read = self.ask(async |connection| snapshot::read(connection, tenant).await).await?;
+        let read = match &self.source {
+            Source::Books(books) => books(tenant),
+            Source::Postgres(pool) => self.ask(pool, async |asked| snapshot::read(asked, tenant).await).await?,
+        };
         Snapshot::write(&read).inspect_err(|error| warn!(%error, "a snapshot can't be written")).ok().map(Arc::new)
     }
 
@@ -113,7 +134,12 @@ impl Snapshots {
     /// # Errors
     /// When Postgres doesn't give them within two seconds.
     pub async fn metrics(&self, tenant: &TenantId) -> Result<Option<MetricsUpdated>, Unavailable> {
-        self.ask(async |connection| snapshot::read_metrics(connection, tenant).await).await.ok_or(Unavailable)
+        match &self.source {
+            Source::Books(books) => Ok(books(tenant).metrics),
+            Source::Postgres(pool) => {
+                self.ask(pool, async |asked| snapshot::read_metrics(asked, tenant).await).await.ok_or(Unavailable)
+            }
+        }
     }
 
     /// A snapshot that is no older than a second, together with a position that was read before it. Whoever asks meanwhile
@@ -129,28 +155,17 @@ impl Snapshots {
         self.placed.optionally_get_with(tenant.clone(), load).await
     }
 
-    async fn ask<T>(&self, question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SnapshotError>) -> Option<T> {
+    async fn ask<T>(
+        &self,
+        pool: &PgPool,
+        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SnapshotError>,
+    ) -> Option<T> {
         if !self.may_ask() {
             return None;
         }
-        let answer = self.try_ask(question).await;
+        let answer = try_ask(pool, question).await;
         self.heard(&answer);
         answer.ok()
-    }
-
-    async fn try_ask<T>(
-        &self,
-        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SnapshotError>,
-    ) -> Result<T, SnapshotError> {
-        let late = || sqlx::Error::PoolTimedOut.into();
-        let mut connection =
-            timeout(CONNECT_LIMIT, self.pool.acquire()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-        let answer = timeout(QUERY_LIMIT, question(&mut connection)).await;
-        // A question that was given up is still being answered: the next one needs another connection.
-        if answer.is_err() {
-            connection.close_on_drop();
-        }
-        answer.unwrap_or_else(|_| Err(late()))
     }
 
     fn may_ask(&self) -> bool {
@@ -207,4 +222,18 @@ impl Snapshots {
             }
         }
     }
+}
+
+async fn try_ask<T>(
+    pool: &PgPool,
+    question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SnapshotError>,
+) -> Result<T, SnapshotError> {
+    let late = || sqlx::Error::PoolTimedOut.into();
+    let mut connection = timeout(CONNECT_LIMIT, pool.acquire()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+    let answer = timeout(QUERY_LIMIT, question(&mut connection)).await;
+    // A question that was given up is still being answered: the next one needs another connection.
+    if answer.is_err() {
+        connection.close_on_drop();
+    }
+    answer.unwrap_or_else(|_| Err(late()))
 }

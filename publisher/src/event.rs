@@ -68,6 +68,7 @@ impl fmt::Display for EventId {
 /// The four kinds of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub enum DashboardEventType {
     /// `payment_received`
     PaymentReceived,

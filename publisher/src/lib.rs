@@ -79,6 +79,8 @@ pub mod snapshot;
 mod strict;
 mod tenant;
 mod timestamp;
+#[cfg(test)]
+mod typescript;
 
 pub use config::PublisherConfig;
 pub use error::{ConnectError, InvalidEvent, PublishError};

@@ -22,6 +22,7 @@ use serde_json::value::RawValue;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(type = "number"))]
 pub struct Money(Decimal);
 
 /// Not an amount of money; the text is the rule.

@@ -10,6 +10,7 @@ use crate::{error::InvalidEvent, event::DashboardEventType, money::Money, strict
 /// A parent paid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct PaymentReceived {
     /// Names the payment; dashboards show one payment once. 1 to 128 characters.
     pub payment_id: String,
@@ -26,6 +27,7 @@ pub struct PaymentReceived {
 /// An invoice went from one status to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct InvoiceStatusChanged {
     /// Names the invoice. 1 to 128 characters.
     pub invoice_id: String,
@@ -40,6 +42,7 @@ pub struct InvoiceStatusChanged {
 /// A parent owes money that is overdue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct ArrearsAlert {
     /// Names the parent. 1 to 128 characters.
     pub parent_id: String,
@@ -54,6 +57,7 @@ pub struct ArrearsAlert {
 /// The centre's figures, as a whole: each one replaces the one before it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct MetricsUpdated {
     /// What all parents owe; negative when the centre owes them.
     pub total_outstanding: Money,
@@ -70,6 +74,7 @@ pub struct MetricsUpdated {
     pub invoices_by_status: BTreeMap<String, u64>,
     /// The moment these figures are of.
     #[serde(with = "timestamp")]
+    #[cfg_attr(test, ts(type = "string"))]
     pub as_of: OffsetDateTime,
     /// How many events of each kind these figures stand for, when a backlog was condensed into them.
     #[serde(
@@ -77,6 +82,7 @@ pub struct MetricsUpdated {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "strict::optional_map_without_duplicates"
     )]
+    #[cfg_attr(test, ts(optional))]
     pub condensed: Option<BTreeMap<DashboardEventType, u64>>,
 }
 

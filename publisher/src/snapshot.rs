@@ -42,6 +42,7 @@ pub const SNAPSHOT: &str = select_metrics!(
 /// A payment of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct RecentPayment {
     /// Names the payment.
     pub payment_id: String,
@@ -55,6 +56,7 @@ pub struct RecentPayment {
     pub invoice_number: String,
     /// When it was received.
     #[serde(with = "timestamp")]
+    #[cfg_attr(test, ts(type = "string"))]
     pub received_at: OffsetDateTime,
 }
 

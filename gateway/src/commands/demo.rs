@@ -1,45 +1,51 @@
-//! `gateway demo`: a gateway without any set-up, and a small centre whose day passes before one's eyes.
+//! `gateway demo`: a gateway without any set-up, and a small centre whose day passes before one's eyes; or, with `--billing-api`,
+//! the centre of a reference billing API.
 //!
-//! The events take the way of real ones: through the engine's publish path, its limit and its log, to real sockets.
+//! The events take the way of real ones: through the engine's publish path, its limit and its log, to real sockets. Beside them the
+//! demo has what a real centre's own system would have: it hands out tokens, and takes payments.
 
-use std::collections::BTreeMap;
+mod books;
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::routing::get;
-use publisher::{
-    ArrearsAlert, DashboardEvent, EventData, InvoiceStatusChanged, MetricsUpdated, Money, PaymentReceived, TenantId,
-};
-use rand::seq::IndexedRandom;
-use time::OffsetDateTime;
+use anyhow::Context;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use publisher::{DashboardEvent, EventData, Money, TenantId};
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::time::sleep;
 use tracing::warn;
 
+use self::books::Books;
 use super::serve::{self, Instance};
-use crate::config::Config;
+use crate::config::{Config, DemoOptions, JwtConfig};
 use crate::engine::Engine;
+use crate::http::problem::Problem;
 use crate::tokens;
 
-/// The demo's centre.
+/// The demo's centre, here and in the reference billing API.
 const TENANT: &str = "acorn-montessori";
 /// How long a token of the demo lasts; the page asks for a new one before that.
 const TOKEN_LIFE: Duration = Duration::from_secs(900);
-
-const FAMILIES: [(&str, &str, &str); 8] = [
-    ("Thandi Mokoena", "Lwazi", "parent-101"),
-    ("Pieter van der Merwe", "Anika", "parent-102"),
-    ("Naledi Dlamini", "Sipho", "parent-103"),
-    ("Fatima Patel", "Zayn", "parent-104"),
-    ("Johan Botha", "Mia", "parent-105"),
-    ("Lerato Nkosi", "Amahle", "parent-106"),
-    ("Sarah Naidoo", "Kiran", "parent-107"),
-    ("Bongani Khumalo", "Nomvula", "parent-108"),
-];
+/// Invoices that the page offers for payment.
+const OFFERED: usize = 20;
+/// How long the billing API may take.
+const BILLING_LIMIT: Duration = Duration::from_secs(5);
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Runs the demo until a signal.
 ///
 /// # Errors
 /// What keeps the gateway from starting.
-pub async fn run(mut config: Config) -> anyhow::Result<()> {
+pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()> {
     if config.jwt.secret.is_none() {
         config.jwt.public_key_file = None;
         config.jwt.jwks = None;
@@ -50,130 +56,149 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     serve::log(&config)?;
     let jwt = config.jwt.clone();
     let tenant: TenantId = TENANT.parse()?;
-    let instance = Instance::start(config).await?;
-    tokio::spawn(centre(tenant.clone(), instance.gateway.engine.clone()));
+    let instance;
+    let till = match options.billing_api {
+        Some(url) => {
+            instance = Instance::start(config, None).await?;
+            let client = reqwest::Client::builder().timeout(BILLING_LIMIT).build().context("--billing-api")?;
+            Till::Billing { client, url }
+        }
+        None => {
+            let books = Arc::new(Mutex::new(Books::open()));
+            let read = books.clone();
+            let read = move |_: &TenantId| read.lock().unwrap_or_else(PoisonError::into_inner).snapshot();
+            instance = Instance::start(config, Some(Arc::new(read))).await?;
+            let till = Till::Simulated { books, engine: instance.gateway.engine.clone() };
+            tokio::spawn(till.clone().living(tenant.clone()));
+            till
+        }
+    };
 
     let mut address = instance.address()?;
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
     println!("The demo is running. Open http://{address}/ and watch payments arrive; Ctrl-C ends it.");
-    let token = move || {
-        let token = tokens::mint(&jwt, std::slice::from_ref(&tenant), Some("demo"), TOKEN_LIFE);
-        async move { token.unwrap_or_default() }
+    let demo = Demo { jwt, tenant, till };
+    let routes = Router::new()
+        .route("/demo/token", get(token))
+        .route("/demo/invoices", get(invoices))
+        .route("/demo/payments", post(pay))
+        .with_state(Arc::new(demo));
+    instance.serve(routes).await
+}
+
+struct Demo {
+    jwt: JwtConfig,
+    tenant: TenantId,
+    till: Till,
+}
+
+/// Where payments are recorded.
+#[derive(Clone)]
+enum Till {
+    Simulated { books: Arc<Mutex<Books>>, engine: Engine },
+    Billing { client: reqwest::Client, url: Url },
+}
+
+/// An invoice that can be paid.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OpenInvoice {
+    invoice_id: String,
+    invoice_number: String,
+    balance: Money,
+}
+
+/// What the page's form sends.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Payment {
+    invoice_id: String,
+    amount: Money,
+}
+
+async fn token(State(demo): State<Arc<Demo>>) -> Result<Response, Problem> {
+    let token = tokens::mint(&demo.jwt, std::slice::from_ref(&demo.tenant), Some("demo"), TOKEN_LIFE);
+    let token = token.map_err(|error| Problem::unavailable("token", error.to_string()))?;
+    Ok(([(CACHE_CONTROL, "no-store")], token).into_response())
+}
+
+async fn invoices(State(demo): State<Arc<Demo>>) -> Result<Response, Problem> {
+    let mut open = match &demo.till {
+        Till::Simulated { books, .. } => books.lock().unwrap_or_else(PoisonError::into_inner).open_invoices(),
+        Till::Billing { client, url } => {
+            let path = format!("/tenants/{}/invoices", demo.tenant);
+            let answer = billing(client.get(joined(url, &path)?)).await?;
+            serde_json::from_slice(&answer.2).map_err(|error| unreadable(&error))?
+        }
     };
-    instance.serve(axum::Router::new().route("/demo/token", get(token))).await
+    open.retain(|invoice| invoice.balance > Money::ZERO);
+    open.truncate(OFFERED);
+    Ok(([(CACHE_CONTROL, "no-store")], Json(open)).into_response())
 }
 
-/// A centre's billing, sped up: a payment every few seconds, now and then a reminder, and the figures after each.
-async fn centre(tenant: TenantId, engine: Engine) {
-    let mut books = Books::open();
-    loop {
-        for data in books.something_happens() {
-            let event = DashboardEvent::new(data);
-            // Throttled or down: the demo's centre doesn't mind, its next event is seconds away.
-            if let Err(error) = engine.publish(&tenant, &event).await {
-                warn!(%error, "the demo's event was not published");
+async fn pay(State(demo): State<Arc<Demo>>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
+    let Payment { invoice_id, amount } = serde_json::from_slice(&body)
+        .map_err(|error| Problem::unprocessable(format!("invoiceId and amount are needed: {error}")))?;
+    let key = headers.get(IDEMPOTENCY_KEY);
+    match &demo.till {
+        Till::Simulated { books, engine } => {
+            let key = key.and_then(|key| key.to_str().ok());
+            let events = books.lock().unwrap_or_else(PoisonError::into_inner).pay_once(key, &invoice_id, amount);
+            let events = events.map_err(Problem::unprocessable)?;
+            publish(engine, &demo.tenant, events).await;
+            Ok((StatusCode::CREATED, Json(json!({ "invoiceId": invoice_id }))).into_response())
+        }
+        Till::Billing { client, url } => {
+            let payment = json!({ "tenantId": demo.tenant, "invoiceId": invoice_id, "amount": amount });
+            let mut request = client.post(joined(url, "/payments")?).header(CONTENT_TYPE, "application/json");
+            request = request.body(payment.to_string());
+            if let Some(key) = key {
+                request = request.header(IDEMPOTENCY_KEY, key);
             }
-        }
-        sleep(Duration::from_millis(rand::random_range(600..2500))).await;
-    }
-}
-
-/// What the centre is owed, in cents.
-struct Books {
-    outstanding: i64,
-    arrears: BTreeMap<&'static str, i64>,
-    received: i64,
-    payments: u64,
-    invoices: BTreeMap<&'static str, u64>,
-    next: u32,
-}
-
-impl Books {
-    fn open() -> Self {
-        Self {
-            outstanding: 18_450_000,
-            arrears: BTreeMap::from([("parent-103", 420_000), ("parent-108", 185_000)]),
-            received: 0,
-            payments: 0,
-            invoices: BTreeMap::from([("PENDING", 41), ("PARTIALLY_PAID", 6), ("OVERDUE", 9), ("PAID", 64)]),
-            next: 1,
+            let (status, content_type, body) = billing(request).await?;
+            Ok((status, [(CONTENT_TYPE, content_type)], body).into_response())
         }
     }
+}
 
-    fn something_happens(&mut self) -> Vec<EventData> {
-        let mut events = if rand::random_ratio(1, 5) { self.arrears_grow() } else { self.payment() };
-        events.extend(self.figures());
-        events
-    }
+fn joined(url: &Url, path: &str) -> Result<Url, Problem> {
+    url.join(path).map_err(|error| Problem::unavailable("billing", error.to_string()))
+}
 
-    fn payment(&mut self) -> Vec<EventData> {
-        let (parent, child, parent_id) = *pick(&FAMILIES);
-        let cents = *pick(&[95_000, 120_000, 150_000, 185_000, 240_000, 362_550]);
-        let number = self.next;
-        self.next += 1;
-        self.received += cents;
-        self.payments += 1;
-        self.outstanding = (self.outstanding - cents).max(2_000_000);
-        self.arrears.remove(parent_id);
-        let invoice_number = format!("INV-2026-{:04}", 400 + number);
-        let mut events = Vec::new();
-        events.extend(money(cents).map(|amount| {
-            EventData::from(PaymentReceived {
-                payment_id: format!("pay-{number}"),
-                amount,
-                parent_name: parent.into(),
-                child_name: child.into(),
-                invoice_number: invoice_number.clone(),
-            })
-        }));
-        let from = *pick(&["PENDING", "OVERDUE", "PARTIALLY_PAID"]);
-        if let Some(open) = self.invoices.get_mut(from).filter(|open| **open > 2) {
-            *open -= 1;
-            *self.invoices.entry("PAID").or_default() += 1;
-            events.push(EventData::from(InvoiceStatusChanged {
-                invoice_id: format!("invoice-{number}"),
-                invoice_number,
-                previous_status: from.into(),
-                new_status: "PAID".into(),
-            }));
+async fn billing(request: reqwest::RequestBuilder) -> Result<(StatusCode, HeaderValue, Bytes), Problem> {
+    let away = |error: reqwest::Error| {
+        warn!(%error, "the billing API gave no answer");
+        Problem::unavailable("billing", "the billing API gave no answer")
+    };
+    let answer = request.send().await.map_err(away)?;
+    let json = || HeaderValue::from_static("application/json");
+    let (status, content_type) = (answer.status(), answer.headers().get(CONTENT_TYPE).cloned().unwrap_or_else(json));
+    Ok((status, content_type, answer.bytes().await.map_err(away)?))
+}
+
+fn unreadable(error: &serde_json::Error) -> Problem {
+    Problem::unavailable("billing", format!("the billing API's answer can't be read: {error}"))
+}
+
+impl Till {
+    /// A centre's billing, sped up: a payment every few seconds, now and then an invoice that falls due.
+    async fn living(self, tenant: TenantId) {
+        let Self::Simulated { books, engine } = self else { return };
+        loop {
+            sleep(Duration::from_millis(rand::random_range(600..2500))).await;
+            let events = books.lock().unwrap_or_else(PoisonError::into_inner).something_happens();
+            publish(&engine, &tenant, events).await;
         }
-        events
-    }
-
-    fn arrears_grow(&mut self) -> Vec<EventData> {
-        let (parent, _, parent_id) = *pick(&FAMILIES);
-        let owed = self.arrears.entry(parent_id).or_default();
-        *owed += 95_000;
-        self.outstanding += 95_000;
-        let total_arrears = money(*owed);
-        let alert = |total_arrears| {
-            let days_overdue = rand::random_range(7..60);
-            ArrearsAlert { parent_id: parent_id.into(), parent_name: parent.into(), total_arrears, days_overdue }
-        };
-        total_arrears.map(|total| EventData::from(alert(total))).into_iter().collect()
-    }
-
-    fn figures(&self) -> Option<EventData> {
-        Some(EventData::from(MetricsUpdated {
-            total_outstanding: money(self.outstanding)?,
-            total_arrears: money(self.arrears.values().sum())?,
-            accounts_in_arrears: self.arrears.len() as u64,
-            payments_today: self.payments,
-            amount_received_today: money(self.received)?,
-            invoices_by_status: self.invoices.iter().map(|(status, count)| ((*status).to_owned(), *count)).collect(),
-            as_of: OffsetDateTime::now_utc(),
-            condensed: None,
-        }))
     }
 }
 
-/// No sum of the demo comes near the largest that there is.
-fn money(cents: i64) -> Option<Money> {
-    Money::from_cents(cents).ok()
-}
-
-fn pick<T>(from: &[T]) -> &T {
-    from.choose(&mut rand::rng()).expect("the demo's lists are not empty")
+async fn publish(engine: &Engine, tenant: &TenantId, events: Vec<EventData>) {
+    for data in events {
+        // Throttled or down: the demo's books are right, and the next figures say so.
+        if let Err(error) = engine.publish(tenant, &DashboardEvent::new(data)).await {
+            warn!(%error, "the demo's event was not published");
+        }
+    }
 }

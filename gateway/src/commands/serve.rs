@@ -28,7 +28,7 @@ use crate::http::{self, Limits};
 use crate::hub::{Hub, RoomLimits};
 use crate::metrics::{self, Metrics};
 use crate::shutdown::{Shutdown, Signals};
-use crate::snapshots::Snapshots;
+use crate::snapshots::{Books, Snapshots};
 use crate::socket::slots::Slots;
 use crate::tokens::Tokens;
 
@@ -43,7 +43,7 @@ const RELAY_LIMIT: Duration = Duration::from_secs(2);
 /// What keeps the gateway from starting.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     log(&config)?;
-    Instance::start(config).await?.serve(Router::new()).await
+    Instance::start(config, None).await?.serve(Router::new()).await
 }
 
 /// A gateway with its ports open, not yet serving.
@@ -59,11 +59,11 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Builds the parts and opens the ports.
+    /// Builds the parts and opens the ports. `books` are a simulated centre's, in place of a database's.
     ///
     /// # Errors
     /// What keeps the gateway from starting: Redis being down is not among it.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, books: Option<Books>) -> anyhow::Result<Self> {
         // Before anything is visible from outside: from then on a signal means a drain.
         let signals = Signals::listen()?;
         let exporter = metrics::install()?;
@@ -83,7 +83,7 @@ impl Instance {
             linger: config.unsubscribe_linger,
             max_per_tenant: config.max_connections_per_tenant.unwrap_or(usize::MAX),
         };
-        let snapshots = database.as_ref().map(Snapshots::new);
+        let snapshots = books.map(Snapshots::of_books).or_else(|| database.as_ref().map(Snapshots::new));
         let live = snapshots.clone().map(|snapshots| {
             let figures = Figures::start(engine.clone(), snapshots.clone(), &shutdown);
             (snapshots, figures)
@@ -210,8 +210,8 @@ async fn upkeep(exporter: PrometheusHandle, gateway: Shared) {
 /// # Errors
 /// When `LOG` is no filter, or a log is installed already.
 pub fn log(config: &Config) -> anyhow::Result<()> {
-    // The Redis client says every failure again, and more often; who wants to hear it names it in LOG.
-    let filter = format!("fred=off,{}", config.log).parse::<tracing_subscriber::EnvFilter>();
+    // The Redis client says every failure again, and more often; the page's files are no news. Who wants to hear it names it in LOG.
+    let filter = format!("fred=off,memory_serve=warn,{}", config.log).parse::<tracing_subscriber::EnvFilter>();
     let filter = filter.map_err(|error| ConfigError::with_value("LOG", &config.log, error))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
     let installed = match config.log_format {

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
+use memory_serve::CacheControl;
 use publisher::TenantId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -30,7 +31,7 @@ use crate::tokens::{Claims, TokenError};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the page may do: load its own files, and connect back to where it came from.
-const PAGE_POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// The routes of the public port.
 pub fn routes(gateway: Shared) -> Router {
@@ -40,9 +41,7 @@ pub fn routes(gateway: Shared) -> Router {
         .route("/dashboard", any(handshake::upgrade))
         .route("/dashboard/snapshot", get(snapshot).fallback(only_get))
         .route("/asyncapi.json", get(asyncapi).fallback(only_get))
-        .route("/", get(|| asset("text/html; charset=utf-8", include_str!("../../web/index.html"))).fallback(only_get))
-        .route("/page.css", get(|| asset("text/css; charset=utf-8", include_str!("../../web/page.css"))))
-        .route("/page.js", get(|| asset("text/javascript; charset=utf-8", include_str!("../../web/page.js"))))
+        .merge(page())
         .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(header(REFERRER_POLICY, "no-referrer"))
         .layer(header(CONTENT_SECURITY_POLICY, PAGE_POLICY))
@@ -54,12 +53,14 @@ pub(super) async fn only_get() -> Problem {
     Problem::method_not_allowed("GET")
 }
 
-async fn asset(kind: &'static str, content: &'static str) -> Response {
-    ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], content).into_response()
+/// The page's files, embedded and compressed at build time. Those with their hash in the name are kept by browsers for ever.
+fn page() -> Router<Shared> {
+    memory_serve::load!().html_cache_control(CacheControl::NoCache).cache_control(CacheControl::Long).into_router()
 }
 
 async fn asyncapi() -> Response {
-    asset("application/json", include_str!("../asyncapi.json")).await
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")];
+    (headers, include_str!("../asyncapi.json")).into_response()
 }
 
 #[derive(Deserialize)]

@@ -75,6 +75,7 @@ struct Envelope<'a> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS), ts(optional_fields))]
 struct JoinData<'a> {
     #[serde(borrow)]
     tenant_id: Cow<'a, str>,
@@ -192,8 +193,11 @@ fn rfc3339(time: OffsetDateTime) -> String {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS))]
 struct Joined<'a> {
+    #[cfg_attr(test, ts(type = "string"))]
     tenant_id: &'a TenantId,
+    #[cfg_attr(test, ts(type = "string"))]
     epoch: &'a Epoch,
     seq: u64,
     recovered: bool,
@@ -204,8 +208,11 @@ struct Joined<'a> {
 
 /// What a dashboard starts from; null where there is none.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct SnapshotData<'a> {
+    #[cfg_attr(test, ts(type = "MetricsUpdated | null"))]
     metrics: Option<&'a RawValue>,
+    #[cfg_attr(test, ts(type = "RecentPayment[] | null"))]
     payments: Option<&'a RawValue>,
 }
 
@@ -229,30 +236,38 @@ pub fn joined(
     frame::text(&message("joined", data))
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS))]
+struct Left<'a> {
+    #[cfg_attr(test, ts(type = "string"))]
+    tenant_id: &'a TenantId,
+}
+
 /// `left`: the socket is in no room.
 pub fn left(tenant: &TenantId) -> Bytes {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Left<'a> {
-        tenant_id: &'a TenantId,
-    }
     frame::text(&message("left", Left { tenant_id: tenant }))
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+struct Resync<'a> {
+    #[cfg_attr(test, ts(type = "string"))]
+    epoch: &'a Epoch,
+    seq: u64,
+    #[serde(flatten)]
+    snapshot: SnapshotData<'a>,
 }
 
 /// `resync`: events were missed beyond recovery; the dashboard starts anew.
 pub fn resync(head: &Position, snapshot: Option<&Snapshot>) -> Bytes {
-    #[derive(Serialize)]
-    struct Resync<'a> {
-        epoch: &'a Epoch,
-        seq: u64,
-        #[serde(flatten)]
-        snapshot: SnapshotData<'a>,
-    }
     frame::text(&message("resync", Resync { epoch: &head.epoch, seq: head.seq, snapshot: snapshot.into() }))
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 struct Heartbeat<'a> {
+    #[cfg_attr(test, ts(type = "string | null"))]
     epoch: Option<&'a Epoch>,
     seq: Option<u64>,
 }
@@ -271,17 +286,20 @@ pub fn heartbeat_and_ping(head: Option<&Position>) -> Bytes {
     frame::text_and_ping(&heartbeat_payload(head))
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS))]
+struct TokenExpiring {
+    expires_in_seconds: u64,
+}
+
 /// `token_expiring`: time to renew.
 pub fn token_expiring(expires_in_seconds: u64) -> Bytes {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Expiring {
-        expires_in_seconds: u64,
-    }
-    frame::text(&message("token_expiring", Expiring { expires_in_seconds }))
+    frame::text(&message("token_expiring", TokenExpiring { expires_in_seconds }))
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 struct Health {
     reason: &'static str,
     since: String,
@@ -297,21 +315,25 @@ pub fn restored(outage: &Outage) -> Bytes {
     frame::text(&message("restored", Health { reason: outage.reason, since: rfc3339(OffsetDateTime::now_utc()) }))
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS))]
+struct Disabled {
+    poll_seconds: u64,
+}
+
 /// `disabled`: ask again in so many seconds.
 pub fn disabled() -> Bytes {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Disabled {
-        poll_seconds: u64,
-    }
     frame::text(&message("disabled", Disabled { poll_seconds: 30 }))
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS))]
 struct ErrorData<'a> {
     code: &'a str,
     message: &'a str,
+    #[cfg_attr(test, ts(optional))]
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_in_ms: Option<u64>,
 }
@@ -344,3 +366,7 @@ fn error(code: &str, text: &str, retry_in_ms: Option<u64>) -> Bytes {
 #[cfg(test)]
 #[path = "protocol_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "protocol_typescript.rs"]
+mod typescript;

@@ -1,0 +1,45 @@
+import { useContext, useEffect, useState } from "react";
+import { WebSocketContext } from "../../src/react/index.js";
+import { formatRand } from "./format.js";
+
+/** How often something is said: more often nobody can listen to. */
+const EVERY_MS = 3_000;
+
+/** Tells those who listen instead of looking what came in, a burst in one sentence. */
+export function Announcer() {
+  const socket = useContext(WebSocketContext);
+  const [text, setText] = useState("");
+  useEffect(() => {
+    let payments: string[] = [];
+    let received = 0;
+    let alerts: string[] = [];
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const say = () => {
+      timer = undefined;
+      const sentences = [...alerts];
+      if (payments.length > 1) sentences.unshift(`${payments.length} payments, ${formatRand(received)}.`);
+      else sentences.unshift(...payments);
+      if (sentences.length > 0) {
+        setText(sentences.join(" "));
+        timer = setTimeout(say, EVERY_MS);
+      }
+      payments = [];
+      alerts = [];
+      received = 0;
+    };
+    const stop = socket?.onEvent((event) => {
+      if (event.type === "payment_received") {
+        payments.push(`${event.data.parentName} paid ${formatRand(event.data.amount)}.`);
+        received += event.data.amount;
+      } else if (event.type === "arrears_alert") {
+        alerts.push(`${event.data.parentName} is ${event.data.daysOverdue} days overdue.`);
+      }
+      timer ??= setTimeout(say, 0);
+    });
+    return () => {
+      stop?.();
+      clearTimeout(timer);
+    };
+  }, [socket]);
+  return <p className="for-listeners" aria-live="polite">{text}</p>;
+}

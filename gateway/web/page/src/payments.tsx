@@ -1,0 +1,50 @@
+import { useRef } from "react";
+import type { RecentPayment } from "../../src/core/index.js";
+import { useDashboardState } from "../../src/react/index.js";
+import { formatRand, formatWhen } from "./format.js";
+import { usePaced } from "./motion.js";
+
+/** The height of a row, as in the style sheet. */
+const ROW_PX = 60;
+/** In a burst the list moves three times a second, not thirty. */
+const PACE_MS = 300;
+
+/** The newest payments. Rows are moved by transforms alone: a new one slides in, and nothing is laid out again. */
+export function Payments() {
+  const payments = usePaced(useDashboardState((state) => state.payments), PACE_MS);
+  const loaded = useDashboardState((state) => state.lastUpdate !== null);
+  const known = useRef<Set<string> | null>(null);
+  const before = known.current;
+  known.current = new Set(payments.map((payment) => payment.paymentId));
+  return (
+    <section className="panel payments" aria-labelledby="payments-title">
+      <h2 id="payments-title">Payments</h2>
+      {/* Scrolled by keyboard as well. */}
+      <div className="scroll" tabIndex={0} role="region" aria-labelledby="payments-title">
+        {payments.length === 0 && <p className="empty">{loaded ? "No payments yet." : ""}</p>}
+        <ol style={{ height: payments.length * ROW_PX }}>
+          {payments.map((payment, index) => (
+            <Row key={payment.paymentId} payment={payment} index={index} fresh={!!before?.size && !before.has(payment.paymentId)} />
+          ))}
+        </ol>
+      </div>
+    </section>
+  );
+}
+
+function Row({ payment, index, fresh }: { payment: RecentPayment; index: number; fresh: boolean }) {
+  // What was fresh when it came stays so: the glow ends by itself.
+  const { current: glows } = useRef(fresh);
+  return (
+    <li style={{ transform: `translateY(${index * ROW_PX}px)` }} data-payment={payment.paymentId}>
+      <div className={glows ? "row glow-row" : "row"}>
+        <time dateTime={payment.receivedAt}>{formatWhen(payment.receivedAt)}</time>
+        <span className="who">
+          <span className="parent">{payment.parentName}</span>
+          <span className="what">{payment.childName} · {payment.invoiceNumber}</span>
+        </span>
+        <strong>{formatRand(payment.amount)}</strong>
+      </div>
+    </li>
+  );
+}

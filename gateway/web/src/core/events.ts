@@ -1,0 +1,149 @@
+// Written from the Rust types by `UPDATE_TYPES=1 cargo test typescript`; a test fails when they differ.
+
+/** An amount in rand, with at most two decimals. */
+export type Money = number;
+
+/**
+ * A parent paid.
+ */
+export type PaymentReceived = { 
+/**
+ * Names the payment; dashboards show one payment once. 1 to 128 characters.
+ */
+paymentId: string, 
+/**
+ * What was paid; never negative.
+ */
+amount: Money, 
+/**
+ * Who paid. 1 to 200 characters.
+ */
+parentName: string, 
+/**
+ * For whom. 1 to 200 characters.
+ */
+childName: string, 
+/**
+ * The invoice it was paid on. 1 to 128 characters.
+ */
+invoiceNumber: string, };
+
+/**
+ * An invoice went from one status to another.
+ */
+export type InvoiceStatusChanged = { 
+/**
+ * Names the invoice. 1 to 128 characters.
+ */
+invoiceId: string, 
+/**
+ * The number people know it by. 1 to 128 characters.
+ */
+invoiceNumber: string, 
+/**
+ * The status it had, `PENDING` for one. 1 to 64 characters.
+ */
+previousStatus: string, 
+/**
+ * The status it has now. 1 to 64 characters.
+ */
+newStatus: string, };
+
+/**
+ * A parent owes money that is overdue.
+ */
+export type ArrearsAlert = { 
+/**
+ * Names the parent. 1 to 128 characters.
+ */
+parentId: string, 
+/**
+ * Who owes. 1 to 200 characters.
+ */
+parentName: string, 
+/**
+ * What is overdue; never negative.
+ */
+totalArrears: Money, 
+/**
+ * For how long.
+ */
+daysOverdue: number, };
+
+/**
+ * The centre's figures, as a whole: each one replaces the one before it.
+ */
+export type MetricsUpdated = { 
+/**
+ * What all parents owe; negative when the centre owes them.
+ */
+totalOutstanding: Money, 
+/**
+ * The part of it that is overdue.
+ */
+totalArrears: Money, 
+/**
+ * How many parents owe overdue money.
+ */
+accountsInArrears: number, 
+/**
+ * Payments of today, by the centre's calendar.
+ */
+paymentsToday: number, 
+/**
+ * Their sum.
+ */
+amountReceivedToday: Money, 
+/**
+ * How many invoices have each status.
+ */
+invoicesByStatus: { [key in string]: number }, 
+/**
+ * The moment these figures are of.
+ */
+asOf: string, 
+/**
+ * How many events of each kind these figures stand for, when a backlog was condensed into them.
+ */
+condensed?: { [key in DashboardEventType]?: number }, };
+
+/**
+ * A payment of a snapshot.
+ */
+export type RecentPayment = { 
+/**
+ * Names the payment.
+ */
+paymentId: string, 
+/**
+ * What was paid.
+ */
+amount: Money, 
+/**
+ * Who paid.
+ */
+parentName: string, 
+/**
+ * For whom.
+ */
+childName: string, 
+/**
+ * The invoice it was paid on.
+ */
+invoiceNumber: string, 
+/**
+ * When it was received.
+ */
+receivedAt: string, };
+
+/**
+ * The four kinds of event.
+ */
+export type DashboardEventType = "payment_received" | "invoice_status_changed" | "arrears_alert" | "metrics_updated";
+
+/** Something that happened at a centre. `seq` is one more than that of the event before it; `id` names it for ever. */
+export type DashboardEvent =
+  | { type: "payment_received"; seq: number; id: string; timestamp: string; data: PaymentReceived }
+  | { type: "invoice_status_changed"; seq: number; id: string; timestamp: string; data: InvoiceStatusChanged }
+  | { type: "arrears_alert"; seq: number; id: string; timestamp: string; data: ArrearsAlert }
+  | { type: "metrics_updated"; seq: number; id: string; timestamp: string; data: MetricsUpdated };

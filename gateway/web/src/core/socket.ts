@@ -1,0 +1,452 @@
+import { backoff } from "./backoff.js";
+import type { DashboardEvent } from "./events.js";
+import type { ClientMessage, ErrorData, Joined, ServerMessage, SnapshotData } from "./messages.js";
+import { type ClosedReason, type DashboardState, initialState, ofTenant, type Status, withEvent, withSnapshot } from "./state.js";
+
+const SUBPROTOCOL = "crechebooks.dashboard.v1";
+/** From asking for a token to being joined, or from asking for a snapshot to having it. */
+const ATTEMPT_LIMIT_MS = 15_000;
+/** A connection that lasted so long was a good one: the next failure is a first one again. */
+const STABLE_MS = 5_000;
+/** A link with no heartbeat for so many intervals is dead. */
+const SILENT_INTERVALS = 1.5;
+/** How soon a `ping` must be answered, when the tab or the network comes back. */
+const PING_LIMIT_MS = 5_000;
+/** Until `getToken` is asked again when a renewal failed: the gateway warns 60 s before a token's end. */
+const RENEW_AGAIN_MS = 10_000;
+/** While polling, the socket is tried instead of every so-manieth snapshot. */
+const POLLS_PER_TRY = 10;
+
+/** What closes a socket for good, or not at once (design section 3). */
+const UNAUTHORIZED = 4401;
+const FORBIDDEN = 4403;
+const DISABLED = 4503;
+
+export interface DashboardSocketOptions {
+  /** Where the gateway is: `wss://…/dashboard`; on its own origin, and by default, `/dashboard`. */
+  url?: string;
+  /**
+   * The CrecheBooks JWT of whoever looks. Asked at every connect, and a minute before a token ends. A rejection is tried again
+   * with backoff, unless it is an {@link UnauthorizedError}.
+   */
+  getToken: () => Promise<string>;
+  /** Whose dashboard. Needed only when the token names several tenants. */
+  tenantId?: string;
+}
+
+/** Thrown by `getToken` when nobody is signed in: the socket closes, and waits for `connect`. */
+export class UnauthorizedError extends Error {
+  override name = "UnauthorizedError";
+}
+
+/** What has been seen of the tenant's stream. */
+type Position = { epoch: string; seq: number; id?: string };
+
+/** One attempt, and the connection that comes of it; what belongs to it ends with it. */
+class Link {
+  readonly abort = new AbortController();
+  socket: WebSocket | null = null;
+  joinedAt: number | null = null;
+  heartbeatMs = 0;
+  /** What the gateway said before it closed. */
+  error: ErrorData | null = null;
+  #timers = new Map<string, ReturnType<typeof setTimeout>>();
+
+  /** Starts a timer, in place of the one of that name. */
+  after(name: string, ms: number, then: () => void) {
+    this.cancel(name);
+    this.#timers.set(name, setTimeout(then, ms));
+  }
+
+  cancel(name: string) {
+    clearTimeout(this.#timers.get(name));
+    this.#timers.delete(name);
+  }
+
+  send(message: ClientMessage) {
+    if (this.socket?.readyState === 1) this.socket.send(JSON.stringify(message));
+  }
+
+  end() {
+    this.abort.abort();
+    for (const name of [...this.#timers.keys()]) this.cancel(name);
+    const { socket } = this;
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close(1000);
+  }
+}
+
+/**
+ * A tenant's dashboard, live. Knows nothing of any framework: `subscribe` and `getState` are what stores need.
+ *
+ * Every event is seen once and in order, across reconnects; where that can't be, the gateway sends a snapshot in its place.
+ */
+export class DashboardSocket {
+  readonly #options: DashboardSocketOptions;
+  #state = initialState;
+  readonly #listeners = new Set<() => void>();
+  readonly #eventListeners = new Set<(event: DashboardEvent) => void>();
+
+  #position: Position | null = null;
+  #link: Link | null = null;
+  /** The wait for the next attempt or the next snapshot. */
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Whether that wait was asked for by the gateway, which spreads those who return. */
+  #told = false;
+  #failures = 0;
+  /** Whether a token was refused since the last good connection. */
+  #refused = false;
+  /** Set while live updates are switched off. */
+  #polling: { everySeconds: number; polls: number } | null = null;
+  /** Set from `connect` to the end; ends the listening to the page. */
+  #listening: AbortController | null = null;
+
+  constructor(options: DashboardSocketOptions) {
+    this.#options = options;
+  }
+
+  getState = (): DashboardState => this.#state;
+
+  /** Calls `listener` after every change of the state. Returns the way to stop it. */
+  subscribe = (listener: () => void): (() => void) => {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  };
+
+  /** Calls `listener` with every event, also with those between two renderings. Returns the way to stop it. */
+  onEvent = (listener: (event: DashboardEvent) => void): (() => void) => {
+    this.#eventListeners.add(listener);
+    return () => void this.#eventListeners.delete(listener);
+  };
+
+  /** Connects, and stays so. On a socket that is connected or about to be it does nothing. */
+  connect = (): void => {
+    if (this.#listening) return;
+    this.#listening = new AbortController();
+    this.#failures = 0;
+    this.#refused = false;
+    this.#listen(this.#listening.signal);
+    this.#show({ state: "connecting" });
+    this.#open();
+  };
+
+  /** Closes; no timer and no listener remains. `connect` resumes where it was. */
+  disconnect = (): void => {
+    if (this.#listening) this.#stop("disconnected", "disconnected");
+  };
+
+  /** Takes an alert away; a newer one of the same parent is shown again. */
+  dismissAlert = (id: string): void => {
+    const alerts = this.#state.alerts.filter((alert) => alert.id !== id);
+    if (alerts.length < this.#state.alerts.length) this.#set({ ...this.#state, alerts });
+  };
+
+  // The connection
+
+  #open() {
+    this.#wait();
+    if (isOffline()) return this.#lose();
+    this.#link = new Link();
+    void this.#attempt(this.#link);
+  }
+
+  async #attempt(link: Link) {
+    link.after("attempt", ATTEMPT_LIMIT_MS, () => this.#lose());
+    const token = await this.#token(link);
+    if (token === null) return;
+    // Who doesn't know the tenant yet is told it: a token that names one joins by the handshake.
+    const tenantId = this.#options.tenantId ?? this.#state.tenantId;
+    let socket: WebSocket;
+    try {
+      socket = new WebSocket(this.#url("ws"), tenantId === null ? [SUBPROTOCOL, `bearer.${token}`] : SUBPROTOCOL);
+    } catch {
+      // No subprotocol can have such a name.
+      return this.#refuse("the token is no JWT");
+    }
+    link.socket = socket;
+    socket.onopen = () => {
+      const { seq: lastSeq, epoch, id: lastId } = this.#position ?? {};
+      // What is undefined is not sent.
+      if (tenantId !== null) link.send({ event: "join", data: { tenantId, token, lastSeq, epoch, lastId } });
+    };
+    socket.onmessage = ({ data }) => this.#receive(link, data);
+    socket.onclose = ({ code }) => this.#closed(code, link.error?.message);
+  }
+
+  /** A token, unless none comes, or it comes too late for this link. */
+  async #token(link: Link): Promise<string | null> {
+    try {
+      const token = await this.#options.getToken();
+      return link === this.#link ? token : null;
+    } catch (error) {
+      if (link !== this.#link) return null;
+      // A socket that is joined has its token still.
+      if (error instanceof UnauthorizedError && link.joinedAt === null) this.#stop("unauthorized", error.message);
+      else if (link.joinedAt === null) this.#lose();
+      else link.after("renew", RENEW_AGAIN_MS, () => void this.#renew(link));
+      return null;
+    }
+  }
+
+  async #renew(link: Link) {
+    const token = await this.#token(link);
+    const { tenantId } = this.#state;
+    if (token !== null && tenantId !== null) link.send({ event: "join", data: { tenantId, token } });
+  }
+
+  #closed(code: number, message = `closed with code ${code}`) {
+    if (code === UNAUTHORIZED) this.#refuse(message);
+    else if (code === FORBIDDEN) this.#forbid(message);
+    else if (code === DISABLED) this.#disable(this.#polling?.everySeconds ?? 30);
+    else this.#lose();
+  }
+
+  /** A token is not good: another is asked for, once. */
+  #refuse(message: string) {
+    const again = this.#refused && !this.#wasStable();
+    this.#end();
+    if (again) return this.#stop("unauthorized", message);
+    this.#refused = true;
+    if (!this.#polling) this.#show({ state: "reconnecting", retryAt: null, offline: false });
+    this.#open();
+  }
+
+  #forbid(message: string) {
+    // The next token may be somebody else's.
+    this.#position = null;
+    this.#state = { ...this.#state, tenantId: null };
+    this.#stop("forbidden", message);
+  }
+
+  /** The link is of no use any more; the next attempt is due later. */
+  #lose() {
+    if (this.#wasStable()) {
+      this.#failures = 0;
+      this.#refused = false;
+    }
+    const told = this.#link?.error?.retryInMs;
+    this.#end();
+    this.#wait();
+    const offline = isOffline();
+    if (this.#polling) return offline ? undefined : this.#pollLater(this.#polling.everySeconds);
+    if (offline) return this.#show({ state: "reconnecting", retryAt: null, offline });
+    const ms = told ?? backoff(this.#failures++);
+    this.#wait(ms, () => {
+      this.#show({ state: "reconnecting", retryAt: null, offline: false });
+      this.#open();
+    });
+    this.#told = told !== undefined;
+    this.#show({ state: "reconnecting", retryAt: Date.now() + ms, offline });
+  }
+
+  #wasStable(): boolean {
+    const joinedAt = this.#link?.joinedAt ?? null;
+    return joinedAt !== null && Date.now() - joinedAt >= STABLE_MS;
+  }
+
+  #stop(reason: ClosedReason, message: string) {
+    this.#end();
+    this.#wait();
+    this.#polling = null;
+    this.#listening?.abort();
+    this.#listening = null;
+    this.#show({ state: "closed", reason, message });
+  }
+
+  #end() {
+    this.#link?.end();
+    this.#link = null;
+  }
+
+  #wait(ms?: number, then?: () => void) {
+    clearTimeout(this.#timer);
+    this.#told = false;
+    this.#timer = ms === undefined ? undefined : setTimeout(() => then?.(), ms);
+  }
+
+  // What the gateway says
+
+  #receive(link: Link, text: unknown) {
+    let message: ServerMessage;
+    try {
+      message = JSON.parse(String(text));
+    } catch {
+      return this.#lose();
+    }
+    switch (message.type) {
+      case "joined":
+        return this.#joined(link, message.data);
+      case "resync":
+        return this.#place(message.data, message.data);
+      case "heartbeat":
+        return this.#heartbeat(link, message.data.epoch, message.data.seq);
+      case "token_expiring":
+        return void this.#renew(link);
+      case "degraded":
+        return this.#show({ state: "degraded", ...message.data });
+      case "restored":
+        return this.#show({ state: "connected" });
+      case "disabled":
+        return this.#disable(message.data.pollSeconds);
+      case "error":
+        link.error = message.data;
+        return;
+      default:
+        // A message of a later version has no place in ours.
+        if ("seq" in message) this.#event(message);
+    }
+  }
+
+  #joined(link: Link, joined: Joined) {
+    const renewal = link.joinedAt !== null;
+    link.cancel("attempt");
+    link.heartbeatMs = joined.heartbeatSeconds * 1000;
+    this.#polling = null;
+    this.#wait();
+    if (!joined.recovered || !this.#position) {
+      this.#state = ofTenant(this.#state, joined.tenantId);
+      this.#place(joined, joined);
+    }
+    // A renewal says nothing of the engine's health.
+    if (renewal) return;
+    link.joinedAt = Date.now();
+    this.#expectHeartbeat(link);
+    this.#show({ state: "connected" });
+  }
+
+  /** Starts from a snapshot and the position that it is of. */
+  #place({ epoch, seq }: Position, snapshot: SnapshotData) {
+    this.#position = { epoch, seq };
+    this.#set(withSnapshot(this.#state, snapshot, Date.now()));
+  }
+
+  #event(event: DashboardEvent) {
+    const { seq, id } = event;
+    if (!this.#position || seq <= this.#position.seq) return;
+    // Between the gateway and here something went missing: the log has it.
+    if (seq > this.#position.seq + 1) return this.#lose();
+    this.#position = { epoch: this.#position.epoch, seq, id };
+    this.#set(withEvent(this.#state, event, Date.now()));
+    for (const listener of [...this.#eventListeners]) listener(event);
+  }
+
+  #heartbeat(link: Link, epoch: string | null, seq: number | null) {
+    link.cancel("ping");
+    this.#expectHeartbeat(link);
+    const position = this.#position;
+    if (epoch !== null && position && (epoch !== position.epoch || seq !== position.seq)) this.#lose();
+  }
+
+  #expectHeartbeat(link: Link) {
+    link.after("heartbeat", SILENT_INTERVALS * link.heartbeatMs, () => this.#lose());
+  }
+
+  // Live updates are switched off: the gateway's plan for rolling back, and the only time when anything is polled
+
+  #disable(everySeconds: number) {
+    if (this.#polling?.everySeconds === everySeconds && !this.#link) return;
+    this.#end();
+    const tried = this.#polling !== null;
+    this.#polling = { everySeconds, polls: 0 };
+    this.#show({ state: "polling", everySeconds });
+    // The first snapshot is wanted now; after a try in vain it has time.
+    if (tried) this.#pollLater(everySeconds);
+    else this.#poll();
+  }
+
+  #pollLater(everySeconds: number) {
+    this.#wait(everySeconds * 1000, () => this.#poll());
+  }
+
+  #poll() {
+    if (!this.#polling || isOffline()) return;
+    this.#wait();
+    this.#polling.polls = (this.#polling.polls + 1) % POLLS_PER_TRY;
+    if (this.#polling.polls === 0) return this.#open();
+    this.#end();
+    this.#link = new Link();
+    void this.#fetchSnapshot(this.#link);
+  }
+
+  async #fetchSnapshot(link: Link) {
+    link.after("attempt", ATTEMPT_LIMIT_MS, () => this.#lose());
+    const token = await this.#token(link);
+    if (token === null) return;
+    const tenantId = this.#options.tenantId ?? this.#state.tenantId;
+    const url = this.#url("http");
+    url.pathname += "/snapshot";
+    if (tenantId !== null) url.searchParams.set("tenantId", tenantId);
+    try {
+      const headers = { authorization: `Bearer ${token}` };
+      const answer = await fetch(url, { headers, cache: "no-store", signal: link.abort.signal });
+      const snapshot = answer.ok ? await answer.json() : null;
+      if (link !== this.#link) return;
+      if (answer.status === 401) return this.#refuse("the token is missing, invalid or expired");
+      if (answer.status === 403) return this.#forbid("the token does not name this tenant");
+      if (snapshot) {
+        this.#refused = false;
+        this.#state = ofTenant(this.#state, snapshot.tenantId);
+        this.#place(snapshot, snapshot);
+      }
+    } catch {
+      // The next snapshot makes up for this one.
+    }
+    if (link === this.#link) this.#lose();
+  }
+
+  // The page
+
+  #listen(signal: AbortSignal) {
+    if (typeof window === "undefined") return;
+    const on = (target: EventTarget, name: string, then: (event: Event) => void) =>
+      target.addEventListener(name, then, { signal });
+    on(window, "online", () => this.#wake());
+    on(window, "offline", () => this.#lose());
+    on(document, "visibilitychange", () => document.visibilityState === "visible" && this.#wake());
+    // A page with an open socket can't be kept for "back"; without it, it is live again at once.
+    on(window, "pagehide", (event) => (event as PageTransitionEvent).persisted && this.#sleep());
+    on(window, "pageshow", (event) => (event as PageTransitionEvent).persisted && this.#wake());
+  }
+
+  #sleep() {
+    this.#end();
+    this.#wait();
+    if (!this.#polling) this.#show({ state: "reconnecting", retryAt: null, offline: false });
+  }
+
+  /** Somebody looks, or the network is back: no wait is worth it now, except one that the gateway asked for. */
+  #wake() {
+    const link = this.#link;
+    if (link?.joinedAt) {
+      link.after("ping", PING_LIMIT_MS, () => this.#lose());
+      link.send({ event: "ping" });
+    } else if (!link && !this.#told) {
+      if (this.#polling) return this.#poll();
+      if (!isOffline()) this.#show({ state: "reconnecting", retryAt: null, offline: false });
+      this.#open();
+    }
+  }
+
+  // The state
+
+  #url(scheme: "ws" | "http"): URL {
+    const base = typeof location === "undefined" ? undefined : location.href;
+    const url = new URL(this.#options.url ?? "/dashboard", base);
+    url.protocol = url.protocol.replace(/^(ws|http)/, scheme);
+    return url;
+  }
+
+  #show(status: Status) {
+    this.#set({ ...this.#state, status });
+  }
+
+  #set(state: DashboardState) {
+    this.#state = state;
+    for (const listener of [...this.#listeners]) listener();
+  }
+}
+
+function isOffline(): boolean {
+  return typeof navigator !== "undefined" && navigator.onLine === false;
+}
