@@ -1,10 +1,7 @@
+import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 
-const react18 = [
-  { find: /^react$/, replacement: "react-18" },
-  { find: /^react\/(.*)/, replacement: "react-18/$1" },
-  { find: /^react-dom\/(.*)/, replacement: "react-dom-18/$1" },
-];
+const modules18 = fileURLToPath(new URL("tests/react-18/node_modules/", import.meta.url));
 
 export default defineConfig({
   test: {
@@ -12,12 +9,11 @@ export default defineConfig({
       { test: { name: "core", include: ["tests/core/*.test.ts"], environment: "happy-dom" } },
       { test: { name: "react-19", include: ["tests/react/*.test.tsx"], environment: "happy-dom" } },
       {
-        resolve: { alias: react18 },
+        resolve: { alias: [{ find: /^(react|react-dom)(?=$|\/)/, replacement: `${modules18}$1` }] },
         test: {
           name: "react-18",
           include: ["tests/react/*.test.tsx"],
           environment: "happy-dom",
-          server: { deps: { inline: [/react-dom-18/] } },
         },
       },
       {

@@ -1,6 +1,6 @@
 //! The messages as the browser's client has them: `gateway/web/src/core/messages.ts` is written from the Rust types.
 
-use std::{env, fs};
+use std::{env, fs, io};
 
 use ts_rs::{Config, TS};
 
@@ -13,7 +13,7 @@ fn declaration<T: TS>(config: &Config) -> String {
 }
 
 #[test]
-fn the_client_has_the_types_of_the_messages() {
+fn the_client_has_the_types_of_the_messages() -> io::Result<()> {
     let config = Config::new().with_large_int("number");
     let mut expected =
         "// Written from the Rust types by `UPDATE_TYPES=1 cargo test typescript`; a test fails when they differ.\n"
@@ -48,7 +48,8 @@ fn the_client_has_the_types_of_the_messages() {
     }
     expected.insert(expected.len() - 1, ';');
     if env::var_os("UPDATE_TYPES").is_some() {
-        fs::write(FILE, &expected).unwrap();
+        fs::write(FILE, &expected)?;
     }
-    assert_eq!(fs::read_to_string(FILE).unwrap_or_default(), expected, "run UPDATE_TYPES=1 cargo test typescript");
+    assert_eq!(fs::read_to_string(FILE)?, expected, "run UPDATE_TYPES=1 cargo test typescript");
+    Ok(())
 }

@@ -1,0 +1,637 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { DashboardSocket, UnauthorizedError } from "../../src/core/index.js";
+import { alert, figures, giveBack, join, lastSocket, metrics, openSockets, payment, recent, setOnline, takeOver, TestSocket } from "../gateway.js";
+
+let client: DashboardSocket;
+let tokens: number;
+const getToken = vi.fn(async () => `token-${++tokens}`);
+const state = () => client.getState().status.state;
+const after = (ms: number) => vi.advanceTimersByTimeAsync(ms);
+const shownPayments = () => client.getState().payments.map((it) => it.paymentId);
+
+beforeEach(() => {
+  takeOver();
+  tokens = 0;
+  getToken.mockClear();
+  client = new DashboardSocket({ url: "wss://gateway.test/dashboard", getToken });
+});
+
+afterEach(() => {
+  client.disconnect();
+  expect(vi.getTimerCount()).toBe(0);
+  expect(openSockets()).toBe(0);
+  giveBack();
+});
+
+describe("connecting", () => {
+  test("the token goes by the handshake while the tenant is unknown, and never in the URL", async () => {
+    client.connect();
+    expect(state()).toBe("connecting");
+    const socket = await join();
+    expect(socket.protocols).toEqual(["crechebooks.dashboard.v1", "bearer.token-1"]);
+    expect(String(socket.url)).toBe("wss://gateway.test/dashboard");
+    expect(socket.sent).toEqual([]);
+    expect(state()).toBe("connected");
+    expect(client.getState().tenantId).toBe("acorn");
+  });
+
+  test("a chosen tenant is joined by message", async () => {
+    client = new DashboardSocket({ url: "wss://gateway.test/dashboard", getToken, tenantId: "acorn" });
+    client.connect();
+    const socket = await join();
+    expect(socket.protocols).toEqual(["crechebooks.dashboard.v1"]);
+    expect(socket.sent).toEqual([{ event: "join", data: { tenantId: "acorn", token: "token-1" } }]);
+  });
+
+  test("connect on what is connected does nothing", async () => {
+    client.connect();
+    client.connect();
+    await join();
+    client.connect();
+    await after(0);
+    expect(TestSocket.all).toHaveLength(1);
+    expect(getToken).toHaveBeenCalledTimes(1);
+  });
+
+  test("an attempt that leads nowhere is given up after 15 s", async () => {
+    client.connect();
+    await after(0);
+    lastSocket().open();
+    await after(14_999);
+    expect(state()).toBe("connecting");
+    await after(1);
+    expect(state()).toBe("reconnecting");
+    await after(500);
+    expect(TestSocket.all).toHaveLength(2);
+  });
+
+  test("a getToken that never answers is given up as well", async () => {
+    getToken.mockReturnValueOnce(new Promise(() => {}));
+    client.connect();
+    await after(15_000 + 500);
+    expect(getToken).toHaveBeenCalledTimes(2);
+    await join();
+    expect(state()).toBe("connected");
+  });
+
+  test("a getToken that fails is asked again with backoff; UnauthorizedError stops", async () => {
+    getToken.mockRejectedValueOnce(new Error("no network"));
+    client.connect();
+    await after(0);
+    expect(state()).toBe("reconnecting");
+    getToken.mockRejectedValueOnce(new UnauthorizedError("sign in"));
+    await after(500);
+    expect(client.getState().status).toEqual({ state: "closed", reason: "unauthorized", message: "sign in" });
+    await after(60_000);
+    expect(getToken).toHaveBeenCalledTimes(2);
+  });
+
+  test("a token that no handshake can carry counts as refused", async () => {
+    getToken.mockResolvedValue("not a token");
+    client.connect();
+    await after(0);
+    expect(client.getState().status).toMatchObject({ state: "closed", reason: "unauthorized" });
+    getToken.mockImplementation(async () => `token-${++tokens}`);
+  });
+});
+
+describe("state", () => {
+  test("a snapshot fills it, events change it, and what did not change keeps its identity", async () => {
+    client.connect();
+    const socket = await join({ seq: 7, metrics: metrics(100), payments: [recent("p2"), recent("p1")] });
+    expect(client.getState().metrics?.totalOutstanding).toBe(100);
+    expect(shownPayments()).toEqual(["p2", "p1"]);
+    const { metrics: before } = client.getState();
+    socket.event(payment(8, "p3"));
+    expect(shownPayments()).toEqual(["p3", "p2", "p1"]);
+    expect(client.getState().metrics).toBe(before);
+    const { payments } = client.getState();
+    socket.event(figures(9, 50));
+    expect(client.getState().metrics?.totalOutstanding).toBe(50);
+    expect(client.getState().payments).toBe(payments);
+    expect(client.getState().lastEvent?.seq).toBe(9);
+  });
+
+  test("a payment that the snapshot has already is shown once", async () => {
+    client.connect();
+    const socket = await join({ seq: 7, payments: [recent("p2"), recent("p1")] });
+    socket.event(payment(8, "p2"));
+    expect(shownPayments()).toEqual(["p2", "p1"]);
+  });
+
+  test("an event is seen once: numbers that were seen are dropped", async () => {
+    const seen: number[] = [];
+    client.onEvent((event) => seen.push(event.seq));
+    client.connect();
+    const socket = await join({ seq: 7 });
+    for (const seq of [7, 8, 8, 3, 9]) socket.event(payment(seq));
+    expect(seen).toEqual([8, 9]);
+    expect(shownPayments()).toEqual(["pay-9", "pay-8"]);
+  });
+
+  test("alerts stay until dismissed, the latest of each parent", async () => {
+    client.connect();
+    const socket = await join();
+    socket.event(alert(1, "thandi"));
+    socket.event(alert(2, "pieter"));
+    socket.event(alert(3, "thandi", 200));
+    expect(client.getState().alerts.map((it) => [it.id, it.totalArrears])).toEqual([["id-3", 200], ["id-2", 100]]);
+    client.dismissAlert("id-3");
+    const { alerts } = client.getState();
+    expect(alerts.map((it) => it.id)).toEqual(["id-2"]);
+    client.dismissAlert("unknown");
+    expect(client.getState().alerts).toBe(alerts);
+    socket.event(alert(4, "thandi"));
+    expect(client.getState().alerts).toHaveLength(2);
+  });
+
+  test("what is kept is bounded", async () => {
+    client.connect();
+    const socket = await join();
+    for (let seq = 1; seq <= 300; seq++) socket.event(seq % 2 ? payment(seq) : alert(seq, `parent-${seq}`));
+    expect(client.getState().payments).toHaveLength(50);
+    expect(client.getState().alerts).toHaveLength(100);
+  });
+
+  test("resync replaces it, and the stream goes on from there", async () => {
+    client.connect();
+    const socket = await join({ seq: 7, metrics: metrics(100), payments: [recent("p1")] });
+    socket.tell("resync", { epoch: "e2", seq: 3, metrics: metrics(1), payments: [recent("q1")] });
+    expect(client.getState().metrics?.totalOutstanding).toBe(1);
+    expect(shownPayments()).toEqual(["q1"]);
+    socket.event(payment(4));
+    expect(shownPayments()).toEqual(["pay-4", "q1"]);
+  });
+
+  test("nothing of one tenant stays when the next is joined", async () => {
+    client.connect();
+    const socket = await join({ metrics: metrics(100), payments: [recent("p1")] });
+    socket.event(alert(1, "thandi"));
+    socket.tell("joined", { tenantId: "oak", epoch: "e9", seq: 5, recovered: false, heartbeatSeconds: 30, metrics: null, payments: null });
+    expect(client.getState()).toMatchObject({ tenantId: "oak", metrics: null, payments: [], alerts: [], lastEvent: null });
+  });
+
+  test("messages of later versions are ignored, but events count", async () => {
+    client.connect();
+    const socket = await join();
+    socket.onmessage?.({ data: JSON.stringify({ type: "weather", timestamp: "x", data: {} }) });
+    socket.onmessage?.({ data: JSON.stringify({ type: "refund_made", seq: 1, id: "id-1", timestamp: "x", data: {} }) });
+    socket.event(payment(2));
+    expect(shownPayments()).toEqual(["pay-2"]);
+    expect(state()).toBe("connected");
+  });
+});
+
+describe("coming back", () => {
+  test("full jitter: at most 1 s, doubled with each failure up to 30 s", async () => {
+    vi.mocked(Math.random).mockReturnValue(0.999999);
+    client.connect();
+    const waits: number[] = [];
+    for (let attempt = 0; attempt < 8; attempt++) {
+      await after(0);
+      lastSocket().drop(1006);
+      const { status } = client.getState();
+      if (status.state !== "reconnecting" || status.retryAt === null) throw new Error("not reconnecting");
+      waits.push(status.retryAt - Date.now());
+      await after(waits.at(-1)! + 1);
+    }
+    expect(waits.map(Math.round)).toEqual([1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
+    vi.mocked(Math.random).mockReturnValue(0);
+    lastSocket().drop(1006);
+    await after(0);
+    expect(TestSocket.all).toHaveLength(10);
+  });
+
+  test("only a connection that lasted 5 s counts as good", async () => {
+    const dropAfter = async (ms: number) => {
+      await join();
+      await after(ms);
+      lastSocket().drop(1006);
+      const { status } = client.getState();
+      const wait = status.state === "reconnecting" ? status.retryAt! - Date.now() : NaN;
+      await after(wait);
+      return wait;
+    };
+    client.connect();
+    expect([await dropAfter(4_900), await dropAfter(4_900), await dropAfter(5_000), await dropAfter(0)]).toEqual([500, 1_000, 500, 1_000]);
+  });
+
+  test("it resumes after the last event, and keeps what it shows", async () => {
+    client.connect();
+    (await join({ seq: 7, payments: [recent("p1")] })).event(payment(8));
+    lastSocket().drop(1006);
+    await after(500);
+    const socket = await join({ recovered: true, seq: 10 });
+    expect(socket.protocols).toEqual(["crechebooks.dashboard.v1"]);
+    expect(socket.sent).toEqual([{ event: "join", data: { tenantId: "acorn", token: "token-2", lastSeq: 8, epoch: "e1", lastId: "id-8" } }]);
+    for (const seq of [9, 10, 11]) socket.event(payment(seq));
+    expect(shownPayments()).toEqual(["pay-11", "pay-10", "pay-9", "pay-8", "p1"]);
+    expect(TestSocket.all).toHaveLength(2);
+  });
+
+  test("beyond recovery the snapshot replaces what it shows", async () => {
+    client.connect();
+    (await join({ seq: 7, payments: [recent("p1")] })).event(payment(8));
+    lastSocket().drop(1006);
+    await after(500);
+    const socket = await join({ recovered: false, epoch: "e2", seq: 2, payments: [recent("q1")] });
+    socket.event(payment(3));
+    expect(shownPayments()).toEqual(["pay-3", "q1"]);
+  });
+
+  test("a hole in the numbers is no event but a reason to resume", async () => {
+    client.connect();
+    (await join({ seq: 7 })).event(payment(9));
+    expect(shownPayments()).toEqual([]);
+    expect(state()).toBe("reconnecting");
+    await after(500);
+    const socket = await join({ recovered: true, seq: 9 });
+    expect(socket.sent[0]).toMatchObject({ data: { lastSeq: 7, epoch: "e1" } });
+  });
+
+  test.each([1000, 1001, 1002, 1003, 1005, 1006, 1007, 1009, 1011, 1012, 1013, 1015, 4400, 4408, 4409, 4413, 4429])(
+    "close code %i: it comes back with backoff, and resumes",
+    async (code) => {
+      client.connect();
+      (await join({ seq: 1 })).drop(code);
+      expect(client.getState().status).toEqual({ state: "reconnecting", retryAt: Date.now() + 500, offline: false });
+      await after(500);
+      expect((await join({ recovered: true })).sent[0]).toMatchObject({ data: { lastSeq: 1 } });
+      expect(state()).toBe("connected");
+    },
+  );
+
+  test.each([1012, 1013])("close code %i after retryInMs: at that moment, and no look at the tab hastens it", async (code) => {
+    client.connect();
+    const socket = await join();
+    socket.tell("error", { code: "restart", message: "the gateway restarts", retryInMs: 12_345 });
+    socket.drop(code);
+    document.dispatchEvent(new Event("visibilitychange"));
+    await after(12_344);
+    expect(TestSocket.all).toHaveLength(1);
+    await after(1);
+    expect(TestSocket.all).toHaveLength(2);
+  });
+
+  test("4401 asks for a fresh token at once; refused again, it stops and says why", async () => {
+    client.connect();
+    (await join()).drop(4401);
+    await after(0);
+    expect(getToken).toHaveBeenCalledTimes(2);
+    const socket = lastSocket();
+    socket.open();
+    socket.tell("error", { code: "unauthorized", message: "the token has expired" });
+    socket.drop(4401);
+    expect(client.getState().status).toEqual({ state: "closed", reason: "unauthorized", message: "the token has expired" });
+    await after(120_000);
+    expect(TestSocket.all).toHaveLength(2);
+    client.connect();
+    await join();
+    expect(state()).toBe("connected");
+  });
+
+  test("4401 after a good connection is a first one again", async () => {
+    client.connect();
+    for (let day = 0; day < 3; day++) {
+      await join();
+      await after(5_000);
+      lastSocket().drop(4401);
+    }
+    await join();
+    expect(state()).toBe("connected");
+  });
+
+  test("4403 stops; who signs in as somebody else starts anew", async () => {
+    client.connect();
+    const socket = await join({ seq: 3 });
+    socket.tell("error", { code: "wrong_tenant", message: "the token does not name this tenant" });
+    socket.drop(4403);
+    expect(client.getState().status).toMatchObject({ state: "closed", reason: "forbidden" });
+    await after(120_000);
+    expect(TestSocket.all).toHaveLength(1);
+    client.connect();
+    expect((await join({ tenantId: "oak" })).protocols).toContain("bearer.token-2");
+  });
+
+  test("disconnect ends it, connect resumes", async () => {
+    client.connect();
+    (await join({ seq: 1 })).event(payment(2));
+    client.disconnect();
+    expect(client.getState().status).toMatchObject({ state: "closed", reason: "disconnected" });
+    expect(lastSocket().readyState).toBe(3);
+    client.connect();
+    expect((await join({ recovered: true, seq: 2 })).sent[0]).toMatchObject({ data: { lastSeq: 2 } });
+    expect(shownPayments()).toEqual(["pay-2"]);
+  });
+
+  test("disconnect while the token is on its way connects nothing", async () => {
+    client.connect();
+    client.disconnect();
+    await after(60_000);
+    expect(TestSocket.all).toHaveLength(0);
+  });
+
+  test("1,000 cuts of every kind under events: 1,000 recoveries, nothing missed, nothing twice", async () => {
+    const seen: number[] = [];
+    client.onEvent((event) => seen.push(event.seq));
+    client.connect();
+    let head = 0;
+    let recoveries = -1;
+    const codes = [1001, 1006, 1011, 1012, 1013, 4400, 4401, 4408, 4409, 4413, 4429];
+    for (let cut = 0; cut <= 1_000; cut++) {
+      await after(0);
+      const socket = lastSocket();
+      socket.open();
+      const [message] = socket.sent;
+      const from = message?.event === "join" ? message.data.lastSeq! : 0;
+      socket.tell("joined", { tenantId: "acorn", epoch: "e1", seq: head, recovered: from > 0, heartbeatSeconds: 30, metrics: null, payments: null });
+      for (let seq = from + 1; seq <= head; seq++) socket.event(payment(seq));
+      expect(state()).toBe("connected");
+      recoveries++;
+      // A stable link every other time, so that a refused token is a first one.
+      await after(5_000);
+      for (let more = 0; more < 3; more++) socket.event(payment(++head));
+      // What the link swallows before it breaks comes back from the log.
+      head += cut % 3;
+      if (cut % 4 === 0) socket.event(payment(head + 2));
+      else if (cut % 4 === 1) socket.tell("heartbeat", { epoch: "e1", seq: head + 1 });
+      else if (cut % 4 === 2) await after(45_000);
+      else socket.drop(codes[cut % codes.length]!);
+      if (state() === "connected") socket.drop(1006);
+      await after(30_000);
+    }
+    expect(recoveries).toBe(1_000);
+    // The last cut's loss is still in the log.
+    expect(seen).toEqual(Array.from({ length: seen.length }, (_, at) => at + 1));
+    expect(head - seen.length).toBeLessThan(5);
+  }, 30_000);
+});
+
+describe("a silent link", () => {
+  test("1.5 heartbeats without one: dead, and replaced", async () => {
+    client.connect();
+    const socket = await join({ heartbeatSeconds: 30 });
+    await after(44_000);
+    socket.tell("heartbeat", { epoch: "e1", seq: 0 });
+    await after(44_999);
+    expect(state()).toBe("connected");
+    await after(1);
+    expect(state()).toBe("reconnecting");
+    expect(socket.readyState).toBe(3);
+    await after(500);
+    expect(TestSocket.all).toHaveLength(2);
+  });
+
+  test.each([
+    ["a seq that has not come", { epoch: "e1", seq: 8 }],
+    ["another epoch", { epoch: "e2", seq: 7 }],
+  ])("a heartbeat with %s: the last hop lost something, resume", async (_, head) => {
+    client.connect();
+    const socket = await join({ seq: 7 });
+    socket.tell("heartbeat", { epoch: "e1", seq: 7 });
+    expect(state()).toBe("connected");
+    socket.tell("heartbeat", head);
+    expect(state()).toBe("reconnecting");
+  });
+
+  test("text that is no JSON is no link to trust", async () => {
+    client.connect();
+    const socket = await join();
+    socket.onmessage?.({ data: "{" });
+    expect(state()).toBe("reconnecting");
+  });
+});
+
+describe("the engine's health", () => {
+  test("degraded and restored are shown, with the time since when", async () => {
+    client.connect();
+    const socket = await join();
+    socket.tell("degraded", { reason: "redis", since: "2026-11-24T12:04:05Z" });
+    expect(client.getState().status).toEqual({ state: "degraded", reason: "redis", since: "2026-11-24T12:04:05Z" });
+    socket.tell("restored", { reason: "redis", since: "2026-11-24T12:05:00Z" });
+    expect(state()).toBe("connected");
+  });
+
+  test("a renewed token does not make it well", async () => {
+    client.connect();
+    const socket = await join();
+    socket.tell("degraded", { reason: "redis", since: "2026-11-24T12:04:05Z" });
+    socket.tell("joined", { tenantId: "acorn", epoch: "e1", seq: 0, recovered: true, heartbeatSeconds: 30, metrics: null, payments: null });
+    expect(state()).toBe("degraded");
+  });
+});
+
+describe("the token's end", () => {
+  test("token_expiring is answered with a fresh one, on the same socket", async () => {
+    client.connect();
+    const socket = await join({ seq: 3 });
+    socket.tell("token_expiring", { expiresInSeconds: 60 });
+    await after(0);
+    expect(socket.sent).toEqual([{ event: "join", data: { tenantId: "acorn", token: "token-2" } }]);
+    socket.tell("joined", { tenantId: "acorn", epoch: "e1", seq: 3, recovered: true, heartbeatSeconds: 30, metrics: null, payments: null });
+    expect(state()).toBe("connected");
+    expect(TestSocket.all).toHaveLength(1);
+  });
+
+  test.each([new Error("no network"), new UnauthorizedError("signed out")])("a renewal that fails (%s) is tried again while the link lives", async (error) => {
+    client.connect();
+    const socket = await join();
+    getToken.mockRejectedValueOnce(error);
+    socket.tell("token_expiring", { expiresInSeconds: 60 });
+    await after(9_999);
+    expect(socket.sent).toEqual([]);
+    await after(1);
+    expect(socket.sent).toHaveLength(1);
+    expect(state()).toBe("connected");
+  });
+});
+
+describe("the page", () => {
+  const show = (visible: boolean) => {
+    vi.spyOn(document, "visibilityState", "get").mockReturnValue(visible ? "visible" : "hidden");
+    document.dispatchEvent(new Event("visibilitychange"));
+  };
+  const page = (name: string, persisted: boolean) => window.dispatchEvent(Object.assign(new Event(name), { persisted }));
+
+  test("offline: the link is given up, and nothing is tried until the network is back; then at once", async () => {
+    client.connect();
+    await join();
+    setOnline(false);
+    window.dispatchEvent(new Event("offline"));
+    expect(client.getState().status).toEqual({ state: "reconnecting", retryAt: null, offline: true });
+    await after(600_000);
+    show(true);
+    await after(0);
+    expect(TestSocket.all).toHaveLength(1);
+    setOnline(true);
+    window.dispatchEvent(new Event("online"));
+    await join();
+    expect(state()).toBe("connected");
+    expect(TestSocket.all).toHaveLength(2);
+  });
+
+  test("offline at the first connect, and while waiting", async () => {
+    setOnline(false);
+    client.connect();
+    await after(60_000);
+    expect(TestSocket.all).toHaveLength(0);
+    expect(client.getState().status).toMatchObject({ state: "reconnecting", offline: true });
+    setOnline(true);
+    window.dispatchEvent(new Event("online"));
+    (await join()).drop(1006);
+    setOnline(false);
+    window.dispatchEvent(new Event("offline"));
+    await after(60_000);
+    expect(TestSocket.all).toHaveLength(1);
+  });
+
+  test("a tab that is looked at again does not wait", async () => {
+    vi.mocked(Math.random).mockReturnValue(1);
+    client.connect();
+    (await join()).drop(1006);
+    show(false);
+    await after(10);
+    expect(TestSocket.all).toHaveLength(1);
+    show(true);
+    await after(0);
+    expect(TestSocket.all).toHaveLength(2);
+  });
+
+  test("a tab that is looked at again asks its link for a sign of life, for 5 s", async () => {
+    client.connect();
+    const socket = await join();
+    show(true);
+    expect(socket.sent).toEqual([{ event: "ping" }]);
+    socket.tell("heartbeat", { epoch: "e1", seq: 0 });
+    await after(5_000);
+    expect(state()).toBe("connected");
+    show(true);
+    await after(5_000);
+    expect(state()).toBe("reconnecting");
+  });
+
+  test("the back-forward cache takes the page without its socket, and gives it back live", async () => {
+    client.connect();
+    const socket = await join({ seq: 4 });
+    page("pagehide", true);
+    expect(socket.readyState).toBe(3);
+    expect(vi.getTimerCount()).toBe(0);
+    page("pageshow", true);
+    expect((await join({ recovered: true, seq: 4 })).sent[0]).toMatchObject({ data: { lastSeq: 4 } });
+    expect(state()).toBe("connected");
+  });
+
+  test("closing removes every listener", async () => {
+    const added = vi.spyOn(window, "addEventListener");
+    client.connect();
+    await join();
+    expect(added).toHaveBeenCalled();
+    client.disconnect();
+    for (const event of ["online", "pageshow"]) page(event, true);
+    show(true);
+    await after(60_000);
+    expect(TestSocket.all).toHaveLength(1);
+    expect(state()).toBe("closed");
+  });
+});
+
+describe("switched off", () => {
+  const fetched = vi.fn();
+  const snapshot = (seq: number) => ({ ok: true, status: 200, json: async () => ({ tenantId: "acorn", epoch: "e1", seq, metrics: metrics(seq), payments: [recent(`p${seq}`)] }) });
+  beforeEach(() => {
+    fetched.mockReset();
+    fetched.mockImplementation(async () => snapshot(fetched.mock.calls.length));
+    vi.stubGlobal("fetch", fetched);
+  });
+  const disable = async () => {
+    client.connect();
+    const socket = await join();
+    socket.tell("disabled", { pollSeconds: 30 });
+    socket.drop(4503);
+    await after(0);
+  };
+
+  test("only then: nothing polls while live", async () => {
+    client.connect();
+    await join();
+    lastSocket().drop(1006);
+    await after(20_000);
+    expect(fetched).not.toHaveBeenCalled();
+  });
+
+  test("it shows the snapshot at once and every 30 s, with the token in a header", async () => {
+    await disable();
+    expect(client.getState().status).toEqual({ state: "polling", everySeconds: 30 });
+    const [url, { headers }] = fetched.mock.calls[0]!;
+    expect(String(url)).toBe("https://gateway.test/dashboard/snapshot?tenantId=acorn");
+    expect(headers).toEqual({ authorization: "Bearer token-2" });
+    expect(client.getState().metrics?.totalOutstanding).toBe(1);
+    await after(29_999);
+    expect(fetched).toHaveBeenCalledTimes(1);
+    await after(1);
+    expect(shownPayments()).toEqual(["p2"]);
+    expect(TestSocket.all).toHaveLength(1);
+  });
+
+  test("a close with 4503 is word enough", async () => {
+    client.connect();
+    (await join()).drop(4503);
+    await after(0);
+    expect(state()).toBe("polling");
+  });
+
+  test("a snapshot that fails is made up for by the next", async () => {
+    fetched.mockRejectedValueOnce(new TypeError("no network"));
+    fetched.mockResolvedValueOnce({ ok: false, status: 503 });
+    await disable();
+    await after(60_000);
+    expect(fetched).toHaveBeenCalledTimes(3);
+    expect(shownPayments()).toEqual(["p3"]);
+    expect(state()).toBe("polling");
+  });
+
+  test("401 asks for a fresh token once, 403 stops", async () => {
+    fetched.mockResolvedValueOnce({ ok: false, status: 401 });
+    await disable();
+    expect(state()).toBe("polling");
+    await join();
+    expect(state()).toBe("connected");
+    lastSocket().tell("disabled", { pollSeconds: 30 });
+    fetched.mockResolvedValueOnce({ ok: false, status: 403 });
+    await after(0);
+    await after(30_000);
+    expect(client.getState().status).toMatchObject({ state: "closed", reason: "forbidden" });
+  });
+
+  test("now and then the socket is tried; switched on, it is live again, from the snapshot's position", async () => {
+    await disable();
+    await after(30_000 * 9);
+    expect(TestSocket.all).toHaveLength(2);
+    lastSocket().open();
+    lastSocket().tell("disabled", { pollSeconds: 30 });
+    expect(state()).toBe("polling");
+    const polls = fetched.mock.calls.length;
+    await after(30_000 * 9);
+    expect(fetched.mock.calls.length).toBeGreaterThan(polls + 7);
+    await after(30_000);
+    const socket = await join({ recovered: true });
+    expect(socket.sent[0]).toMatchObject({ data: { lastSeq: fetched.mock.calls.length } });
+    expect(state()).toBe("connected");
+    const polled = fetched.mock.calls.length;
+    await after(29_000);
+    expect(fetched).toHaveBeenCalledTimes(polled);
+  });
+
+  test("nothing is fetched while offline; at once when the network is back", async () => {
+    await disable();
+    setOnline(false);
+    window.dispatchEvent(new Event("offline"));
+    await after(120_000);
+    expect(fetched).toHaveBeenCalledTimes(1);
+    setOnline(true);
+    window.dispatchEvent(new Event("online"));
+    await after(0);
+    expect(fetched).toHaveBeenCalledTimes(2);
+    expect(state()).toBe("polling");
+  });
+});
