@@ -121,7 +121,8 @@ struct Payment {
 async fn token(State(demo): State<Arc<Demo>>) -> Result<Response, Problem> {
     let token = tokens::mint(&demo.jwt, std::slice::from_ref(&demo.tenant), Some("demo"), TOKEN_LIFE);
     let token = token.map_err(|error| Problem::unavailable("token", error.to_string()))?;
-    Ok(([(CACHE_CONTROL, "no-store")], token).into_response())
+    // `till`: payments can be recorded here.
+    Ok(([(CACHE_CONTROL, "no-store")], Json(json!({ "token": token, "till": true }))).into_response())
 }
 
 async fn invoices(State(demo): State<Arc<Demo>>) -> Result<Response, Problem> {

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use publisher::PublisherConfig;
 use publisher::outbox::{Relay, RelayConfig};
@@ -43,7 +45,9 @@ const RELAY_LIMIT: Duration = Duration::from_secs(2);
 /// What keeps the gateway from starting.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     log(&config)?;
-    Instance::start(config, None).await?.serve(Router::new()).await
+    // The page asks every gateway whether it is a demo; a 404 would be an error in the browser's console.
+    let no_demo = Router::new().route("/demo/token", get(async || StatusCode::NO_CONTENT));
+    Instance::start(config, None).await?.serve(no_demo).await
 }
 
 /// A gateway with its ports open, not yet serving.

@@ -5,7 +5,7 @@ import { Announcer } from "./announcer.js";
 import { ConnectionState } from "./connection-state.js";
 import { PaymentForm } from "./payment-form.js";
 import { Payments } from "./payments.js";
-import { getToken, inDemo } from "./session.js";
+import { getToken, hasTill } from "./session.js";
 import { SignIn } from "./sign-in.js";
 import { Tiles } from "./tiles.js";
 
@@ -43,7 +43,7 @@ function Page({ onSignIn }: { onSignIn: () => void }) {
             <Suspense fallback={null}><InvoiceChart /></Suspense>
           </section>
           <Alerts />
-          {tenant && inDemo() ? <PaymentForm /> : null}
+          {tenant && hasTill() ? <PaymentForm /> : null}
         </main>
       )}
       <Announcer />

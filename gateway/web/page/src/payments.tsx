@@ -20,7 +20,7 @@ export function Payments() {
     <section className="panel payments" aria-labelledby="payments-title">
       <h2 id="payments-title">Payments</h2>
       {/* Scrolled by keyboard as well. */}
-      <div className="scroll" tabIndex={0} role="region" aria-labelledby="payments-title">
+      <div className="scroll" tabIndex={0} role="group" aria-labelledby="payments-title">
         {payments.length === 0 && <p className="empty">{loaded ? "No payments yet." : ""}</p>}
         <ol style={{ height: payments.length * ROW_PX }}>
           {payments.map((payment, index) => (

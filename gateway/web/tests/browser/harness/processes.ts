@@ -1,0 +1,85 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+
+/** The repository. */
+export const root = fileURLToPath(new URL("../../../../..", import.meta.url)).replace(/\/$/, "");
+
+/** Asks until there is an answer. Waiting is all that this is for: what is promised within a time is measured. */
+export async function eventually<T>(what: string, ask: () => T | Promise<T>, patienceMs = 20_000): Promise<NonNullable<T>> {
+  const end = Date.now() + patienceMs;
+  for (let failure: unknown; ; await delay(20)) {
+    try {
+      const answer = await ask();
+      if (answer) return answer;
+    } catch (error) {
+      failure = error;
+    }
+    if (Date.now() > end) throw new Error(`in vain: ${what}`, { cause: failure });
+  }
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  server.close();
+  if (typeof address !== "object" || !address) throw new Error("no port");
+  return address.port;
+}
+
+const listens = (port: number) =>
+  new Promise<boolean>((resolve) => {
+    const socket = connect(port, "127.0.0.1");
+    socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
+    socket.once("connect", () => socket.destroy());
+  });
+
+/** A program that listens on a port, and ends with the tests at the latest. */
+export class Server {
+  #child: ChildProcess | null = null;
+  #output = "";
+
+  constructor(
+    readonly port: number,
+    readonly program: string,
+    readonly args: string[],
+    readonly options: { env?: Record<string, string>; uid?: number; gid?: number } = {},
+  ) {}
+
+  /** Starts it, unless it runs. */
+  async start(): Promise<this> {
+    if (this.#child) return this;
+    const { env, ...as } = this.options;
+    const child = spawn(this.program, this.args, { cwd: "/", env: { PATH: process.env.PATH, ...env }, stdio: ["ignore", "pipe", "pipe"], ...as });
+    this.#child = child;
+    const keep = (chunk: Buffer) => (this.#output = (this.#output + chunk).slice(-4_000));
+    child.stdout.on("data", keep);
+    child.stderr.on("data", keep);
+    await eventually(`${this.program} listens`, () => {
+      if (child.exitCode !== null) throw new Error(`${this.program} ended: ${this.#output}`);
+      return listens(this.port);
+    });
+    return this;
+  }
+
+  async stop(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
+    const child = this.#child;
+    this.#child = null;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, "exit");
+    child.kill(signal);
+    await ended;
+  }
+}
+
+/** A directory that goes with the test. */
+export function scratch(): { path: string; remove: () => void } {
+  const path = mkdtempSync(join(tmpdir(), "dashboard-"));
+  return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
+}
