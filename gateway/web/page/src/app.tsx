@@ -1,5 +1,5 @@
 import { lazy, Suspense, useState } from "react";
-import { DashboardProvider, useDashboardSocket, useDashboardState } from "../../src/react/index.js";
+import { DashboardProvider, useDashboardState } from "../../src/react/index.js";
 import { Alerts } from "./alerts.js";
 import { Announcer } from "./announcer.js";
 import { ConnectionState } from "./connection-state.js";
@@ -24,7 +24,7 @@ export function App() {
 
 function Page({ onSignIn }: { onSignIn: () => void }) {
   const tenant = useDashboardState((state) => state.tenantId);
-  const { status } = useDashboardSocket();
+  const status = useDashboardState((state) => state.status);
   const signedOut = status.state === "closed" && (status.reason === "unauthorized" || status.reason === "forbidden");
   return (
     <>

@@ -92,10 +92,10 @@ export class DashboardSocket {
   #link: Link | null = null;
   /** The wait for the next attempt or the next snapshot. */
   #timer: ReturnType<typeof setTimeout> | undefined;
-  /** Whether that wait was asked for by the gateway, which spreads those who return. */
+  /** Whether that wait has a reason that somebody who looks doesn't change: the gateway asked for it, to spread those who return. */
   #told = false;
   #failures = 0;
-  /** Whether a token was refused since the last good connection. */
+  /** Whether the last token was refused. */
   #refused = false;
   /** Set while live updates are switched off. */
   #polling: { everySeconds: number; polls: number } | null = null;
@@ -204,12 +204,11 @@ export class DashboardSocket {
 
   /** A token is not good: another is asked for, once. */
   #refuse(message: string) {
-    const again = this.#refused && !this.#wasStable();
-    this.#end();
-    if (again) return this.#stop("unauthorized", message);
+    if (this.#refused) return this.#stop("unauthorized", message);
+    this.#rest();
     this.#refused = true;
-    if (!this.#polling) this.#show({ state: "reconnecting", retryAt: null, offline: false });
-    this.#open();
+    // An operator's disconnect meets many at once.
+    this.#openIn(backoff(this.#failures++), true);
   }
 
   #forbid(message: string) {
@@ -221,42 +220,41 @@ export class DashboardSocket {
 
   /** The link is of no use any more; the next attempt is due later. */
   #lose() {
-    if (this.#wasStable()) {
-      this.#failures = 0;
-      this.#refused = false;
-    }
     const told = this.#link?.error?.retryInMs;
-    this.#end();
-    this.#wait();
+    this.#rest();
     const offline = isOffline();
     if (this.#polling) return offline ? undefined : this.#pollLater(this.#polling.everySeconds);
     if (offline) return this.#show({ state: "reconnecting", retryAt: null, offline });
-    const ms = told ?? backoff(this.#failures++);
-    this.#wait(ms, () => {
-      this.#show({ state: "reconnecting", retryAt: null, offline: false });
-      this.#open();
-    });
-    this.#told = told !== undefined;
-    this.#show({ state: "reconnecting", retryAt: Date.now() + ms, offline });
+    this.#openIn(told ?? backoff(this.#failures++), told !== undefined);
   }
 
-  #wasStable(): boolean {
-    const joinedAt = this.#link?.joinedAt ?? null;
-    return joinedAt !== null && Date.now() - joinedAt >= STABLE_MS;
+  #openIn(ms: number, told: boolean) {
+    const show = (retryAt: number | null) => {
+      if (!this.#polling) this.#show({ state: "reconnecting", retryAt, offline: false });
+    };
+    this.#wait(ms, () => {
+      show(null);
+      this.#open();
+    });
+    this.#told = told;
+    show(Date.now() + ms);
   }
 
   #stop(reason: ClosedReason, message: string) {
-    this.#end();
-    this.#wait();
+    this.#rest();
     this.#polling = null;
     this.#listening?.abort();
     this.#listening = null;
     this.#show({ state: "closed", reason, message });
   }
 
-  #end() {
+  /** Ends the link, and whatever is waited for. */
+  #rest() {
+    const joinedAt = this.#link?.joinedAt ?? null;
+    if (joinedAt !== null && Date.now() - joinedAt >= STABLE_MS) this.#failures = 0;
     this.#link?.end();
     this.#link = null;
+    this.#wait();
   }
 
   #wait(ms?: number, then?: () => void) {
@@ -301,6 +299,7 @@ export class DashboardSocket {
   #joined(link: Link, joined: Joined) {
     const renewal = link.joinedAt !== null;
     link.cancel("attempt");
+    this.#refused = false;
     link.heartbeatMs = joined.heartbeatSeconds * 1000;
     this.#polling = null;
     this.#wait();
@@ -345,8 +344,7 @@ export class DashboardSocket {
   // Live updates are switched off: the gateway's plan for rolling back, and the only time when anything is polled
 
   #disable(everySeconds: number) {
-    if (this.#polling?.everySeconds === everySeconds && !this.#link) return;
-    this.#end();
+    this.#rest();
     const tried = this.#polling !== null;
     this.#polling = { everySeconds, polls: 0 };
     this.#show({ state: "polling", everySeconds });
@@ -361,10 +359,9 @@ export class DashboardSocket {
 
   #poll() {
     if (!this.#polling || isOffline()) return;
-    this.#wait();
+    this.#rest();
     this.#polling.polls = (this.#polling.polls + 1) % POLLS_PER_TRY;
     if (this.#polling.polls === 0) return this.#open();
-    this.#end();
     this.#link = new Link();
     void this.#fetchSnapshot(this.#link);
   }
@@ -410,8 +407,7 @@ export class DashboardSocket {
   }
 
   #sleep() {
-    this.#end();
-    this.#wait();
+    this.#rest();
     if (!this.#polling) this.#show({ state: "reconnecting", retryAt: null, offline: false });
   }
 

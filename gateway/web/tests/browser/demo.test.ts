@@ -21,8 +21,8 @@ test("the demo needs nothing: a living centre, and a till", async () => {
     const window = await DashboardWindow.open(browser, `http://127.0.0.1:${port}/`);
     await window.shows("Live");
     // It begins with figures and payments, and goes on by itself.
+    await expect.poll(async () => (await window.payments()).length).toBeGreaterThan(5);
     const before = await window.payments();
-    expect(before.length).toBeGreaterThan(5);
     await expect.poll(() => window.page.locator(".tile .value").allInnerTexts()).not.toContain("–");
     await expect.poll(async () => (await window.payments()).length, { timeout: 20_000 }).toBeGreaterThan(before.length + 2);
     await recordPayment(window);

@@ -87,11 +87,10 @@ describe("connecting", () => {
   });
 
   test("a token that no handshake can carry counts as refused", async () => {
-    getToken.mockResolvedValue("not a token");
+    getToken.mockResolvedValueOnce("not a token").mockResolvedValueOnce("no token either");
     client.connect();
-    await after(0);
+    await after(500);
     expect(client.getState().status).toMatchObject({ state: "closed", reason: "unauthorized" });
-    getToken.mockImplementation(async () => `token-${++tokens}`);
   });
 });
 
@@ -273,10 +272,11 @@ describe("coming back", () => {
     expect(TestSocket.all).toHaveLength(2);
   });
 
-  test("4401 asks for a fresh token at once; refused again, it stops and says why", async () => {
+  test("4401 asks for a fresh token; refused again, it stops and says why", async () => {
     client.connect();
     (await join()).drop(4401);
-    await after(0);
+    expect(state()).toBe("reconnecting");
+    await after(500);
     expect(getToken).toHaveBeenCalledTimes(2);
     const socket = lastSocket();
     socket.open();
@@ -290,15 +290,16 @@ describe("coming back", () => {
     expect(state()).toBe("connected");
   });
 
-  test("4401 after a good connection is a first one again", async () => {
+  test("4401 after a join is a first one again, and no loop", async () => {
     client.connect();
-    for (let day = 0; day < 3; day++) {
-      await join();
-      await after(5_000);
-      lastSocket().drop(4401);
+    const waits: number[] = [];
+    for (let again = 0; again < 4; again++) {
+      (await join()).drop(4401);
+      const { status } = client.getState();
+      waits.push(status.state === "reconnecting" ? status.retryAt! - Date.now() : NaN);
+      await after(waits.at(-1)!);
     }
-    await join();
-    expect(state()).toBe("connected");
+    expect(waits).toEqual([500, 1_000, 2_000, 4_000]);
   });
 
   test("4403 stops; who signs in as somebody else starts anew", async () => {
@@ -593,6 +594,8 @@ describe("switched off", () => {
   test("401 asks for a fresh token once, 403 stops", async () => {
     fetched.mockResolvedValueOnce({ ok: false, status: 401 });
     await disable();
+    expect(state()).toBe("polling");
+    await after(500);
     expect(state()).toBe("polling");
     await join();
     expect(state()).toBe("connected");

@@ -141,6 +141,12 @@ export class Gateway extends Server {
     if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
   }
 
+  /** What a page that polls is answered. */
+  async snapshot(token: string): Promise<string> {
+    const answer = await fetch(`http://127.0.0.1:${this.port}/dashboard/snapshot`, { headers: { authorization: `Bearer ${token}` } });
+    return answer.text();
+  }
+
   /** Publishes past the billing API. */
   publish(tenant: string, type: string, data: unknown) {
     return this.#post(`${tenant}/events`, { type, data });
