@@ -5,6 +5,7 @@ import { defineConfig } from "vite";
 export default defineConfig({
   root: "page",
   plugins: [react()],
+  server: { proxy: { "/dashboard": { target: "http://127.0.0.1:8080", ws: true }, "/demo": "http://127.0.0.1:8080" } },
   build: {
     outDir: "../dist",
     emptyOutDir: true,

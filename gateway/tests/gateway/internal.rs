@@ -226,8 +226,30 @@ async fn documents_describe_every_message_and_path() {
     ] {
         assert!(openapi.json()["paths"][path].is_object(), "{path}");
     }
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn the_page_may_load_its_own_files_only_and_browsers_keep_them() {
+    let stack = Setup::new().lease().await;
     let page = http::get(stack.addr(), "/").await.expect(200);
     assert!(page.header("content-type").unwrap().starts_with("text/html"));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(page.header("x-content-type-options").unwrap(), "nosniff");
+    // A new build is seen at once, and an old one is not sent twice.
+    assert_eq!(page.header("cache-control").unwrap(), "no-cache");
+    let tag = page.header("etag").unwrap();
+    http::get_with(stack.addr(), "/", &[("If-None-Match", tag)]).await.expect(304);
+    // Built with the page, it names its files; their names change with what is in them.
+    for file in page.body.split('"').filter(|file| file.starts_with("/assets/")) {
+        let file = http::get(stack.addr(), file).await.expect(200);
+        assert!(file.header("cache-control").unwrap().contains("immutable"));
+        assert_eq!(file.header("content-security-policy").unwrap(), policy);
+    }
+    // No demo: no token, and no error either.
+    http::get(stack.addr(), "/demo/token").await.expect(204);
+    http::get(stack.addr(), "/demo/invoices").await.expect(404);
     stack.finish().await;
 }
 

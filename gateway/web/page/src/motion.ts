@@ -33,6 +33,7 @@ export function usePaced<T>(value: T, ms: number): T {
   const [paced, setPaced] = useState(value);
   const last = useRef(0);
   useEffect(() => {
+    if (value === paced) return;
     const show = () => {
       last.current = performance.now();
       setPaced(value);
@@ -41,7 +42,7 @@ export function usePaced<T>(value: T, ms: number): T {
     if (wait <= 0) return show();
     const timer = setTimeout(show, wait);
     return () => clearTimeout(timer);
-  }, [value, ms]);
+  }, [value, paced, ms]);
   return paced;
 }
 

@@ -12,7 +12,7 @@ const PACE_MS = 300;
 /** The newest payments. Rows are moved by transforms alone: a new one slides in, and nothing is laid out again. */
 export function Payments() {
   const payments = usePaced(useDashboardState((state) => state.payments), PACE_MS);
-  const loaded = useDashboardState((state) => state.lastUpdate !== null);
+  const none = useDashboardState((state) => state.lastUpdate !== null && state.payments.length === 0);
   const known = useRef<Set<string> | null>(null);
   const before = known.current;
   known.current = new Set(payments.map((payment) => payment.paymentId));
@@ -21,7 +21,7 @@ export function Payments() {
       <h2 id="payments-title">Payments</h2>
       {/* Scrolled by keyboard as well. */}
       <div className="scroll" tabIndex={0} role="group" aria-labelledby="payments-title">
-        {payments.length === 0 && <p className="empty">{loaded ? "No payments yet." : ""}</p>}
+        {none && <p className="empty">No payments yet.</p>}
         <ol style={{ height: payments.length * ROW_PX }}>
           {payments.map((payment, index) => (
             <Row key={payment.paymentId} payment={payment} index={index} fresh={!!before?.size && !before.has(payment.paymentId)} />

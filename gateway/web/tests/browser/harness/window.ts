@@ -95,8 +95,7 @@ export class DashboardWindow {
 
   /** No serious violation of what axe-core knows, and nothing that shifts, complains, or asks elsewhere. */
   async isSound({ complaints = true } = {}) {
-    // Colours on their way are nobody's choice.
-    await this.page.evaluate(() => Promise.allSettled(document.getAnimations().map((animation) => animation.finished)));
+    await this.#still();
     await this.page.evaluate(axe);
     const { violations } = await this.page.evaluate(() => window.axe.run());
     const serious = violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
@@ -107,7 +106,11 @@ export class DashboardWindow {
     if (complaints) expect(this.complaints).toEqual([]);
   }
 
+  /** Waits for what moves: colours on their way are nobody's choice. */
+  #still = () => this.page.evaluate(async () => void (await Promise.allSettled(document.getAnimations().map((animation) => animation.finished))));
+
   async photograph(name: string) {
+    await this.#still();
     await this.page.screenshot({ path: `tests/browser/screenshots/${name}.png` });
   }
 
