@@ -217,3 +217,59 @@ fn recent(payment: &PaymentReceived) -> RecentPayment {
 fn money(cents: i64) -> Money {
     Money::from_cents(cents).unwrap_or(Money::ZERO)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(books: &Books) -> MetricsUpdated {
+        books.snapshot().metrics.expect("the demo always has figures")
+    }
+
+    #[test]
+    fn the_figures_follow_from_the_invoices() {
+        let mut books = Books::open();
+        for _ in 0..500 {
+            let before = figures(&books);
+            let events = books.something_happens();
+            let after = figures(&books);
+            let paid: Money = events
+                .iter()
+                .filter_map(|event| match event {
+                    EventData::PaymentReceived(payment) => Some(payment.amount),
+                    _ => None,
+                })
+                .sum();
+            assert_eq!(after.amount_received_today, before.amount_received_today.checked_add(paid).unwrap_or_default());
+            assert_eq!(after.invoices_by_status.values().sum::<u64>(), books.open.len() as u64 + books.paid);
+            assert!(after.total_arrears <= after.total_outstanding);
+        }
+        assert_eq!(books.open.len(), OPEN);
+        assert_eq!(books.snapshot().payments.len(), RECENT_PAYMENTS);
+    }
+
+    #[test]
+    fn a_payment_that_is_sent_again_is_recorded_once() {
+        let mut books = Books::open();
+        let OpenInvoice { invoice_id, balance, .. } = books.open_invoices().remove(3);
+        let events = books.pay_once(Some("key"), &invoice_id, balance).expect("the invoice is open");
+        assert_eq!(events.len(), 2, "{events:?}");
+        let after = figures(&books);
+        assert_eq!(books.pay_once(Some("key"), &invoice_id, balance), Ok(Vec::new()));
+        assert_eq!(figures(&books).payments_today, after.payments_today);
+        // Without the key it is another payment, and that invoice is paid.
+        assert_eq!(books.pay_once(None, &invoice_id, balance), Err("invoiceId: no such open invoice".to_owned()));
+    }
+
+    #[test]
+    fn an_amount_that_does_not_fit_is_refused_and_nothing_changes() {
+        let mut books = Books::open();
+        let OpenInvoice { invoice_id, balance, .. } = books.open_invoices().remove(0);
+        let more = balance.checked_add(money(1)).expect("in range");
+        for amount in [Money::ZERO, money(-100), more] {
+            let refusal = books.pay_once(Some("key"), &invoice_id, amount).expect_err("it doesn't fit");
+            assert!(refusal.starts_with("amount: "), "{refusal}");
+        }
+        assert!(books.pay_once(Some("key"), &invoice_id, money(1)).is_ok());
+    }
+}
