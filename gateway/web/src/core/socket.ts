@@ -120,9 +120,10 @@ export class DashboardSocket {
     return () => void this.#eventListeners.delete(listener);
   };
 
-  /** Connects, and stays so. On a socket that is connected or about to be it does nothing. */
+  /** Connects, and stays so. On a socket that is connected or about to be it does nothing. Throws when `url` is none. */
   connect = (): void => {
     if (this.#listening) return;
+    this.#url("ws");
     this.#listening = new AbortController();
     this.#failures = 0;
     this.#refused = false;
@@ -160,9 +161,9 @@ export class DashboardSocket {
     let socket: WebSocket;
     try {
       socket = new WebSocket(this.#url("ws"), tenantId === null ? [SUBPROTOCOL, `bearer.${token}`] : SUBPROTOCOL);
-    } catch {
-      // No subprotocol can have such a name.
-      return this.#refuse("the token is no JWT");
+    } catch (error) {
+      // A token that no subprotocol can be named after.
+      return this.#refuse(String(error));
     }
     link.socket = socket;
     socket.onopen = () => {

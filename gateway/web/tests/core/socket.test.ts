@@ -43,6 +43,12 @@ describe("connecting", () => {
     expect(socket.sent).toEqual([{ event: "join", data: { tenantId: "acorn", token: "token-1" } }]);
   });
 
+  test("a url that is none is an error at once", () => {
+    const lost = new DashboardSocket({ url: "wss://", getToken });
+    expect(lost.connect).toThrow(TypeError);
+    expect(lost.getState().status).toMatchObject({ state: "closed", reason: "idle" });
+  });
+
   test("connect on what is connected does nothing", async () => {
     client.connect();
     client.connect();
