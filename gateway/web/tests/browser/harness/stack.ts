@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { chmodSync, chownSync, existsSync, readdirSync, readFileSync } from "node:fs";
 import { randomUUID } from "node:crypto";
-import { freePort, root, scratch, Server } from "./processes.js";
+import { eventually, freePort, root, scratch, Server } from "./processes.js";
 
 const SECRET = "the secret of the browser tests, long enough";
 const PUBLISH_KEY = "publish-key-of-the-browser-tests";
@@ -69,15 +69,7 @@ export class Stack {
     const args = ["-D", data, "-p", `${port}`, ...settings.flatMap((setting) => ["-c", setting])];
     await this.#run(new Server(port, postgresProgram("postgres"), args, user));
     this.databaseUrl = `postgres://postgres@127.0.0.1:${port}/postgres`;
-    const answers = () => execFileSync("psql", [this.databaseUrl, "-qc", "select 1"], { stdio: "pipe" });
-    for (let attempt = 0; ; attempt++) {
-      try {
-        return void answers();
-      } catch (error) {
-        if (attempt > 50) throw error;
-        await new Promise((resolve) => setTimeout(resolve, 100));
-      }
-    }
+    await eventually("PostgreSQL answers", () => execFileSync("psql", [this.databaseUrl, "-c", "select 1"], { stdio: "pipe" }));
   }
 
   async gateway(more: Record<string, string> = {}, args: string[] = []): Promise<Gateway> {
@@ -92,7 +84,7 @@ export class Stack {
       DRAIN_SECONDS: "1",
       ...more,
     };
-    const gateway = new Gateway(port, internal, GATEWAY, args, { env });
+    const gateway = new Gateway(port, internal, args, env);
     await this.#run(gateway);
     return gateway;
   }
@@ -129,8 +121,8 @@ export class Stack {
 }
 
 export class Gateway extends Server {
-  constructor(port: number, readonly internal: number, ...rest: ConstructorParameters<typeof Server> extends [number, ...infer Rest] ? Rest : never) {
-    super(port, ...rest);
+  constructor(port: number, readonly internal: number, args: string[], env: Record<string, string>) {
+    super(port, GATEWAY, args, { env });
   }
 
   async #post(path: string, body?: unknown) {
