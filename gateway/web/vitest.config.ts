@@ -21,8 +21,8 @@ export default defineConfig({
           name: "browser",
           include: ["tests/browser/*.test.ts"],
           globalSetup: "tests/browser/harness/setup.ts",
-          // The stacks are many processes each: one after the other.
-          fileParallelism: false,
+          // Each stack is many processes; one of the files does little but wait.
+          maxWorkers: 2,
           testTimeout: 60_000,
           hookTimeout: 120_000,
         },

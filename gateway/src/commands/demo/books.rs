@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use publisher::snapshot::{RECENT_PAYMENTS, RecentPayment, Snapshot};
 use publisher::{ArrearsAlert, EventData, InvoiceStatusChanged, MetricsUpdated, Money, PaymentReceived};
+use rand::seq::IteratorRandom;
 use time::{Duration, OffsetDateTime};
 
 use super::OpenInvoice;
@@ -25,12 +26,16 @@ const FAMILIES: [(&str, &str); 12] = [
 const FEES: [i64; 6] = [95_000, 120_000, 150_000, 185_000, 240_000, 362_550];
 /// Open invoices at the beginning, and as many as are kept open.
 const OPEN: usize = 40;
+/// Those among them that only the page pays.
+const FOR_TILL: usize = 20;
 /// Payments that came before the demo began.
 const EARLIER: i64 = 7;
 /// Answers that are remembered, so that a payment that is sent again is not recorded again.
 const KEYS: usize = 256;
 
 struct Invoice {
+    /// Left to the page's till: what a visitor is about to pay, nobody else pays.
+    for_till: bool,
     number: u32,
     family: usize,
     cents: i64,
@@ -101,13 +106,15 @@ impl Books {
             self.issued += 1;
             let family = rand::random_range(0..FAMILIES.len());
             let cents = FEES[rand::random_range(0..FEES.len())];
-            self.open.push(Invoice { number: self.issued, family, cents, status: "PENDING" });
+            let for_till = self.open.iter().filter(|invoice| invoice.for_till).count() < FOR_TILL;
+            self.open.push(Invoice { for_till, number: self.issued, family, cents, status: "PENDING" });
         }
     }
 
     /// A payment, or, more seldom, an invoice that falls due.
     pub fn something_happens(&mut self) -> Vec<EventData> {
-        let at = rand::random_range(0..self.open.len());
+        let others = self.open.iter().enumerate().filter(|(_, invoice)| !invoice.for_till).map(|(at, _)| at);
+        let Some(at) = others.choose(&mut rand::rng()) else { return Vec::new() };
         if self.open[at].status == "PENDING" && rand::random_ratio(1, 6) {
             return self.falls_due(at);
         }
@@ -176,10 +183,11 @@ impl Books {
         self.open.iter().filter(|invoice| invoice.status == "OVERDUE")
     }
 
+    /// What the page offers for payment.
     pub fn open_invoices(&self) -> Vec<OpenInvoice> {
         let open =
             |it: &Invoice| OpenInvoice { invoice_id: it.id(), invoice_number: it.number(), balance: money(it.cents) };
-        self.open.iter().map(open).collect()
+        self.open.iter().filter(|invoice| invoice.for_till).map(open).collect()
     }
 
     pub fn snapshot(&self) -> Snapshot {
@@ -229,6 +237,9 @@ mod tests {
     #[test]
     fn the_figures_follow_from_the_invoices() {
         let mut books = Books::open();
+        let offered = |books: &Books| books.open_invoices().into_iter().map(|it| it.invoice_id).collect::<Vec<_>>();
+        let on_the_page = offered(&books);
+        assert_eq!(on_the_page.len(), FOR_TILL);
         for _ in 0..500 {
             let before = figures(&books);
             let events = books.something_happens();
@@ -245,6 +256,8 @@ mod tests {
             assert!(after.total_arrears <= after.total_outstanding);
         }
         assert_eq!(books.open.len(), OPEN);
+        // What is offered there can still be paid.
+        assert_eq!(offered(&books), on_the_page);
         assert_eq!(books.snapshot().payments.len(), RECENT_PAYMENTS);
     }
 

@@ -12,9 +12,11 @@ export function PaymentForm() {
   const [busy, setBusy] = useState(false);
   // Asking again after a lost answer must not pay twice.
   const key = useRef(crypto.randomUUID?.() ?? String(Math.random()));
+  const current = useRef<string>(undefined);
   const ids = { invoice: useId(), amount: useId() };
 
   const choose = useCallback((invoice: Invoice | undefined) => {
+    current.current = invoice?.invoiceId;
     setChosen(invoice?.invoiceId ?? "");
     setAmount(invoice ? invoice.balance.toFixed(2) : "");
   }, []);
@@ -23,7 +25,8 @@ export function PaymentForm() {
     if (!answer?.ok) return setOutcome("The invoices can't be read just now.");
     const invoices: Invoice[] = await answer.json();
     setInvoices(invoices);
-    choose(invoices[0]);
+    // What is being filled in stays, unless somebody else has paid it.
+    if (!invoices.some((it) => it.invoiceId === current.current)) choose(invoices[0]);
   }, [choose]);
   useEffect(() => void load(), [load]);
 
@@ -40,9 +43,11 @@ export function PaymentForm() {
     key.current = crypto.randomUUID?.() ?? String(Math.random());
     if (!answer.ok) {
       const problem = await answer.json().catch(() => null);
-      return setOutcome(problem?.detail ?? `It was refused (${answer.status}).`);
+      setOutcome(problem?.detail ?? `It was refused (${answer.status}).`);
+    } else {
+      setOutcome("Recorded.");
+      current.current = undefined;
     }
-    setOutcome("Recorded.");
     await load();
   };
 

@@ -1,5 +1,5 @@
 import type { Browser } from "playwright-core";
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { Balancer } from "./harness/balancer.js";
 import { eventually } from "./harness/processes.js";
 import { ACORN, type Gateway, OTHER, Stack } from "./harness/stack.js";
@@ -207,56 +207,33 @@ test("a burst of 200 events leaves the page responsive", async () => {
   await window.isSound();
 });
 
-// These two take a minute, and share it: another centre, another gateway.
-describe.concurrent("in the long run", () => {
-  test("a token is renewed on the open socket, and nobody notices", async ({ expect, onTestFinished }) => {
-    let tokens = 0;
-    const token = () => stack.token(OTHER, tokens++ === 0 ? 61 : 3600);
-    const window = await DashboardWindow.open(browser, `http://127.0.0.1:${two.port}/`, { token });
-    onTestFinished(() => window.close());
-    await window.shows("Live");
-    await eventually("the page asks for another token", () => tokens > 1);
-    const states = new Set<string>();
-    // The first token is over 66 s after it was signed, its leeway included.
-    await eventually("the first token's end", async () => {
-      states.add(await window.state());
-      return (await window.page.evaluate(() => performance.now())) > 68_000;
-    }, 80_000);
-    await window.has(await stack.pay(OTHER));
-    expect([...states]).toEqual(["Live"]);
-    expect(window.sockets).toBe(1);
-    await window.isSound();
-  }, 120_000);
-
-  test("cut again and again, by every kind of cut, with a payment at each: all there, once, in order", async ({ expect, onTestFinished }) => {
-    balancer.targets = [one.port];
-    const window = await DashboardWindow.open(browser, `http://127.0.0.1:${balancer.port}/`, { token: () => stack.token(ACORN) });
-    onTestFinished(() => window.close());
-    const { page } = window;
-    const kick = () => one.kick(ACORN);
-    const cuts: (() => unknown)[] = [
-      () => balancer.cut(),
-      async () => {
-        await page.context().setOffline(true);
-        await window.shows("Offline");
-        await page.context().setOffline(false);
-      },
-      () => one.stop().then(() => one.start()),
-    ];
-    const paid: string[] = [];
-    await window.shows("Live");
-    for (let cut = 0; cut < 100; cut++) {
-      await (cut < 2 ? kick : cuts[cut % cuts.length]!)();
-      paid.push(await stack.pay(ACORN));
-      // What somebody does who sees that it waits: looks at the tab.
-      await eventually("live again", async () => {
-        await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
-        return (await window.state()) === "Live" && (await window.payments()).includes(paid.at(-1)!);
-      }, 40_000);
-    }
-    console.log(`100 cuts, 100 recoveries; ${window.sockets - 1} more sockets`);
-    expect(window.sockets).toBeGreaterThan(100);
-    // As many as the list holds; each of the others was in it when it was new.
-    expect(await window.payments()).toEqual(paid.toReversed().slice(0, 50));
-  }, 180_000);
-});
+test("cut again and again, by every kind of cut, with a payment at each: all there, once, in order", async () => {
+  balancer.targets = [one.port];
+  const window = await open(balancer.port);
+  const { page } = window;
+  const kick = () => one.kick(ACORN);
+  const cuts: (() => unknown)[] = [
+    () => balancer.cut(),
+    async () => {
+      await page.context().setOffline(true);
+      await window.shows("Offline");
+      await page.context().setOffline(false);
+    },
+    () => one.stop().then(() => one.start()),
+  ];
+  const paid: string[] = [];
+  await window.shows("Live");
+  for (let cut = 0; cut < 100; cut++) {
+    await (cut < 2 ? kick : cuts[cut % cuts.length]!)();
+    paid.push(await stack.pay(ACORN));
+    // What somebody does who sees that it waits: looks at the tab.
+    await eventually("live again", async () => {
+      await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+      return (await window.state()) === "Live" && (await window.payments()).includes(paid.at(-1)!);
+    }, 40_000);
+  }
+  console.log(`100 cuts, 100 recoveries; ${window.sockets - 1} more sockets`);
+  expect(window.sockets).toBeGreaterThan(100);
+  // As many as the list holds; each of the others was in it when it was new.
+  expect(await window.payments()).toEqual(paid.toReversed().slice(0, 50));
+}, 180_000);
