@@ -4,6 +4,7 @@
 //! and inputs; the others are named after what they promise.
 #![allow(clippy::unwrap_used)]
 
+mod balancers;
 mod billing_api;
 mod claims;
 mod client_faults;
@@ -19,6 +20,7 @@ mod live_figures;
 mod messages;
 mod migrate;
 mod node;
+mod observability;
 mod oracle;
 mod publish_api;
 mod redis_faults;

@@ -1,0 +1,1 @@
+//! The load balancers of `deploy/`, as their real binaries, in front of real gateways.
