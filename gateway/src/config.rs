@@ -51,6 +51,8 @@ pub enum Command {
     Demo(DemoOptions),
     /// Validate the configuration, load the keys and reach Redis, then say what was found.
     Check,
+    /// Ask /healthz of INTERNAL_LISTEN; exit 0 when the gateway there is alive. For containers' health checks.
+    Healthcheck,
     /// Bring the schema `dashboard` of the database up to date with this binary.
     Migrate(MigrateOptions),
     /// Print a token signed with JWT_SECRET, to try things with.

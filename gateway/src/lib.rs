@@ -16,4 +16,5 @@ pub mod metrics;
 pub mod shutdown;
 pub mod snapshots;
 pub mod socket;
+mod systemd;
 pub mod tokens;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use gateway::commands::{check, demo, migrate, serve, token};
+use gateway::commands::{check, demo, healthcheck, migrate, serve, token};
 use gateway::config::{Command, Config, ConfigError};
 use tokio::runtime::Runtime;
 
@@ -34,6 +34,7 @@ async fn run() -> anyhow::Result<()> {
         Command::Serve => serve::run(config).await,
         Command::Demo(options) => demo::run(config, options).await,
         Command::Check => check::run(&config).await,
+        Command::Healthcheck => healthcheck::run(&config).await,
         Command::Migrate(options) => migrate::run(&config, &options).await,
         Command::Token(options) => Ok(token::run(&config, &options)?),
     }

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::metrics::Metrics;
+use crate::systemd;
 
 /// A second signal gives sockets this long to be told.
 const HURRY: Duration = Duration::from_millis(250);
@@ -125,6 +126,7 @@ impl Shutdown {
         let schedule = Schedule { begin: Instant::now(), over, sockets, taken: AtomicUsize::new(0) };
         let _ = self.0.schedule.set(schedule);
         metrics.draining();
+        systemd::stopping();
         self.0.draining.cancel();
         self.0.sockets.close();
 

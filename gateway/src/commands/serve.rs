@@ -32,6 +32,7 @@ use crate::metrics::{self, Metrics};
 use crate::shutdown::{Shutdown, Signals};
 use crate::snapshots::{Books, Snapshots};
 use crate::socket::slots::Slots;
+use crate::systemd;
 use crate::tokens::Tokens;
 
 /// How often the exporter's histograms are tidied, and slow gauges read.
@@ -132,6 +133,7 @@ impl Instance {
         tokio::spawn(async move { tokens.keep_fresh().await });
 
         info!(public = %public_address, internal = %internal_address, "listening");
+        systemd::ready();
         gateway.shutdown.on_signal(signals, gateway.config.drain, &gateway.metrics).await;
         if let Some(relay) = relay {
             let _ = timeout(RELAY_LIMIT, relay.cancelled()).await;

@@ -1,5 +1,6 @@
 //! The internal port, and the plain HTTP of the public one.
 
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use publisher::TenantId;
@@ -8,7 +9,8 @@ use serde_json::json;
 use crate::harness::events::payment_json;
 use crate::harness::http::{self, Response};
 use crate::harness::ledger::Cursor;
-use crate::harness::{Bring, Dashboard, PUBLISH_API_KEY, Setup, Stack, Token, eventually, payment, tenant};
+use crate::harness::process::scratch;
+use crate::harness::{Bring, Dashboard, Gateway, PUBLISH_API_KEY, Setup, Stack, Token, eventually, payment, tenant};
 
 /// Every name of design §9 that a gateway has; the relay's are another process'.
 const METRICS: [&str; 24] = [
@@ -123,6 +125,38 @@ async fn readiness_follows_redis_and_health_does_not() {
     stack.redis_mut().restart().await;
     eventually("200 with Redis", Duration::from_secs(6), async || reason(200).await).await;
     stack.finish().await;
+}
+
+#[tokio::test]
+async fn the_health_check_of_containers_tells_a_living_gateway_from_none() {
+    let stack = Setup::new().memory().start().await;
+    let healthcheck = async |port: u16| {
+        let environment = [("INTERNAL_LISTEN".to_owned(), format!("0.0.0.0:{port}"))];
+        Gateway::run(&["healthcheck"], &environment).await
+    };
+    let (alive, log) = healthcheck(stack.gateway().internal.port()).await;
+    assert!(alive.success() && log.lines().is_empty(), "{}", log.text());
+    // Bound and left: nobody listens there.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (dead, log) = healthcheck(nobody).await;
+    assert!(!dead.success() && log.text().contains(&format!("no answer at 127.0.0.1:{nobody}")), "{}", log.text());
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn systemd_is_told_when_the_gateway_is_ready_and_when_it_stops() {
+    let path = scratch("systemd").join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let told = || {
+        let mut message = [0; 256];
+        let length = systemd.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let stack = Setup::new().memory().env("NOTIFY_SOCKET", path.to_str().unwrap()).start().await;
+    assert_eq!(told(), "READY=1\n");
+    stack.gateway().terminate();
+    assert_eq!(told(), "STOPPING=1\n");
 }
 
 #[tokio::test]
