@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod oracle;
 pub mod postgres;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod raw;
 pub mod redis;
