@@ -192,8 +192,11 @@ export class DashboardSocket {
 
   async #renew(link: Link) {
     const token = await this.#token(link);
+    if (token === null) return;
     const { tenantId } = this.#state;
-    if (token !== null && tenantId !== null) link.send({ event: "join", data: { tenantId, token } });
+    if (tenantId !== null) link.send({ event: "join", data: { tenantId, token } });
+    // A token with little left is warned of before the first `joined` says whose it is.
+    else link.after("renew", RENEW_AGAIN_MS, () => void this.#renew(link));
   }
 
   #closed(code: number, message = `closed with code ${code}`) {

@@ -440,6 +440,18 @@ describe("the token's end", () => {
     expect(TestSocket.all).toHaveLength(1);
   });
 
+  test("a token that ends soon is warned of before `joined`, and renewed after it", async () => {
+    client.connect();
+    await after(0);
+    lastSocket().open();
+    lastSocket().tell("token_expiring", { expiresInSeconds: 59 });
+    const socket = await join();
+    expect(socket.sent).toEqual([]);
+    await after(10_000);
+    expect(socket.sent).toEqual([{ event: "join", data: { tenantId: "acorn", token: "token-3" } }]);
+    expect(TestSocket.all).toHaveLength(1);
+  });
+
   test.each([new Error("no network"), new UnauthorizedError("signed out")])("a renewal that fails (%s) is tried again while the link lives", async (error) => {
     client.connect();
     const socket = await join();
