@@ -24,13 +24,18 @@ export async function eventually<T>(what: string, ask: () => T | Promise<T>, pat
   }
 }
 
+/**
+ * A port that stays free until it is used, also between a server's end and its next start: below those that the system gives to
+ * whoever asks for any.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  if (typeof address !== "object" || !address) throw new Error("no port");
-  return address.port;
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 20_000);
+    const server = createServer().listen(port, "127.0.0.1");
+    const free = await once(server, "listening").catch(() => null);
+    server.close();
+    if (free) return port;
+  }
 }
 
 const listens = (port: number) =>
