@@ -1,18 +1,18 @@
 //! The joined sockets of one room, and the fan-out: what this project exists for.
 //!
-//! One event is one frame, made once, and the same bytes are written to every socket. The walk goes over a plain vector:
-//! no hashing, no lock, no reference counted, no task woken for a socket that keeps up.
+//! One event is one frame, made once, and the same bytes are written to every socket. The walk goes over a plain vector of their
+//! exits: no hashing, no lock, no reference counted, no look at the socket, no task woken for one that keeps up.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::socket::link::Link;
+use crate::socket::link::{Exit, Link, Overflow};
 
 /// A socket in a room.
 pub struct Member {
-    /// Its exit; while the member sits here, nobody else writes to it.
+    /// While the member sits in an audience, nobody else writes to it.
     pub link: Arc<Link>,
     /// The token's `sub`, by which it can be disconnected.
     pub subject: Option<Arc<str>>,
@@ -26,6 +26,8 @@ pub struct Member {
 #[derive(Default)]
 pub struct Audience {
     members: Vec<Member>,
+    /// Theirs, in the same order.
+    exits: Vec<Exit>,
 }
 
 impl Audience {
@@ -37,27 +39,35 @@ impl Audience {
     /// Seats a member, which hears everything from now on.
     pub fn seat(&mut self, member: Member) {
         member.link.seat.store(self.members.len(), Ordering::Relaxed);
+        self.exits.push(Exit::of(&member.link));
         self.members.push(member);
     }
 
     /// Takes a member out, if it is here.
     pub fn remove(&mut self, link: &Link) -> Option<Member> {
-        let seat = link.seat.load(Ordering::Relaxed);
-        let here = self.members.get(seat).is_some_and(|member| member.link.id == link.id);
-        here.then(|| self.vacate(seat))
+        self.seat_of(link).map(|seat| self.vacate(seat))
     }
 
     /// Whether the socket sits here.
     pub fn contains(&self, link: &Link) -> bool {
+        self.seat_of(link).is_some()
+    }
+
+    fn seat_of(&self, link: &Link) -> Option<usize> {
         let seat = link.seat.load(Ordering::Relaxed);
-        self.members.get(seat).is_some_and(|member| member.link.id == link.id)
+        self.members.get(seat).is_some_and(|member| member.link.id == link.id).then_some(seat)
+    }
+
+    /// Writes to one member; `None` when it isn't here.
+    pub fn tell(&mut self, link: &Link, frames: &Bytes) -> Option<Result<(), Overflow>> {
+        self.seat_of(link).map(|seat| self.exits[seat].write(link, frames, 1))
     }
 
     /// Writes the same frames to everyone; returns those that fell too far behind, who are out.
     pub fn send(&mut self, frames: &Bytes, events: usize) -> Vec<Member> {
         let mut slow = Vec::new();
-        for (seat, member) in self.members.iter().enumerate() {
-            if member.link.write(frames, events).is_err() {
+        for (seat, (exit, member)) in self.exits.iter_mut().zip(&self.members).enumerate() {
+            if exit.write(&member.link, frames, events).is_err() {
                 slow.push(seat);
             }
         }
@@ -68,8 +78,8 @@ impl Audience {
     /// Writes to everyone who keeps up: for what is worth nothing late.
     pub fn send_to_prompt(&mut self, frames: &Bytes) -> Vec<Member> {
         let mut slow = Vec::new();
-        for (seat, member) in self.members.iter().enumerate() {
-            if !member.link.congested() && member.link.write(frames, 1).is_err() {
+        for (seat, (exit, member)) in self.exits.iter_mut().zip(&self.members).enumerate() {
+            if !exit.congested(&member.link) && exit.write(&member.link, frames, 1).is_err() {
                 slow.push(seat);
             }
         }
@@ -83,6 +93,7 @@ impl Audience {
     }
 
     fn vacate(&mut self, seat: usize) -> Member {
+        self.exits.swap_remove(seat);
         let member = self.members.swap_remove(seat);
         if let Some(moved) = self.members.get(seat) {
             moved.link.seat.store(seat, Ordering::Relaxed);

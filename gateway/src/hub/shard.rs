@@ -272,8 +272,9 @@ impl Shard {
     fn tell(&mut self, tenant: &TenantId, link: &Arc<Link>, frames: &Bytes) {
         let Some(chamber) = self.chambers.get_mut(tenant) else { return };
         chamber.flush(&self.metrics);
-        let here = chamber.audience.contains(link) || chamber.waiting.iter().any(|member| member.link.id == link.id);
-        if here && link.write(frames, 1).is_err() {
+        let waits = || chamber.waiting.iter().any(|member| member.link.id == link.id);
+        let told = chamber.audience.tell(link, frames).or_else(|| waits().then(|| link.write(frames, 1)));
+        if told.is_some_and(|told| told.is_err()) {
             let member = chamber.remove(link);
             chamber.room.forget(link.id);
             chamber.give_up(member.into_iter(), &self.metrics);

@@ -8,10 +8,13 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -75,10 +78,15 @@ impl Link {
         if self.congested.load(Ordering::Acquire) {
             return self.queue(frames.clone(), events);
         }
-        match self.stream.try_write(frames) {
-            Ok(written) if written == frames.len() => Ok(()),
-            Ok(written) => self.queue(frames.slice(written..), events),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.queue(frames.clone(), events),
+        let sent = send(self.stream.as_fd(), frames);
+        self.keep_unsent(sent, frames, events)
+    }
+
+    fn keep_unsent(&self, sent: Result<usize, Errno>, frames: &Bytes, events: usize) -> Result<(), Overflow> {
+        match sent {
+            Ok(sent) if sent == frames.len() => Ok(()),
+            Ok(sent) => self.queue(frames.slice(sent..), events),
+            Err(Errno::AGAIN) => self.queue(frames.clone(), events),
             // A broken connection shows itself to the task that reads it.
             Err(_) => Ok(()),
         }
@@ -206,6 +214,54 @@ impl Link {
     fn backlog(&self) -> MutexGuard<'_, Backlog> {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a write to a link that keeps up needs of it, for whoever walks over many: the links themselves lie all over the memory,
+/// and to look into each would cost two cache misses a delivery, a tenth of the whole.
+#[derive(Debug)]
+pub struct Exit {
+    socket: RawFd,
+    /// The link may be congested. Only its writer makes it so, and its writer writes through this.
+    congested: bool,
+}
+
+impl Exit {
+    /// The exit of a link whose only writer is the caller from now on.
+    pub fn of(link: &Link) -> Self {
+        Self { socket: link.stream.as_raw_fd(), congested: link.congested() }
+    }
+
+    /// [`Link::write`] to the link that this is the exit of.
+    ///
+    /// # Errors
+    /// [`Overflow`], as there.
+    pub fn write(&mut self, link: &Link, frames: &Bytes, events: usize) -> Result<(), Overflow> {
+        let written = if self.congested {
+            link.write(frames, events)
+        } else {
+            // SAFETY: the link owns the socket, and is borrowed for longer.
+            #[expect(unsafe_code, reason = "to borrow it from the link would be to look into the link")]
+            let socket = unsafe { BorrowedFd::borrow_raw(self.socket) };
+            match send(socket, frames) {
+                Ok(sent) if sent == frames.len() => return Ok(()),
+                sent => link.keep_unsent(sent, frames, events),
+            }
+        };
+        self.congested = link.congested();
+        written
+    }
+
+    /// Whether frames wait in the link's backlog.
+    pub fn congested(&mut self, link: &Link) -> bool {
+        self.congested = self.congested && link.congested();
+        self.congested
+    }
+}
+
+/// Without the runtime's word on whether there is room, which would have to be looked up: the kernel's is final. Whoever waits for
+/// room afterwards asks both (see [`Link::drain`]).
+fn send(socket: BorrowedFd<'_>, frames: &[u8]) -> Result<usize, Errno> {
+    rustix::net::send(socket, frames, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
 }
 
 #[cfg(test)]
