@@ -1,1 +1,274 @@
 //! The load balancers of `deploy/`, as their real binaries, in front of real gateways.
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite;
+
+use crate::harness::balancer::{Behind, CHECKED_NEVER, CHECKED_OFTEN};
+use crate::harness::wait::PATIENCE;
+use crate::harness::{Balancer, Bring, Dashboard, Setup, Stack, Token, eventually, http, payment, raw, tenant, within};
+
+/// HAProxy, that never finds out by a check, and nginx, that has no checks.
+async fn unchecked(stack: &Stack) -> [Balancer; 2] {
+    let gateways = Behind::stack(stack).await;
+    [Balancer::haproxy(&gateways, &[("CHECK_INTERVAL", CHECKED_NEVER)]).await, Balancer::nginx(&gateways).await]
+}
+
+/// A browser's handshake: its token, and the cookie it was given, which the next one brings.
+async fn browser(
+    balancer: &Balancer,
+    tenant: &str,
+    cookie: &mut Option<String>,
+) -> Result<Dashboard, tungstenite::Error> {
+    let authorization = format!("Bearer {}", Token::of(tenant).sign());
+    let mut headers = vec![("authorization", authorization.as_str())];
+    let brought = cookie.clone();
+    headers.extend(brought.as_deref().map(|cookie| ("cookie", cookie)));
+    let (mut dashboard, response) = Dashboard::connect(balancer.addr, &headers).await?;
+    if let Some(set) = response.headers().get("set-cookie") {
+        let set = set.to_str().unwrap();
+        assert!(set.contains("HttpOnly") && set.contains("SameSite=Lax"), "{set}");
+        *cookie = Some(set.split(';').next().unwrap().to_owned());
+    }
+    dashboard.expect_joined(tenant).await;
+    Ok(dashboard)
+}
+
+async fn sockets(stack: &Stack) -> Vec<usize> {
+    let counts = stack.gateways.iter().map(|gateway| gateway.metric("gateway_connections", &[]));
+    futures::future::join_all(counts).await.into_iter().map(|count| count as usize).collect()
+}
+
+/// The only gateway that holds sockets, once it holds this many.
+async fn only_holder(stack: &Stack, wanted: usize) -> usize {
+    eventually(&format!("{wanted} sockets, all on one gateway"), PATIENCE, async || {
+        let counts = sockets(stack).await;
+        let holder = counts.iter().position(|&count| count == wanted)?;
+        (counts.iter().sum::<usize>() == wanted).then_some(holder)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_browser_comes_back_to_its_gateway() {
+    let stack = Setup::new().gateways(3).start().await;
+    for balancer in unchecked(&stack).await {
+        let (tenant, mut cookie, mut open) = (tenant(), None, Vec::new());
+        for count in 1..=6 {
+            open.push(browser(&balancer, tenant.as_str(), &mut cookie).await.unwrap());
+            only_holder(&stack, count).await;
+        }
+        for dashboard in open {
+            dashboard.close().await;
+        }
+        only_holder(&stack, 0).await;
+    }
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn browsers_of_a_killed_gateway_resume_on_another() {
+    for index in 0..2 {
+        let mut stack = Setup::new().gateways(3).start().await;
+        let balancer = &unchecked(&stack).await[index];
+        let (tenant, mut cookie) = (tenant(), None);
+        let mut dashboard = browser(balancer, tenant.as_str(), &mut cookie).await.unwrap();
+        stack.publish(&tenant, &payment()).await;
+        dashboard.next_event().await;
+        let cursor = dashboard.cursor();
+        let victim = only_holder(&stack, 1).await;
+        stack.gateways[victim].kill9();
+        drop(dashboard);
+        let missed = stack.publish(&tenant, &payment()).await;
+
+        let headers = [("cookie", cookie.as_deref().unwrap())];
+        let (mut again, _) = Dashboard::connect(balancer.addr, &headers).await.unwrap();
+        let joined = again.resume(tenant.as_str(), &Token::of(tenant.as_str()).sign(), &cursor).await;
+        assert_eq!(joined.data["recovered"], true, "{}", joined.raw);
+        assert_eq!(again.next_event().await.seq, Some(missed.seq));
+        again.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_gateway_is_passed_over_and_503_means_that_all_are_full() {
+    let stack = Setup::new().gateways(3).env("MAX_CONNECTIONS", "2").start().await;
+    let gateways = Behind::stack(&stack).await;
+    for checks in [Some(CHECKED_NEVER), Some(CHECKED_OFTEN), None] {
+        // Each only now: its checks must not have seen what was full for the one before.
+        let balancer = match checks {
+            Some(interval) => Balancer::haproxy(&gateways, &[("CHECK_INTERVAL", interval)]).await,
+            None => Balancer::nginx(&gateways).await,
+        };
+        let (tenant, mut cookie, mut open) = (tenant(), None, Vec::new());
+        for _ in 0..2 {
+            open.push(browser(&balancer, tenant.as_str(), &mut cookie).await.unwrap());
+        }
+        only_holder(&stack, 2).await;
+        for _ in 0..4 {
+            // Each one still brings the cookie of the full gateway.
+            open.push(browser(&balancer, tenant.as_str(), &mut cookie.clone()).await.unwrap());
+        }
+        assert_eq!(sockets(&stack).await, [2, 2, 2]);
+        let head = raw::handshake(balancer.addr, "\r\n");
+        let refused = http::raw(balancer.addr, head.as_bytes()).await.unwrap().expect(503);
+        assert_eq!((refused.code().as_str(), refused.header("retry-after")), ("full", Some("1")));
+        for dashboard in open {
+            dashboard.close().await;
+        }
+        only_holder(&stack, 0).await;
+    }
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn a_draining_gateway_keeps_its_sockets_until_1012_and_gets_no_new_ones() {
+    for checks in [CHECKED_NEVER, CHECKED_OFTEN] {
+        let stack = Setup::new().gateways(3).env("DRAIN_SECONDS", "3").start().await;
+        let balancer = Balancer::haproxy(&Behind::stack(&stack).await, &[("CHECK_INTERVAL", checks)]).await;
+        let (tenant, mut cookie, mut old) = (tenant(), None, Vec::new());
+        for _ in 0..6 {
+            old.push(browser(&balancer, tenant.as_str(), &mut cookie).await.unwrap());
+        }
+        let draining = only_holder(&stack, 6).await;
+        stack.gateways[draining].terminate();
+        stack.gateways[draining].metric_becomes("gateway_draining", &[], 1.0).await;
+
+        let new = browser(&balancer, tenant.as_str(), &mut cookie).await.unwrap();
+        let counts = sockets(&stack).await;
+        assert!(counts[draining] > 0, "none was left when the new one came: {counts:?}");
+        assert_eq!(counts.iter().sum::<usize>() - counts[draining], 1, "{counts:?}");
+        for mut dashboard in old {
+            assert_eq!(dashboard.close_code().await, 1012);
+        }
+        new.close().await;
+    }
+}
+
+#[tokio::test]
+async fn sockets_of_a_tenant_share_a_gateway_where_the_balancer_goes_by_tenant() {
+    let stack = Setup::new().gateways(3).start().await;
+    let variables = [("AFFINITY", "tenant"), ("CHECK_INTERVAL", CHECKED_OFTEN)];
+    let balancer = Balancer::haproxy(&Behind::stack(&stack).await, &variables).await;
+    let mut used = std::collections::HashSet::new();
+    for tenant in crate::harness::tenants(12) {
+        let token = Token::of(tenant.as_str()).sign();
+        let mut open = Vec::new();
+        for way in [Bring::Header, Bring::Subprotocol, Bring::Header, Bring::Subprotocol] {
+            let mut dashboard = Dashboard::bring(balancer.addr, way, tenant.as_str(), &token).await;
+            dashboard.expect_joined(tenant.as_str()).await;
+            open.push(dashboard);
+        }
+        used.insert(only_holder(&stack, 4).await);
+        for dashboard in open {
+            dashboard.close().await;
+        }
+        only_holder(&stack, 0).await;
+    }
+    assert!(used.len() > 1, "twelve tenants, all on one gateway");
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_public_goes_through_and_nothing_else() {
+    let stack = Setup::new().start().await;
+    for balancer in unchecked(&stack).await {
+        http::get(balancer.addr, "/asyncapi.json").await.expect(200);
+        http::get(balancer.addr, "/dashboard/snapshot").await.expect(401);
+        for internal in ["/metrics", "/healthz", "/readyz", "/v1/tenants", "/openapi.json"] {
+            http::get(balancer.addr, internal).await.expect(404);
+        }
+        http::post(balancer.addr, "/v1/tenants/acorn/events", "{}").await.expect(404);
+    }
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_of_15_kb_fits_through() {
+    let stack = Setup::new().start().await;
+    let tenant = tenant();
+    let token = Token::of(tenant.as_str()).claim("roles", json!("x".repeat(11_000))).sign();
+    assert!(token.len() > 14_500 && token.len() < 16_384, "{}", token.len());
+    for balancer in unchecked(&stack).await {
+        for way in Bring::ALL {
+            let mut dashboard = Dashboard::bring(balancer.addr, way, tenant.as_str(), &token).await;
+            dashboard.expect_joined(tenant.as_str()).await;
+            dashboard.close().await;
+        }
+    }
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn the_forwarded_address_is_the_balancers_word() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    // Answers everything with what it was sent.
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && matches!(stream.read_buf(&mut head).await, Ok(1..)) {}
+                let length = head.len();
+                let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+                stream.write_all(&[answer.as_bytes(), &head].concat()).await
+            });
+        }
+    });
+    let echo = [Behind { public: addr, internal: addr }; 3];
+    for balancer in [Balancer::haproxy(&echo, &[]).await, Balancer::nginx(&echo).await] {
+        let lies = [("X-Forwarded-For", "6.6.6.6"), ("x-forwarded-for", "7.7.7.7"), ("X-Forwarded-Proto", "gopher")];
+        let seen = http::get_with(balancer.addr, "/", &lies).await.body.to_lowercase();
+        assert_eq!(seen.matches("x-forwarded-for").count(), 1, "{seen}");
+        assert!(
+            seen.contains("x-forwarded-for: 127.0.0.1\r\n") && seen.contains("x-forwarded-proto: http\r\n"),
+            "{seen}"
+        );
+        assert!(!seen.contains("6.6.6.6") && !seen.contains("7.7.7.7") && !seen.contains("gopher"), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn sockets_are_encrypted_and_plain_http_is_sent_there() {
+    let stack = Setup::new().start().await;
+    let gateways = Behind::stack(&stack).await;
+    for balancer in [Balancer::haproxy_with_tls(&gateways).await, Balancer::nginx_with_tls(&gateways).await] {
+        let redirect = http::get(balancer.addr, "/").await;
+        assert_eq!(redirect.status, 308);
+        assert!(redirect.header("location").unwrap().starts_with("https://"), "{redirect:?}");
+
+        let (addr, certificate) = balancer.tls.clone().unwrap();
+        let token = Token::of(tenant().as_str()).sign();
+        let head = raw::handshake(addr, &format!("Authorization: Bearer {token}\r\n\r\n"));
+        let talk = tokio::task::spawn_blocking(move || {
+            let mut client = Command::new("openssl")
+                .args(["s_client", "-quiet", "-verify_return_error", "-verify_hostname", "localhost", "-CAfile"])
+                .arg(certificate)
+                .args(["-connect", &addr.to_string()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            client.stdin.as_mut().unwrap().write_all(head.as_bytes()).unwrap();
+            let (mut seen, mut chunk) = (String::new(), [0; 4096]);
+            while !seen.contains(r#""type":"joined""#) {
+                let read = client.stdout.as_mut().unwrap().read(&mut chunk).unwrap();
+                assert_ne!(read, 0, "the connection ended after {seen:?}");
+                seen.push_str(&String::from_utf8_lossy(&chunk[..read]));
+            }
+            client.kill().unwrap();
+            client.wait().unwrap();
+            seen.to_lowercase()
+        });
+        let seen = within("joined, through TLS", Duration::from_secs(15), talk).await.unwrap();
+        assert!(seen.starts_with("http/1.1 101 "), "{seen}");
+        assert!(seen.contains("strict-transport-security: ") && seen.contains("; secure\r\n"), "{seen}");
+    }
+    stack.finish().await;
+}

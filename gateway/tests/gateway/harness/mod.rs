@@ -1,6 +1,7 @@
 //! What the tests are written with: real processes, real sockets, and the means to break them.
 
 pub mod admission;
+pub mod balancer;
 pub mod billing_api;
 pub mod books;
 pub mod dashboard;
@@ -23,6 +24,7 @@ pub mod token;
 pub mod traffic;
 pub mod wait;
 
+pub use balancer::Balancer;
 pub use dashboard::{Bring, Dashboard, Incoming};
 pub use events::{payment, tenant, tenants};
 pub use follower::Follower;

@@ -1,0 +1,153 @@
+//! The load balancers of `deploy/`, as their real binaries, on the configuration that operators get.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::http;
+use super::process::{Process, scratch};
+use super::redis::free_port;
+use super::stack::Stack;
+use super::wait::{PATIENCE, eventually};
+
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+
+/// How often HAProxy asks whether a gateway is ready.
+pub const CHECKED_OFTEN: &str = "100ms";
+/// Not within a test: what goes elsewhere then does so since a gateway refused it.
+pub const CHECKED_NEVER: &str = "1h";
+
+/// A gateway as a balancer sees it: where its sockets go, and where it is asked for its health.
+#[derive(Debug, Clone, Copy)]
+pub struct Behind {
+    pub public: SocketAddr,
+    pub internal: SocketAddr,
+}
+
+impl Behind {
+    /// The gateways, once all of them are ready: a check that came earlier would stand until the next.
+    pub async fn stack(stack: &Stack) -> Vec<Self> {
+        let mut behind = Vec::new();
+        for gateway in &stack.gateways {
+            let (public, internal) = (gateway.public, gateway.internal);
+            eventually("the gateway is ready", PATIENCE, async || {
+                (http::get(internal, "/readyz").await.status == 200).then_some(())
+            })
+            .await;
+            behind.push(Self { public, internal });
+        }
+        behind
+    }
+}
+
+pub struct Balancer {
+    pub addr: SocketAddr,
+    /// Where TLS is spoken, and the certificate to trust.
+    pub tls: Option<(SocketAddr, PathBuf)>,
+    _process: Process,
+}
+
+impl Balancer {
+    /// HAProxy with these variables on top. The configuration has three gateways; fewer stand in for the others as well.
+    pub async fn haproxy(gateways: &[Behind], variables: &[(&str, &str)]) -> Self {
+        let addr = loopback();
+        let mut command = Command::new("haproxy");
+        command.arg("-f").arg(Path::new(DEPLOY).join("haproxy/haproxy.cfg")).env("LISTEN", addr.to_string());
+        for number in 0..3 {
+            let gateway = gateways[number % gateways.len()];
+            command.env(format!("GATEWAY_{}", number + 1), gateway.public.to_string());
+            command.env(format!("GATEWAY_{}_HEALTH", number + 1), gateway.internal.port().to_string());
+        }
+        command.envs(variables.iter().copied());
+        Self::start(addr, None, &mut command).await
+    }
+
+    /// HAProxy with TLS, and a certificate that it was given for this.
+    pub async fn haproxy_with_tls(gateways: &[Behind]) -> Self {
+        let (tls, directory) = (loopback(), scratch(&format!("haproxy-{}", free_port())));
+        let certificate = self_signed(&directory);
+        let pem = directory.join("both.pem");
+        let both =
+            [&certificate, &directory.join("certificate.key")].map(|path| std::fs::read_to_string(path).unwrap());
+        std::fs::write(&pem, both.concat()).unwrap();
+        let listen = tls.to_string();
+        let variables = [("TLS_LISTEN", listen.as_str()), ("TLS_PEM", pem.to_str().unwrap())];
+        Self { tls: Some((tls, certificate)), ..Self::haproxy(gateways, &variables).await }
+    }
+
+    pub async fn nginx(gateways: &[Behind]) -> Self {
+        Self::nginx_in(gateways, scratch(&format!("nginx-{}", free_port())), None).await
+    }
+
+    pub async fn nginx_with_tls(gateways: &[Behind]) -> Self {
+        let (tls, directory) = (loopback(), scratch(&format!("nginx-{}", free_port())));
+        let certificate = self_signed(&directory);
+        let configuration = std::fs::read_to_string(Path::new(DEPLOY).join("nginx/tls.conf")).unwrap();
+        std::fs::write(directory.join("tls.conf"), adapted(configuration, "listen 8443", &format!("listen {tls}")))
+            .unwrap();
+        Self::nginx_in(gateways, directory, Some((tls, certificate))).await
+    }
+
+    async fn nginx_in(gateways: &[Behind], directory: PathBuf, tls: Option<(SocketAddr, PathBuf)>) -> Self {
+        let addr = loopback();
+        let mut configuration = std::fs::read_to_string(Path::new(DEPLOY).join("nginx/nginx.conf")).unwrap();
+        configuration = adapted(configuration, "listen 8080", &format!("listen {addr}"));
+        for number in 0..3 {
+            let gateway = gateways[number % gateways.len()];
+            let name = format!("gateway-{}:8080", number + 1);
+            configuration = adapted(configuration, &name, &gateway.public.to_string());
+        }
+        // Its own folders, where the distribution's belong to root.
+        let mut own = "http {\n    access_log off;\n".to_owned();
+        for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+            own.push_str(&format!("    {kind}_temp_path {kind};\n"));
+        }
+        configuration = adapted(configuration, "http {", &own);
+        // Run by root, its workers may not reach this folder as another user.
+        configuration = adapted(configuration, "user www-data;", "user root;");
+        std::fs::write(directory.join("nginx.conf"), configuration).unwrap();
+
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(&directory).args(["-c", "nginx.conf", "-e", "stderr", "-g"]);
+        // One process, which dies as a whole.
+        command.arg("daemon off; master_process off; pid nginx.pid;");
+        Self::start(addr, tls, &mut command).await
+    }
+
+    async fn start(addr: SocketAddr, tls: Option<(SocketAddr, PathBuf)>, command: &mut Command) -> Self {
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin")).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Process::spawn(command);
+        eventually("the balancer answers", PATIENCE, async || {
+            drop(tokio::net::TcpStream::connect(addr).await.ok()?);
+            (http::get(addr, "/asyncapi.json").await.status < 400).then_some(())
+        })
+        .await;
+        Self { addr, tls, _process: process }
+    }
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
+}
+
+/// Replaces what an operator adapts, which must be there.
+fn adapted(configuration: String, theirs: &str, ours: &str) -> String {
+    assert!(configuration.contains(theirs), "no {theirs:?} to adapt");
+    configuration.replace(theirs, ours)
+}
+
+fn self_signed(directory: &Path) -> PathBuf {
+    let certificate = directory.join("certificate.pem");
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout"])
+        .arg(directory.join("certificate.key"))
+        .arg("-out")
+        .arg(&certificate)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(made.success(), "openssl: {made}");
+    certificate
+}
