@@ -76,12 +76,13 @@ enum Due {
 }
 
 impl Connection {
-    /// A socket that has just been upgraded, with the claims of the token that came with the handshake.
-    pub fn new(gateway: Shared, link: Link, slot: Slot, claims: Option<Claims>) -> Self {
+    /// A socket that has just been upgraded, with the claims of the token that came with the handshake. Boxed, since every future
+    /// that it is moved into would hold a copy of the room for it.
+    pub fn new(gateway: Shared, link: Link, slot: Slot, claims: Option<Claims>) -> Box<Self> {
         let now = Instant::now();
         let join_by = Some(now + gateway.config.join_timeout);
         let reader = Reader::new(gateway.config.max_message_bytes);
-        let mut connection = Self {
+        let mut connection = Box::new(Self {
             gateway,
             link: Arc::new(link),
             slot,
@@ -92,13 +93,13 @@ impl Connection {
             room: None,
             opened: now,
             clocks: Clocks { heard: now, join_by, expires: None, warned: false, complete_by: None, drained: None },
-        };
+        });
         connection.identify(claims);
         connection
     }
 
     /// Serves the socket to its end. `early` is what came together with the handshake.
-    pub async fn run(mut self, mut early: Bytes) {
+    pub async fn run(mut self: Box<Self>, mut early: Bytes) {
         let reason = match Box::pin(self.begin(&mut early)).await {
             Ok(()) => self.serve().await,
             Err(reason) => reason,
@@ -109,7 +110,7 @@ impl Connection {
     }
 
     /// Ends a socket right after its handshake.
-    pub async fn refuse(self, reason: CloseReason) {
+    pub async fn refuse(self: Box<Self>, reason: CloseReason) {
         self.gateway.metrics.disconnected(&reason, self.opened.elapsed());
         Box::pin(self.close(reason)).await;
     }
@@ -321,7 +322,7 @@ impl Connection {
     }
 
     /// Says why, closes, and gives the client a moment to read it.
-    async fn close(mut self, reason: CloseReason) {
+    async fn close(mut self: Box<Self>, reason: CloseReason) {
         self.exit(false).await;
         if matches!(reason, CloseReason::Lost) {
             return;
