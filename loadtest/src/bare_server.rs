@@ -4,10 +4,11 @@
 //! recovery, no limits, no queue: whatever the gateway costs above this is what its promises cost.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use publisher::Names;
@@ -20,7 +21,8 @@ use crate::schedule::tenant_name;
 use crate::websocket;
 
 /// Serves tenants `l0001` to `l<tenants>` until it is killed. Its only line of output is its address.
-pub fn run(redis_url: &str, prefix: &str, tenants: u32) -> anyhow::Result<()> {
+/// With `join`, a room's events that came from Redis together go out in one `write` for each socket.
+pub fn run(redis_url: &str, prefix: &str, tenants: u32, join: bool) -> anyhow::Result<Infallible> {
     crate::process::raise_file_limit()?;
     let names = Names::new(prefix)?;
     let redis = subscribe(redis_url, &names, tenants)?;
@@ -31,7 +33,8 @@ pub fn run(redis_url: &str, prefix: &str, tenants: u32) -> anyhow::Result<()> {
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     epoll::add(&epoll, redis.stream(), EventData::new_u64(REDIS), EventFlags::IN)?;
     println!("{}", listener.local_addr()?);
-    BareServer { epoll, listener, redis, names, sockets: Vec::new(), rooms: HashMap::new(), frame: Vec::new() }.serve()
+    let (sockets, rooms, frame) = (Vec::new(), HashMap::new(), Vec::new());
+    BareServer { epoll, listener, redis, names, join, sockets, rooms, frame }.serve()
 }
 
 const LISTENER: u64 = u64::MAX;
@@ -42,11 +45,19 @@ struct BareServer {
     listener: TcpListener,
     redis: RedisConnection,
     names: Names,
+    join: bool,
     /// By the number that epoll knows them by.
     sockets: Vec<Option<Socket>>,
-    /// A channel's sockets.
-    rooms: HashMap<Vec<u8>, Vec<usize>>,
+    /// By their channels.
+    rooms: HashMap<Vec<u8>, Room>,
     frame: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Room {
+    sockets: Vec<usize>,
+    /// Frames to be written, one after the other.
+    waiting: Vec<u8>,
 }
 
 struct Socket {
@@ -65,7 +76,7 @@ fn subscribe(redis_url: &str, names: &Names, tenants: u32) -> anyhow::Result<Red
 }
 
 impl BareServer {
-    fn serve(mut self) -> anyhow::Result<()> {
+    fn serve(mut self) -> anyhow::Result<Infallible> {
         let mut ready: Vec<epoll::Event> = Vec::with_capacity(1024);
         loop {
             ready.clear();
@@ -99,17 +110,13 @@ impl BareServer {
             // The publisher's head line is for gateways, the JSON after it for browsers.
             let json = memchr::memchr(b'\n', message).map_or(message, |end| &message[end + 1..]);
             websocket::server_text(json, &mut self.frame);
-            for &number in self.rooms.get(channel.bytes()).into_iter().flatten() {
-                let Some(socket) = &mut self.sockets[number] else { continue };
-                match socket.stream.write(&self.frame) {
-                    Ok(written) => {
-                        ensure!(written == self.frame.len(), "a socket is full: the load is beyond the floor")
-                    }
-                    // Gone; its own event says so.
-                    Err(error) => ensure!(error.kind() != io::ErrorKind::WouldBlock, "a socket is full"),
-                }
+            let Some(room) = self.rooms.get_mut(channel.bytes()) else { continue };
+            room.waiting.extend_from_slice(&self.frame);
+            if !self.join {
+                room.write(&mut self.sockets);
             }
         }
+        self.rooms.values_mut().for_each(|room| room.write(&mut self.sockets));
         Ok(())
     }
 
@@ -121,7 +128,7 @@ impl BareServer {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Ok(_) | Err(_) => {
                 if let Some(room) = self.rooms.get_mut(&socket.channel) {
-                    room.retain(|&member| member != number);
+                    room.sockets.retain(|&member| member != number);
                 }
                 self.sockets[number] = None;
                 return Ok(());
@@ -151,8 +158,24 @@ impl BareServer {
         socket.stream.write_all(&answer)?;
         socket.request = None;
         socket.channel = self.names.events(&tenant.parse()?).into_bytes();
-        self.rooms.entry(socket.channel.clone()).or_default().push(number);
+        self.rooms.entry(socket.channel.clone()).or_default().sockets.push(number);
         Ok(())
+    }
+}
+
+impl Room {
+    /// Whoever can't take it all is cut off: the load is beyond the floor.
+    fn write(&mut self, sockets: &mut [Option<Socket>]) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        for &number in &self.sockets {
+            let Some(socket) = &mut sockets[number] else { continue };
+            if !socket.stream.write(&self.waiting).is_ok_and(|written| written == self.waiting.len()) {
+                sockets[number] = None;
+            }
+        }
+        self.waiting.clear();
     }
 }
 

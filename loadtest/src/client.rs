@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde_json::json;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::message::{Message, Scanner};
@@ -65,31 +66,58 @@ pub struct Position {
     pub seq: u64,
 }
 
+/// What `joined` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    pub position: Position,
+    /// What was missed since the position that was asked for follows.
+    pub recovered: bool,
+}
+
 impl Client {
     /// How long a gateway may take to answer anything.
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// Dials and upgrades, with the token in the header.
+    /// Dials and upgrades, with the token in the header: a token of one tenant joins at once.
     pub fn upgrade(gateway: &GatewayUrl, index: usize, token: &str) -> anyhow::Result<Self> {
+        Self::open(gateway, index, &format!("Authorization: Bearer {token}\r\n"))
+    }
+
+    /// Dials, upgrades and asks for what was missed since `position`; answers `joined` will follow.
+    pub fn resume(
+        gateway: &GatewayUrl,
+        index: usize,
+        token: &str,
+        tenant: &str,
+        position: &Position,
+    ) -> anyhow::Result<Self> {
+        let mut client = Self::open(gateway, index, "")?;
+        let epoch = str::from_utf8(&position.epoch).context("an epoch is text")?;
+        let data = json!({ "tenantId": tenant, "token": token, "epoch": epoch, "lastSeq": position.seq });
+        client.stream.write_all(&websocket::text(json!({ "event": "join", "data": data }).to_string().as_bytes()))?;
+        Ok(client)
+    }
+
+    fn open(gateway: &GatewayUrl, index: usize, authorization: &str) -> anyhow::Result<Self> {
         let socket = Socket::new(Domain::for_address(gateway.address), Type::STREAM, None)?;
         if let Some(source) = source(index, gateway.address) {
             socket.bind(&source.into()).with_context(|| format!("no port left at {source}"))?;
         }
         socket
             .connect_timeout(&gateway.address.into(), Self::PATIENCE)
-            .with_context(|| format!("dialling {gateway}"))?;
+            .with_context(|| format!("nobody answers at {gateway}; is the gateway running, and --gateway right?"))?;
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Self::PATIENCE))?;
         let mut client = Self { stream, received: Vec::new(), parsed: 0 };
-        client.shake_hands(gateway, token)?;
+        client.shake_hands(gateway, authorization)?;
         Ok(client)
     }
 
-    fn shake_hands(&mut self, gateway: &GatewayUrl, token: &str) -> anyhow::Result<()> {
+    fn shake_hands(&mut self, gateway: &GatewayUrl, authorization: &str) -> anyhow::Result<()> {
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\nAuthorization: Bearer {token}\r\n\r\n",
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n{authorization}\r\n",
             gateway.path,
             gateway.address,
             websocket::KEY
@@ -102,6 +130,12 @@ impl Client {
             self.receive().context("waiting for the upgrade")?;
         };
         let answer = String::from_utf8_lossy(&self.received[..end]);
+        if answer.starts_with("HTTP/1.1 401 ") {
+            bail!("the gateway refused the token; is --jwt-secret the gateways' JWT_SECRET?");
+        }
+        if answer.starts_with("HTTP/1.1 503 ") {
+            bail!("the gateway is full or draining; does its MAX_CONNECTIONS allow so many sockets?");
+        }
         if !answer.starts_with("HTTP/1.1 101 ") {
             bail!("the gateway did not upgrade: {}", answer.lines().next().unwrap_or_default());
         }
@@ -113,9 +147,11 @@ impl Client {
     }
 
     /// Waits for `joined`, which a token of one tenant brings by itself.
-    pub fn joined(&mut self, scanner: &Scanner) -> anyhow::Result<Position> {
+    pub fn joined(&mut self, scanner: &Scanner) -> anyhow::Result<Welcome> {
         self.until("joined", |payload| match scanner.scan(payload) {
-            Some(Message::Joined { epoch, seq }) => Some(Position { epoch: epoch.into(), seq }),
+            Some(Message::Joined { epoch, seq, recovered }) => {
+                Some(Welcome { position: Position { epoch: epoch.into(), seq }, recovered })
+            }
             _ => None,
         })
     }
@@ -147,6 +183,9 @@ impl Client {
                     (None, size)
                 }
                 Some((Frame::Pong, size)) => (None, size),
+                Some((Frame::Close(4401), _)) => {
+                    bail!("the gateway refused the token; is --jwt-secret the gateways' JWT_SECRET?")
+                }
                 Some((Frame::Close(code), _)) => bail!("closed with {code} while waiting for {what}"),
                 None => {
                     self.receive().with_context(|| format!("waiting for {what}"))?;

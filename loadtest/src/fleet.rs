@@ -5,7 +5,7 @@ use std::thread;
 
 use anyhow::Context;
 
-use crate::client::{Client, GatewayUrl, Position};
+use crate::client::{Client, GatewayUrl, Position, Welcome};
 use crate::message::Scanner;
 use crate::schedule::tenant_name;
 use crate::token::Mint;
@@ -36,7 +36,12 @@ impl Fleet {
     /// Sockets go to gateways in turn, one further in each round of the tenants: otherwise a tenant would
     /// live on one gateway whenever the gateways divide the tenants.
     fn gateway(&self, socket: usize) -> &GatewayUrl {
-        &self.gateways[(socket + socket / self.tenants as usize) % self.gateways.len()]
+        self.gateway_of_attempt(socket, 0)
+    }
+
+    /// Each attempt to come back goes to the next gateway, as a balancer would send it.
+    fn gateway_of_attempt(&self, socket: usize, attempt: u32) -> &GatewayUrl {
+        &self.gateways[(socket + socket / self.tenants as usize + attempt as usize) % self.gateways.len()]
     }
 
     /// Dials and upgrades one socket.
@@ -68,9 +73,27 @@ impl Fleet {
 
     fn join_one(&self, socket: usize, scanner: &Scanner) -> anyhow::Result<Joined> {
         let mut client = self.upgrade(socket)?;
-        let position =
-            client.joined(scanner).with_context(|| format!("socket {socket} on {}", self.gateway(socket)))?;
-        Ok(Joined { client, tenant: self.tenant(socket), position })
+        let welcome = client.joined(scanner).with_context(|| format!("socket {socket} on {}", self.gateway(socket)))?;
+        Ok(Joined { client, tenant: self.tenant(socket), position: welcome.position })
+    }
+
+    /// Brings one socket back: afresh, or from where it was.
+    pub fn return_one(
+        &self,
+        socket: usize,
+        attempt: u32,
+        from: Option<&Position>,
+        scanner: &Scanner,
+    ) -> anyhow::Result<(Client, Welcome)> {
+        let tenant = tenant_name(self.tenant(socket));
+        let token = self.mint.token(&format!("user-{socket}"), &tenant)?;
+        let gateway = self.gateway_of_attempt(socket, attempt);
+        let mut client = match from {
+            None => Client::upgrade(gateway, socket, &token)?,
+            Some(position) => Client::resume(gateway, socket, &token, &tenant, position)?,
+        };
+        let welcome = client.joined(scanner)?;
+        Ok((client, welcome))
     }
 }
 

@@ -19,9 +19,31 @@ impl Recorder {
         self.0.saturating_record(micros);
     }
 
+    /// Takes over what `other` recorded.
+    pub fn absorb(&mut self, other: &mut Self) {
+        self.0.add(&other.0).expect("both have the same bounds");
+        other.0.reset();
+    }
+
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// Percentiles with their microseconds, closer together towards the tail.
+    pub fn curve(&self) -> Vec<(f64, u64)> {
+        let nines = (0..=20).map(|step| 100.0 * (1.0 - 10_f64.powf(-f64::from(step) / 4.0)));
+        nines.map(|percentile| (percentile, self.0.value_at_percentile(percentile))).collect()
+    }
+
     pub fn summary(&self) -> Latency {
         let at = |percentile| self.0.value_at_percentile(percentile);
         Latency { p50_us: at(50.0), p90_us: at(90.0), p99_us: at(99.0), p999_us: at(99.9), max_us: self.0.max() }
+    }
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -8,8 +8,8 @@ use memchr::memmem::Finder;
 pub enum Message<'a> {
     /// A dashboard event.
     Event { seq: u64, id: &'a [u8] },
-    /// The room was joined at this position.
-    Joined { epoch: &'a [u8], seq: u64 },
+    /// The room was joined at this position; `recovered` when what was missed follows.
+    Joined { epoch: &'a [u8], seq: u64, recovered: bool },
     /// Events are lost to this socket: it goes on after this position.
     Resync { epoch: &'a [u8], seq: u64 },
     /// The tenant's head, as delivered to this socket.
@@ -20,8 +20,8 @@ pub enum Message<'a> {
     Restored,
     /// The room was left.
     Left,
-    /// The gateway refused something.
-    Error,
+    /// The gateway refused something, or is about to close the socket and paces its return.
+    Error { retry_in_ms: Option<u64> },
     /// Anything else: a token about to expire, or what later versions add.
     Other,
 }
@@ -33,6 +33,8 @@ pub struct Scanner {
     seq: Finder<'static>,
     id: Finder<'static>,
     epoch: Finder<'static>,
+    recovered: Finder<'static>,
+    retry: Finder<'static>,
 }
 
 impl Scanner {
@@ -42,6 +44,8 @@ impl Scanner {
             seq: Finder::new(br#""seq":"#),
             id: Finder::new(br#""id":""#),
             epoch: Finder::new(br#""epoch":""#),
+            recovered: Finder::new(br#""recovered":true"#),
+            retry: Finder::new(br#""retryInMs":"#),
         }
     }
 
@@ -53,12 +57,15 @@ impl Scanner {
                 Message::Event { seq: number(&self.seq, payload)?, id: string(&self.id, payload)? }
             }
             b"heartbeat" => position().map(|(epoch, seq)| Message::Heartbeat { epoch, seq })?,
-            b"joined" => position().map(|(epoch, seq)| Message::Joined { epoch, seq })?,
+            b"joined" => position().map(|(epoch, seq)| {
+                let recovered = self.recovered.find(payload).is_some();
+                Message::Joined { epoch, seq, recovered }
+            })?,
             b"resync" => position().map(|(epoch, seq)| Message::Resync { epoch, seq })?,
             b"degraded" => Message::Degraded,
             b"restored" => Message::Restored,
             b"left" => Message::Left,
-            b"error" => Message::Error,
+            b"error" => Message::Error { retry_in_ms: number(&self.retry, payload) },
             _ => Message::Other,
         })
     }
@@ -95,7 +102,16 @@ mod tests {
     fn a_position_is_found() {
         let payload =
             br#"{"type":"joined","timestamp":"","data":{"tenantId":"t","epoch":"e-1","seq":9,"recovered":false}}"#;
-        assert_eq!(Scanner::new().scan(payload), Some(Message::Joined { epoch: b"e-1", seq: 9 }));
+        assert_eq!(Scanner::new().scan(payload), Some(Message::Joined { epoch: b"e-1", seq: 9, recovered: false }));
+        let payload = br#"{"type":"joined","data":{"epoch":"e-1","seq":9,"recovered":true}}"#;
+        assert_eq!(Scanner::new().scan(payload), Some(Message::Joined { epoch: b"e-1", seq: 9, recovered: true }));
+    }
+
+    #[test]
+    fn the_pace_of_a_return_is_found() {
+        let error = br#"{"type":"error","data":{"code":"restart","message":"","retryInMs":1250}}"#;
+        assert_eq!(Scanner::new().scan(error), Some(Message::Error { retry_in_ms: Some(1250) }));
+        assert_eq!(Scanner::new().scan(br#"{"type":"error"}"#), Some(Message::Error { retry_in_ms: None }));
     }
 
     #[test]

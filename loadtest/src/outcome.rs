@@ -4,10 +4,13 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::chart::{Chart, Series, Unit};
 use crate::latency::Latency;
 use crate::ledger::Verdict;
-use crate::limit::LimitReport;
+use crate::limit_watch::LimitReport;
+use crate::monitor::Usage;
 use crate::publishing::Publishing;
+use crate::watch::Second;
 
 /// The result of one run.
 #[derive(Debug, Serialize)]
@@ -16,14 +19,36 @@ pub struct Outcome {
     pub seconds: f64,
     pub verdict: Verdict,
     pub latency: Latency,
+    /// Percentiles with their microseconds.
+    pub curve: Vec<(f64, u64)>,
+    /// Events a second that were to be published.
+    pub offered_per_second: f64,
     pub deliveries_per_second: f64,
     pub publishing: Publishing,
     pub limit: LimitReport,
     /// Subscriptions that were killed.
     pub killed: u64,
     pub servers: Vec<ServerCost>,
-    /// Cores that this process itself used: near 1 means that it, not the gateway, was the limit.
+    /// Cores that this process itself used.
     pub generator_cores: f64,
+    /// Of these, what the one thread used that serves the sockets.
+    pub sockets_cores: f64,
+    /// Why the figures are the generator's rather than the servers', if they are.
+    pub generator_limit: Option<String>,
+    pub timeline: Vec<Second>,
+    pub usage: Vec<Usage>,
+}
+
+/// Whether the generator, not the servers, was the limit: the thread that serves the sockets had no time left, or
+/// the events were sent late and so explain the latency.
+pub fn generator_limit(sockets_cores: f64, late_p99_us: u64, p99_us: u64) -> Option<String> {
+    const BUSY: f64 = 0.9;
+    const LATE_US: u64 = 1000;
+    if sockets_cores > BUSY {
+        return Some(format!("its thread for the sockets was busy {:.0} % of the time", sockets_cores * 100.0));
+    }
+    let late = late_p99_us > LATE_US.max(p99_us / 2);
+    late.then(|| format!("events were sent late, by {late_p99_us} µs at the 99th percentile"))
 }
 
 /// What one server process used.
@@ -31,6 +56,7 @@ pub struct Outcome {
 pub struct ServerCost {
     pub pid: u32,
     pub cpu_seconds: f64,
+    pub cores: f64,
     pub rss_idle_bytes: u64,
     pub rss_joined_bytes: u64,
     pub rss_end_bytes: u64,
@@ -38,10 +64,10 @@ pub struct ServerCost {
 
 impl Outcome {
     /// The promises of the design that were broken, or could not be checked: one line for each.
-    pub fn failures(&self, limit: u32) -> Vec<String> {
+    pub fn failures(&self, limit: u32, max_missed: u64) -> Vec<String> {
         let Publishing { accepted, given_up, .. } = self.publishing;
         let LimitReport { most_in_any_second, events } = self.limit;
-        let mut failures = self.verdict.failures();
+        let mut failures = self.verdict.failures(max_missed);
         if given_up > 0 {
             failures.push(format!("{given_up} events could not be published"));
         }
@@ -52,6 +78,49 @@ impl Outcome {
             failures.push(format!("only {events} of {accepted} events were found in the logs to hold to the limit"));
         }
         failures
+    }
+
+    /// What a page shows of it.
+    pub fn charts(&self) -> Vec<Chart> {
+        let seconds = |name: &str, of: fn(&Second) -> f64| Series {
+            name: name.to_owned(),
+            // The last second is not a whole one.
+            points: self.timeline.iter().rev().skip(1).rev().map(|second| (second.at as f64, of(second))).collect(),
+        };
+        let usage = |name: String, of: &dyn Fn(&Usage) -> f64| Series {
+            name,
+            points: self.usage.iter().map(|usage| (usage.at, of(usage))).collect(),
+        };
+        let servers = || self.servers.iter().map(|server| server.pid).enumerate();
+        let cores =
+            servers().map(|(index, pid)| usage(format!("process {pid}"), &move |usage| usage.server_cores[index]));
+        let cores = cores.chain([usage("generator".to_owned(), &|usage| usage.generator_cores)]).collect();
+        let memory = |(index, pid)| usage(format!("process {pid}"), &move |usage| usage.server_rss_bytes[index] as f64);
+        let curve = self.curve.iter().map(|&(percentile, micros)| (percentile, micros as f64)).collect();
+        let over_time = |title: &str, y, series| Chart { title: title.to_owned(), x: Unit::Seconds, y, series };
+        let mut charts = vec![
+            Chart {
+                title: "Latency by percentile".to_owned(),
+                x: Unit::Percentile,
+                y: Unit::Micros,
+                series: vec![Series { name: "latency".to_owned(), points: curve }],
+            },
+            over_time(
+                "Latency over time",
+                Unit::Micros,
+                vec![seconds("p50", |second| second.p50_us as f64), seconds("p99", |second| second.p99_us as f64)],
+            ),
+            over_time(
+                "Deliveries over time",
+                Unit::PerSecond,
+                vec![seconds("deliveries", |second| second.deliveries as f64)],
+            ),
+            over_time("Processor cores over time", Unit::Cores, cores),
+        ];
+        if !self.servers.is_empty() {
+            charts.push(over_time("Resident memory over time", Unit::Bytes, servers().map(memory).collect()));
+        }
+        charts
     }
 
     /// All servers' microseconds of CPU for one delivery.
@@ -92,10 +161,26 @@ impl fmt::Display for Outcome {
             let ServerCost { pid, cpu_seconds, rss_end_bytes, .. } = server;
             write!(f, "\nprocess {pid:<6}CPU {cpu_seconds:.2} s   RSS {} KiB at the end", rss_end_bytes / 1024)?;
         }
+        if let Some(why) = &self.generator_limit {
+            write!(f, "\ngenerator     was the limit, not the servers: {why}")?;
+        }
         if !self.servers.is_empty() {
             write!(f, "\nservers       {:.2} µs of CPU a delivery", self.cpu_micros_per_delivery())?;
             write!(f, "   {:.1} KiB a joined socket", self.bytes_per_socket() / 1024.0)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_or_late_generator_says_that_it_was_the_limit() {
+        assert_eq!(generator_limit(0.5, 200, 900), None);
+        assert_eq!(generator_limit(0.5, 4_000, 90_000), None, "lateness explains little of it");
+        assert!(generator_limit(0.97, 200, 900).is_some_and(|why| why.contains("97 %")));
+        assert!(generator_limit(0.5, 4_000, 5_000).is_some_and(|why| why.contains("4000 µs")));
     }
 }

@@ -6,11 +6,20 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
 /// User and system time of all threads, those that ended included.
 pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
-    let stat = read(pid, "stat")?;
+    processor_time(&read(pid, "stat")?)
+}
+
+/// The same of one thread of this process.
+pub fn thread_cpu_time(thread: Pid) -> anyhow::Result<Duration> {
+    let file = format!("task/{}/stat", thread.as_raw_nonzero());
+    processor_time(&read(std::process::id(), &file)?)
+}
+
+fn processor_time(stat: &str) -> anyhow::Result<Duration> {
     // The command's name may hold spaces and parentheses; what follows its last one doesn't.
     let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace()).context("no /proc stat line")?;
     let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();

@@ -62,6 +62,8 @@ pub fn tenant_name(index: u32) -> String {
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
     tenants: u32,
+    /// The number of each tenant's first event.
+    first: u32,
     events_per_tenant: u32,
     interval: Duration,
 }
@@ -71,32 +73,35 @@ impl Schedule {
     /// at the moment it is needed, so one late event would delay every tenth after it for the rest of the run.
     const HEADROOM: f64 = 1.01;
 
-    /// `rate` events a second for each tenant, kept just under `limit`.
-    pub fn new(tenants: u32, rate: f64, limit: u32, duration: Duration) -> Self {
+    /// `rate` events a second for each tenant, kept just under `limit`, numbered from `first`.
+    pub fn new(tenants: u32, first: u32, rate: f64, limit: u32, duration: Duration) -> Self {
         let interval = (1.0 / rate).max(Self::HEADROOM / f64::from(limit));
         Self {
             tenants,
+            first,
             events_per_tenant: (duration.as_secs_f64() / interval).floor() as u32,
             interval: Duration::from_secs_f64(interval),
         }
     }
 
-    pub fn events_per_tenant(&self) -> u32 {
-        self.events_per_tenant
+    /// The number after each tenant's last event.
+    pub fn end(&self) -> u32 {
+        self.first + self.events_per_tenant
     }
 
-    pub fn tenants(&self) -> u32 {
-        self.tenants
+    /// Events a second of all tenants.
+    pub fn rate(&self) -> f64 {
+        f64::from(self.tenants) / self.interval.as_secs_f64()
     }
 
     /// All events in the order of their moments, the first at `start_micros`.
     pub fn events(&self, start_micros: u64) -> impl Iterator<Item = Stamp> + use<> {
-        let Self { tenants, events_per_tenant, interval } = *self;
+        let Self { tenants, first, events_per_tenant, interval } = *self;
         let interval = interval.as_nanos() as u64;
         (0..events_per_tenant).flat_map(move |number| {
             (0..tenants).map(move |tenant| {
                 let nanos = u64::from(number) * interval + u64::from(tenant) * interval / u64::from(tenants);
-                Stamp { tenant, number, intended_micros: start_micros + nanos / 1000 }
+                Stamp { tenant, number: first + number, intended_micros: start_micros + nanos / 1000 }
             })
         })
     }
@@ -105,7 +110,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::most_in_any_second;
+    use crate::limit_watch::most_in_any_second;
 
     #[test]
     fn an_id_carries_its_stamp() {
@@ -118,9 +123,9 @@ mod tests {
 
     #[test]
     fn a_tenant_at_the_limit_never_exceeds_it_and_all_tenants_are_spread() {
-        let schedule = Schedule::new(20, 10.0, 10, Duration::from_secs(60));
+        let schedule = Schedule::new(20, 0, 10.0, 10, Duration::from_secs(60));
         let events: Vec<Stamp> = schedule.events(0).collect();
-        assert_eq!(events.len(), 20 * schedule.events_per_tenant() as usize);
+        assert_eq!(events.len(), 20 * schedule.end() as usize);
         assert!(events.is_sorted_by_key(|event| event.intended_micros));
         let first: Vec<u64> = events.iter().filter(|e| e.tenant == 0).map(|e| e.intended_micros).collect();
         assert_eq!(most_in_any_second(&first), 10);

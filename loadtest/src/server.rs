@@ -1,4 +1,4 @@
-//! The two servers that `floor` compares, each a child process on one core.
+//! The servers that `floor` and `knee` compare, each a child process on one core.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -17,8 +17,10 @@ use crate::client::GatewayUrl;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// The bare write loop.
+    /// The bare write loop: a write for each event and socket.
     Bare,
+    /// The same, with one write for all events that wait for a socket.
+    Joining,
     /// The real gateway.
     Gateway,
 }
@@ -27,6 +29,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Bare => "bare",
+            Self::Joining => "joining",
             Self::Gateway => "gateway",
         })
     }
@@ -39,8 +42,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// The bare server, subscribed to `tenants` tenants.
-    pub fn bare(core: usize, redis_url: &str, prefix: &str, tenants: u32) -> anyhow::Result<Self> {
+    /// The bare server, subscribed to `tenants` tenants, which joins waiting events if `join`.
+    pub fn bare(core: usize, redis_url: &str, prefix: &str, tenants: u32, join: bool) -> anyhow::Result<Self> {
         let this = std::env::current_exe().context("finding this program")?;
         let mut command = child::command(Some(core), this.as_os_str())?;
         command.args([
@@ -52,6 +55,7 @@ impl Server {
             "--tenants",
             &tenants.to_string(),
         ]);
+        command.args(join.then_some("--join"));
         Self::start(command, |line| line.parse().ok())
     }
 
@@ -63,6 +67,7 @@ impl Server {
         prefix: &str,
         secret: &str,
         sockets: usize,
+        limit: u32,
     ) -> anyhow::Result<Self> {
         let mut command = child::command(Some(core), binary.as_os_str())?;
         command
@@ -73,6 +78,7 @@ impl Server {
             .env("REDIS_PREFIX", prefix)
             .env("JWT_SECRET", secret)
             .env("MAX_CONNECTIONS", sockets.to_string())
+            .env("EVENTS_PER_SECOND", limit.to_string())
             .env("LOG_FORMAT", "json");
         Self::start(command, |line| {
             let entry: serde_json::Value = serde_json::from_str(line).ok()?;

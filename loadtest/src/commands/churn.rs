@@ -3,18 +3,17 @@
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Gateways, Redis, Verdict, conclude};
+use super::{Findings, Gateways, Redis};
 use crate::fleet::Fleet;
+use crate::holdings::Holdings;
 use crate::message::Scanner;
 use crate::process;
-use crate::resp::RedisConnection;
-use crate::scrape::Scrape;
 use crate::token::Mint;
 
 /// Connect, join and close over and over on one gateway; what it holds afterwards must be what it held before.
@@ -42,19 +41,6 @@ pub struct Options {
     /// Fail when memory grows by more bytes than this for each closed socket, over the last half of the run.
     #[arg(long, default_value_t = 64.0)]
     max_slope: f64,
-    /// Print the report as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-/// What a gateway holds for its sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-struct Holdings {
-    connections: u64,
-    unauthenticated: u64,
-    tenants: u64,
-    subscriptions: usize,
-    files: usize,
 }
 
 #[derive(Serialize)]
@@ -71,26 +57,18 @@ struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "cycles        {} in {:.1} s", self.cycles, self.seconds)?;
-        let mut row = |name: &str, of: &Holdings| {
-            let Holdings { connections, unauthenticated, tenants, subscriptions, files } = of;
-            write!(f, "{name:<14}connections {connections}   unauthenticated {unauthenticated}   tenants {tenants}")?;
-            writeln!(f, "   subscriptions {subscriptions}   files {files}")
-        };
-        row("before", &self.before)?;
-        row("after", &self.after)?;
+        writeln!(f, "before        {}", self.before)?;
+        writeln!(f, "after         {}", self.after)?;
         let [quarter, half, most, all] = self.rss_bytes.map(|bytes| bytes / 1024);
         writeln!(f, "RSS           25 % {quarter} KiB   50 % {half} KiB   75 % {most} KiB   100 % {all} KiB")?;
         write!(f, "slope         {:.1} bytes a closed socket", self.slope_bytes_per_socket)
     }
 }
 
-/// How long the gateway may take to forget the last sockets: longer than any linger.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-pub fn run(options: Options) -> anyhow::Result<Verdict> {
+pub fn run(options: Options) -> anyhow::Result<Findings> {
     process::raise_file_limit()?;
     let before = holdings(&options)?;
-    ensure!(before.connections == 0 && before.tenants == 0, "the gateway is in use: {before:?}");
+    ensure!(before.connections == 0 && before.tenants == 0, "the gateway is in use: {before}");
 
     let began = Instant::now();
     let fleet = Fleet {
@@ -107,41 +85,25 @@ pub fn run(options: Options) -> anyhow::Result<Verdict> {
     }
     let seconds = began.elapsed().as_secs_f64();
 
-    let deadline = Instant::now() + PATIENCE;
-    let after = loop {
-        let after = holdings(&options)?;
-        if after == before || Instant::now() > deadline {
-            break after;
-        }
-        thread::sleep(Duration::from_millis(200));
-    };
+    let after = before.restored(|| holdings(&options))?;
 
     // The first half warms the allocator up; what still grows after that would never stop.
     let grown = rss_bytes[3] as f64 - rss_bytes[1] as f64;
     let slope_bytes_per_socket = grown / (options.cycles as f64 / 2.0);
     let mut failures = Vec::new();
     if after != before {
-        failures.push(format!("{after:?} was left, not {before:?}"));
+        failures.push(format!("what was left is {after}, not {before}"));
     }
     if slope_bytes_per_socket > options.max_slope {
         failures.push(format!("memory grows by {slope_bytes_per_socket:.1} bytes for each closed socket"));
     }
     let report = Report { cycles: options.cycles, seconds, before, after, rss_bytes, slope_bytes_per_socket };
-    conclude(&report, options.json, &failures)
+    Findings::new(&report, failures)
 }
 
 fn holdings(options: &Options) -> anyhow::Result<Holdings> {
-    let scrape = Scrape::of(&options.internal)?;
-    let value = |name| anyhow::Ok(scrape.value(name)? as u64);
-    let channels = format!("{}:*:events", options.redis.redis_prefix);
-    let mut redis = RedisConnection::open(&options.redis.redis_url)?;
-    Ok(Holdings {
-        connections: value("gateway_connections")?,
-        unauthenticated: value("gateway_unauthenticated")?,
-        tenants: value("gateway_tenants")?,
-        subscriptions: redis.command(&["PUBSUB", "CHANNELS", &channels])?.items().len(),
-        files: process::open_files(options.pid)?,
-    })
+    let Redis { redis_url, redis_prefix } = &options.redis;
+    Holdings::of(&options.internal, options.pid, redis_url, redis_prefix)
 }
 
 /// Opens and closes the sockets numbered `start` to `end`.

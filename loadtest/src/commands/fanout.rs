@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
-use clap::Args;
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
 
-use super::{Gateways, Redis, Verdict, conclude, duration};
-use crate::fleet::Fleet;
+use super::{Bounds, Crowd, Findings, Gateways, Redis, duration};
 use crate::load::{self, Load};
-use crate::token::Mint;
+use crate::publishing::{Target, Via};
 
 /// Publish to many tenants; verify order, exactly-once, isolation and the limit on every socket.
 #[derive(Debug, Args)]
@@ -17,18 +16,25 @@ pub struct Options {
     gateways: Gateways,
     #[command(flatten)]
     redis: Redis,
-    /// Sockets, dealt over tenants and gateways.
-    #[arg(long, default_value_t = 300)]
-    sockets: usize,
-    /// Tenants, named l0001, l0002 …
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
-    tenants: u32,
+    #[command(flatten)]
+    crowd: Crowd,
+    #[command(flatten)]
+    bounds: Bounds,
+    /// How events are published.
+    #[arg(long, value_enum, default_value_t = Way::Redis)]
+    via: Way,
+    /// With `--via http`: a gateway's internal port, host:port; several times for several.
+    #[arg(long, default_value = "127.0.0.1:9090")]
+    internal: Vec<String>,
+    /// With `--via http`: the gateways' PUBLISH_API_KEY.
+    #[arg(long, env, hide_env_values = true)]
+    publish_api_key: Option<String>,
+    /// With `--via outbox`: the gateways' DATABASE_URL.
+    #[arg(long, env, hide_env_values = true)]
+    database_url: Option<String>,
     /// Events a second of each tenant; kept 1 % under the limit, so that one late event can't delay all others.
     #[arg(long, default_value_t = 10.0)]
     rate: f64,
-    /// The limit that publishers keep for each tenant: EVENTS_PER_SECOND.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
     /// How long to publish.
     #[arg(long, default_value = "60s", value_parser = duration)]
     duration: Duration,
@@ -38,39 +44,35 @@ pub struct Options {
     /// Kill every Redis subscription this often.
     #[arg(long, value_name = "EVERY", value_parser = duration)]
     kill_pubsub: Option<Duration>,
-    /// A gateway process of this machine, to measure CPU and memory of; several times for several.
-    #[arg(long = "pid")]
-    pids: Vec<u32>,
-    /// Fail when the 99th percentile of the latency, from the intended moment of sending, is above this.
-    #[arg(long, value_parser = duration)]
-    max_p99: Option<Duration>,
-    /// Print the report as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
-pub fn run(options: Options) -> anyhow::Result<Verdict> {
-    ensure!(options.rate > 0.0, "--rate must be above 0");
-    let fleet = Fleet {
-        gateways: options.gateways.urls,
-        tenants: options.tenants,
-        mint: Mint::new(&options.gateways.jwt_secret),
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Way {
+    /// Directly, as Rust code does with the publisher crate.
+    Redis,
+    /// With the publish API of the gateways' internal ports.
+    Http,
+    /// In a transaction, and from there by the gateways' relay.
+    Outbox,
+}
+
+pub fn run(options: Options) -> anyhow::Result<Findings> {
+    let Options { gateways, redis, crowd, bounds, rate, duration, publishers, kill_pubsub, .. } = options;
+    ensure!(rate > 0.0, "--rate must be above 0");
+    let limit = crowd.limit;
+    let via = match options.via {
+        Way::Redis => Via::Redis,
+        Way::Http => {
+            let key = options.publish_api_key.context("--via http needs --publish-api-key or PUBLISH_API_KEY")?;
+            Via::Http { internal: options.internal, key }
+        }
+        Way::Outbox => {
+            let database_url = options.database_url.context("--via outbox needs --database-url or DATABASE_URL")?;
+            Via::Outbox { database_url }
+        }
     };
-    let outcome = load::run(Load {
-        fleet,
-        sockets: options.sockets,
-        redis_url: options.redis.redis_url,
-        redis_prefix: options.redis.redis_prefix,
-        rate: options.rate,
-        limit: options.limit,
-        duration: options.duration,
-        publishers: options.publishers.into(),
-        kill_pubsub: options.kill_pubsub,
-        pids: options.pids,
-    })?;
-    let mut failures = outcome.failures(options.limit);
-    if let Some(max) = options.max_p99.filter(|&max| outcome.latency.p99() > max) {
-        failures.push(format!("p99 is {:?}, above {max:?}", outcome.latency.p99()));
-    }
-    conclude(&outcome, options.json, &failures)
+    let load = crowd.load(gateways, redis);
+    let target = Target { via, ..load.target };
+    let outcome = load::run(Load { target, publishers: publishers.into(), kill_pubsub, ..load }, rate, duration)?;
+    Ok(Findings::new(&outcome, bounds.failures(&outcome, limit))?.with(outcome.charts()))
 }

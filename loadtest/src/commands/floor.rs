@@ -4,17 +4,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::ensure;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Verdict, conclude, duration};
-use crate::fleet::Fleet;
-use crate::load::{self, Load};
-use crate::process;
-use crate::redis_server::RedisServer;
-use crate::server::{Kind, Server};
-use crate::token::Mint;
+use super::{Findings, duration};
+use crate::bench::Bench;
+use crate::load;
+use crate::server::Kind;
 
 /// Compare the gateway with a bare write loop: the same load, one after the other, each on one core.
 #[derive(Debug, Args)]
@@ -40,9 +36,6 @@ pub struct Options {
     /// Fail when the gateway's CPU per delivery is more than this many times that of the floor.
     #[arg(long)]
     max_ratio: Option<f64>,
-    /// Print the report as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Serialize)]
@@ -79,15 +72,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// The server's own core; everything else shares the others.
-const SERVER_CORE: usize = 0;
-const PREFIX: &str = "floor";
-const SECRET: &str = "a key for load tests, known to everyone";
-
-pub fn run(options: Options) -> anyhow::Result<Verdict> {
-    ensure!(process::cores() >= 2, "the server needs a core of its own, and the generator another");
-    ensure!(options.gateway_bin.is_file(), "{} is not there: cargo build --release", options.gateway_bin.display());
-    process::pin(1..process::cores())?;
+pub fn run(options: Options) -> anyhow::Result<Findings> {
+    Bench::reserve_core(&options.gateway_bin)?;
 
     let mut runs = Vec::new();
     for round in 1..=options.rounds {
@@ -107,31 +93,13 @@ pub fn run(options: Options) -> anyhow::Result<Verdict> {
     if let Some(max) = options.max_ratio.filter(|&max| ratio > max) {
         failures.push(format!("{ratio:.2} × the floor is above {max}"));
     }
-    conclude(&Report { runs, ratio }, options.json, &failures)
+    Findings::new(&Report { runs, ratio }, failures)
 }
 
 /// One run on a fresh Redis and a fresh server.
 fn measure(kind: Kind, options: &Options) -> anyhow::Result<Run> {
-    let redis = RedisServer::start()?;
-    let server = match kind {
-        Kind::Bare => Server::bare(SERVER_CORE, redis.url(), PREFIX, options.tenants)?,
-        Kind::Gateway => {
-            Server::gateway(SERVER_CORE, &options.gateway_bin, redis.url(), PREFIX, SECRET, options.sockets)?
-        }
-    };
-    let fleet = Fleet { gateways: vec![server.url.clone()], tenants: options.tenants, mint: Mint::new(SECRET) };
-    let outcome = load::run(Load {
-        fleet,
-        sockets: options.sockets,
-        redis_url: redis.url().to_owned(),
-        redis_prefix: PREFIX.to_owned(),
-        rate: options.rate.into(),
-        limit: options.rate,
-        duration: options.duration,
-        publishers: 1,
-        kill_pubsub: None,
-        pids: vec![server.pid()],
-    })?;
+    let bench = Bench::start(kind, &options.gateway_bin, options.sockets, options.tenants, options.rate)?;
+    let outcome = load::run(bench.load(), options.rate.into(), options.duration)?;
     Ok(Run {
         server: kind,
         cpu_us_per_delivery: outcome.cpu_micros_per_delivery(),
@@ -140,6 +108,6 @@ fn measure(kind: Kind, options: &Options) -> anyhow::Result<Run> {
         kib_per_socket: outcome.bytes_per_socket() / 1024.0,
         deliveries_per_second: outcome.deliveries_per_second,
         generator_cores: outcome.generator_cores,
-        broken: outcome.failures(options.rate),
+        broken: outcome.failures(options.rate, 0),
     })
 }

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Gateways, Verdict, conclude};
+use super::{Findings, Gateways};
 use crate::driver::{Audience, Driver};
 use crate::fleet::Fleet;
 use crate::process;
@@ -30,9 +30,6 @@ pub struct Options {
     /// Fail when a socket costs more than this.
     #[arg(long)]
     max_kib: Option<f64>,
-    /// Print the report as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Serialize)]
@@ -68,7 +65,7 @@ const BATCH: usize = 500;
 /// From the last join to the measurement: handshakes have given their memory back by then.
 const SETTLE: Duration = Duration::from_secs(3);
 
-pub fn run(options: Options) -> anyhow::Result<Verdict> {
+pub fn run(options: Options) -> anyhow::Result<Findings> {
     let files = process::raise_file_limit()?;
     let most = options.at.last().copied().unwrap_or(0);
     ensure!(options.at.is_sorted(), "--at must rise");
@@ -107,7 +104,7 @@ pub fn run(options: Options) -> anyhow::Result<Verdict> {
     let too_dear = steps.iter().filter(|step| step.bytes_per_socket / 1024.0 > max);
     let failures: Vec<_> =
         too_dear.map(|step| format!("{} sockets cost more than {max} KiB each", step.sockets)).collect();
-    conclude(&Report { rss_before_bytes, steps }, options.json, &failures)
+    Findings::new(&Report { rss_before_bytes, steps }, failures)
 }
 
 /// Counts the sockets that did not stay.

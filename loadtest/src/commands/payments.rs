@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Gateways, Verdict, conclude, duration};
+use super::{Findings, Gateways, duration};
 use crate::client::Client;
 use crate::latency::{Latency, Recorder};
 use crate::message::Scanner;
@@ -40,9 +40,6 @@ pub struct Options {
     /// Fail when the 99th percentile is above.
     #[arg(long, value_parser = duration)]
     max_p99: Option<Duration>,
-    /// Print the report as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Serialize)]
@@ -84,7 +81,7 @@ type Ledgers = Arc<Vec<Mutex<Seen>>>;
 /// How long after the last payment everything must have come.
 const SETTLE: Duration = Duration::from_secs(5);
 
-pub fn run(options: Options) -> anyhow::Result<Verdict> {
+pub fn run(options: Options) -> anyhow::Result<Findings> {
     let mint = Mint::new(&options.gateways.jwt_secret);
     let ledgers: Ledgers = Arc::new((0..options.tenants).map(|_| Mutex::default()).collect());
     for index in 0..options.tenants as usize {
@@ -122,7 +119,7 @@ pub fn run(options: Options) -> anyhow::Result<Verdict> {
     if options.max_p99.is_some_and(|limit| report.latency.p99() > limit) {
         failures.push("the 99th percentile is above the limit".into());
     }
-    conclude(&report, options.json, &failures)
+    Findings::new(&report, failures)
 }
 
 /// The promise is a second after the change, and a second after the figures before it.

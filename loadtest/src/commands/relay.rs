@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 use tokio::time::sleep;
 
-use super::{Verdict, conclude, duration};
+use super::{Findings, duration};
 use crate::scrape::Scrape;
 
 /// Write events through `dashboard.emit`, a little below every tenant's limit; report what the relay sustains.
@@ -32,9 +32,6 @@ pub struct Options {
     /// Fail when fewer a second are relayed while they are written.
     #[arg(long)]
     min_rate: Option<f64>,
-    /// Print the report as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Serialize)]
@@ -66,14 +63,14 @@ const EMIT: &str = "select count(dashboard.emit('relay-' || n % $2, 'payment_rec
         'invoiceNumber', 'INV-' || n)))
     from generate_series($1::bigint, $1 + $3 - 1) n";
 
-pub fn run(options: Options) -> anyhow::Result<Verdict> {
+pub fn run(options: Options) -> anyhow::Result<Findings> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(measure(&options))?;
     let mut failures = Vec::new();
     if options.min_rate.is_some_and(|least| report.relayed_per_second < least) {
         failures.push(format!("{:.0} events a second are too few", report.relayed_per_second));
     }
-    conclude(&report, options.json, &failures)
+    Findings::new(&report, failures)
 }
 
 async fn measure(options: &Options) -> anyhow::Result<Report> {

@@ -8,7 +8,7 @@ use publisher::snapshot::SNAPSHOT;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
-use super::{Gateways, Verdict, conclude, duration};
+use super::{Findings, Gateways, duration};
 use crate::client::Client;
 use crate::latency::{Latency, Recorder};
 use crate::token::Mint;
@@ -33,9 +33,6 @@ pub struct Options {
     /// Fail when the 99th percentile is above.
     #[arg(long, value_parser = duration)]
     max_p99: Option<Duration>,
-    /// Print the report as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Serialize)]
@@ -89,7 +86,7 @@ const FILL: [&str; 6] = [
      from generate_series(1, $1) n",
 ];
 
-pub fn run(options: Options) -> anyhow::Result<Verdict> {
+pub fn run(options: Options) -> anyhow::Result<Findings> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (payments, outbox) = runtime.block_on(fill(&options))?;
     let (mut all, mut largest) = (Recorder::new(), Recorder::new());
@@ -116,7 +113,7 @@ pub fn run(options: Options) -> anyhow::Result<Verdict> {
     if options.max_p99.is_some_and(|limit| slowest > limit) {
         failures.push("the 99th percentile is above the limit".into());
     }
-    conclude(&report, options.json, &failures)
+    Findings::new(&report, failures)
 }
 
 /// From the first byte of the handshake to the last of `joined`, in microseconds.

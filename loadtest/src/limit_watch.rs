@@ -37,11 +37,14 @@ struct Log {
 }
 
 impl LimitWatch {
-    /// Far shorter than what 512 entries at 10 a second last; what a new epoch deletes is at most this much.
+    /// Between two readings, at most: what a new epoch deletes is what was published meanwhile.
     const EVERY: Duration = Duration::from_millis(500);
+    /// Events of a tenant between two readings: well under the 512 that its log keeps.
+    const BETWEEN: u32 = 128;
 
-    /// Only what is published from now on counts.
-    pub fn start(redis_url: &str, prefix: &str, tenants: u32) -> anyhow::Result<Self> {
+    /// Only what is published from now on counts, at most `limit` a second of each tenant.
+    pub fn start(redis_url: &str, prefix: &str, tenants: u32, limit: u32) -> anyhow::Result<Self> {
+        let every = Self::EVERY.min(Duration::from_secs(Self::BETWEEN.into()) / limit);
         let names = Names::new(prefix)?;
         let log = |tenant| anyhow::Ok(Log::new(names.log(&tenant_name(tenant).parse()?)));
         let mut logs = (0..tenants).map(log).collect::<anyhow::Result<Vec<_>>>()?;
@@ -52,7 +55,7 @@ impl LimitWatch {
         let (stop, stopped) = mpsc::channel();
         let reader = thread::spawn(move || {
             let mut events = 0;
-            while stopped.recv_timeout(Self::EVERY) == Err(RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 events += read(&mut redis, &mut logs)?;
             }
             events += read(&mut redis, &mut logs)?;
