@@ -34,9 +34,12 @@ pub enum Unit {
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 28.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 40.0;
+const KIB: f64 = 1024.0;
+const MIB: f64 = 1024.0 * KIB;
+const GIB: f64 = 1024.0 * MIB;
 /// Intervals between ticks, about.
 const TICKS: f64 = 5.0;
 /// The colours that the style has.
@@ -46,14 +49,13 @@ impl Chart {
     /// The figure, with its title and legend.
     pub fn svg(&self) -> String {
         let points = || self.series.iter().flat_map(|series| &series.points);
-        let mut out = format!("<figure><figcaption>{}</figcaption>", escape(&self.title));
+        let mut out = format!("<figure><figcaption>{}", escape(&self.title));
         if self.series.len() > 1 {
-            out += "<ul class=legend>";
             for (index, series) in self.series.iter().enumerate() {
-                let _ = write!(out, "<li class=c{}>{}</li>", index % COLOURS, escape(&series.name));
+                let _ = write!(out, "<span class=c{}>{}</span>", index % COLOURS, escape(&series.name));
             }
-            out += "</ul>";
         }
+        out += "</figcaption>";
         if points().next().is_none() {
             return out + "<p class=none>too short a run for this chart</p></figure>";
         }
@@ -152,15 +154,15 @@ impl Unit {
     }
 
     fn tick(self, value: f64) -> String {
-        let scaled = |steps: &[(f64, &str)]| {
-            let (by, unit) = steps.iter().find(|(by, _)| value.abs() >= *by).copied().unwrap_or((1.0, ""));
+        let scaled = |steps: &[(f64, &str)], least: &str| {
+            let (by, unit) = steps.iter().find(|(by, _)| value.abs() >= *by).copied().unwrap_or((1.0, least));
             format!("{}{unit}", round(value / by))
         };
         match self {
-            Self::Micros if value == 0.0 => "0".to_owned(),
-            Self::Micros => scaled(&[(1e6, " s"), (1e3, " ms"), (0.0, " µs")]),
-            Self::PerSecond | Self::Count => scaled(&[(1e6, " M"), (1e3, " k")]),
-            Self::Bytes => scaled(&[(1024.0 * 1024.0 * 1024.0, " GiB"), (1024.0 * 1024.0, " MiB"), (1024.0, " KiB")]),
+            _ if value == 0.0 && self != Self::Percentile => "0".to_owned(),
+            Self::Micros => scaled(&[(1e6, " s"), (1e3, " ms")], " µs"),
+            Self::PerSecond | Self::Count => scaled(&[(1e6, " M"), (1e3, " k")], ""),
+            Self::Bytes => scaled(&[(GIB, " GiB"), (MIB, " MiB"), (KIB, " KiB")], " B"),
             Self::Percentile if value < 0.5 => "0 %".to_owned(),
             Self::Percentile => format!("{} %", round(100.0 * (1.0 - 10_f64.powf(-value)))),
             Self::Seconds | Self::Cores => round(value),
@@ -189,6 +191,7 @@ mod tests {
             Axis::over(unit, [0.0, high].into_iter(), true).ticks().map(|tick| unit.tick(tick)).collect::<Vec<_>>()
         };
         assert_eq!(ticks(Unit::Micros, 4321.0), ["0", "1 ms", "2 ms", "3 ms", "4 ms", "5 ms"]);
+        assert_eq!(ticks(Unit::Micros, 800.0), ["0", "200 µs", "400 µs", "600 µs", "800 µs"]);
         assert_eq!(ticks(Unit::Cores, 0.42), ["0", "0.1", "0.2", "0.3", "0.4", "0.5"]);
         assert_eq!(ticks(Unit::Bytes, 50e6), ["0", "10 MiB", "20 MiB", "30 MiB", "40 MiB", "50 MiB"]);
         assert_eq!(ticks(Unit::PerSecond, 1_800_000.0), ["0", "500 k", "1 M", "1.5 M", "2 M"]);

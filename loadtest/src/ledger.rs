@@ -15,7 +15,7 @@ use crate::schedule::Stamp;
 pub struct Verdict {
     /// Events that reached a socket they were meant for, each counted once a socket.
     pub delivered: u64,
-    /// Accepted events times the sockets of their tenants.
+    /// Accepted events times the sockets of their tenants; of a socket that came later, what it saw in order.
     pub expected: u64,
     /// Of `expected`, what never came.
     pub missed: u64,
@@ -167,7 +167,10 @@ impl Ledger {
     pub fn replaced(&mut self, socket: usize, epoch: &[u8], seq: u64) {
         let socket = &mut self.sockets[socket];
         let room = &mut self.tenants[socket.tenant as usize];
-        room.sockets -= u64::from(!socket.visitor);
+        if !socket.visitor {
+            room.sockets -= 1;
+            self.tally.expected += socket.seen.len();
+        }
         let epoch = room.epoch(epoch, seq);
         *socket = Socket { epoch, next: seq + 1, seen: Bits::default(), visitor: true, ended: false, ..*socket };
     }
@@ -238,6 +241,7 @@ impl Ledger {
         }
         socket.next = socket.next.max(seq + 1);
         self.tally.delivered += u64::from(number.is_some());
+        self.tally.expected += u64::from(number.is_some() && socket.visitor);
         number.is_some()
     }
 
@@ -284,7 +288,7 @@ impl Ledger {
 
     pub fn verdict(&self) -> Verdict {
         let mut verdict = self.tally.clone();
-        verdict.expected = self.tenants.iter().map(|room| room.sockets * room.expected.len()).sum();
+        verdict.expected += self.tenants.iter().map(|room| room.sockets * room.expected.len()).sum::<u64>();
         let residents = self.sockets.iter().filter(|socket| !socket.visitor);
         verdict.missed = residents.map(|s| self.tenants[s.tenant as usize].expected.missing_in(&s.seen)).sum();
         verdict.excused = self.excused();
@@ -545,7 +549,9 @@ mod tests {
         ledger.accepted(stamp(0, 5));
         ledger.event(0, 16, Some(stamp(0, 5)));
         ledger.event(1, 16, Some(stamp(0, 5)));
-        assert_eq!(ledger.verdict().failures(0), [""; 0]);
+        let verdict = ledger.verdict();
+        assert_eq!(verdict.failures(0), [""; 0]);
+        assert_eq!((verdict.delivered, verdict.expected), (17, 17));
         ledger.event(0, 18, Some(stamp(0, 7)));
         assert!(ledger.verdict().failures(0).contains(&"1 out of order".to_owned()));
     }

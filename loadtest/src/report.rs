@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use crate::chart::{Chart, escape};
 use crate::commands::Findings;
-use crate::process;
 
 /// How a run is reported.
 #[derive(Debug, Args)]
@@ -128,7 +127,6 @@ impl Report {
             tile("/joining/knee/deliveries_per_second", "deliveries a second, bare loop", &whole),
             tile("/all_back_after_seconds", "until all were back", &|seconds| format!("{seconds:.1} s")),
             tile("/rss_bytes_per_hour", "memory growth an hour", &|bytes| format!("{:+.2} MB", bytes / 1e6)),
-            tile("/limit/most_in_any_second", "events of a tenant in its fullest second", &whole),
             tile("/sockets", "sockets", &whole),
             tile("/deliveries_per_second", "deliveries a second", &whole),
             tile("/latency/p50_us", "p50", &micros),
@@ -137,6 +135,7 @@ impl Report {
             tile("/verdict/missed", "missed", &whole),
             tile("/verdict/duplicate", "twice", &whole),
             tile("/verdict/foreign", "of another tenant", &whole),
+            tile("/limit/most_in_any_second", "events of a tenant in its fullest second", &whole),
         ]
         .into_iter()
         .flatten()
@@ -166,14 +165,15 @@ fn settings(command: Option<&clap::Command>, matches: &ArgMatches) -> Vec<(Strin
 
 fn machine() -> Vec<(&'static str, String)> {
     let line = |file: &str| fs::read_to_string(file).unwrap_or_default().trim().to_owned();
-    let model = line("/proc/cpuinfo");
-    let model = model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let processors = line("/proc/cpuinfo");
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let cores = processors.lines().filter(|line| line.starts_with("processor")).count();
     let memory = line("/proc/meminfo");
     let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
     let gib = memory.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1024.0 / 1024.0;
     vec![
         ("processor", model.map_or("unknown", |(_, name)| name).to_owned()),
-        ("cores", process::cores().to_string()),
+        ("cores", cores.to_string()),
         ("memory", format!("{gib:.1} GiB")),
         ("kernel", line("/proc/sys/kernel/osrelease")),
         ("loadtest", env!("CARGO_PKG_VERSION").to_owned()),

@@ -19,7 +19,7 @@ pub struct Options {
     #[arg(long, default_value = "target/release/gateway")]
     gateway_bin: PathBuf,
     /// Sockets, dealt over the tenants.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 4000)]
     sockets: usize,
     /// Tenants, each of which may have 1000 events a second.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
@@ -61,6 +61,9 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
         if climb.knee.is_none() {
             failures.push(format!("{kind}: not even the first step held: {}", climb.ended));
         }
+    }
+    if !joining.broke() {
+        failures.push("the bare loop was never at its limit: give it more --sockets".to_owned());
     }
     if let Some(min) = options.min_ratio.filter(|&min| ratio < min) {
         failures.push(format!("the gateway's knee is at {ratio:.2} of the bare loop's, below {min}"));

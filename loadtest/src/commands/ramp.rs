@@ -56,6 +56,13 @@ pub struct Climb {
     pub generator_limit: Option<String>,
 }
 
+impl Climb {
+    /// Whether it went up to something that broke, and not only as far as the tenants' limit allows.
+    pub fn broke(&self) -> bool {
+        self.steps.last().is_some_and(|step| step.broken.is_some())
+    }
+}
+
 /// One rate, and what it gave.
 #[derive(Debug, Clone, Serialize)]
 pub struct Step {

@@ -14,7 +14,7 @@ use crate::chart::{Chart, Series, Unit};
 use crate::dialler::Dialler;
 use crate::driver::{Audience, Farewell};
 use crate::latency::{Latency, Recorder};
-use crate::load::Session;
+use crate::load::{Load, Session};
 use crate::outcome::{Outcome, generator_limit};
 
 /// Cut all sockets at once while events are published; report how they return, and hold each to what it missed.
@@ -81,7 +81,8 @@ impl fmt::Display for Report {
 pub fn run(options: Options) -> anyhow::Result<Findings> {
     let Options { gateways, redis, crowd, bounds, rate, duration, cut_after, kill, max_return, max_told } = options;
     let (limit, sockets) = (crowd.limit, crowd.sockets);
-    let mut session = Session::open(crowd.load(gateways, redis))?;
+    // What nobody is back to receive need not be waited for any longer.
+    let mut session = Session::open(Load { settle: max_return, ..crowd.load(gateways, redis) })?;
     let dialler = Dialler::start(session.fleet.clone(), session.served.clone());
     let returning = dialler.clone();
     session.served.ask(move |_, watch| {
