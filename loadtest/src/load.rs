@@ -134,7 +134,7 @@ impl Session {
             verdict = self.judge(Vec::new())?;
         }
         let end = Sample::take(pids)?;
-        let elapsed = (end.at - before.at).as_secs_f64();
+        let elapsed = end.at.saturating_duration_since(self.clock.instant(start_micros)).as_secs_f64();
         let sockets_cores = (self.served.cpu_time()? - served_before).as_secs_f64() / elapsed;
         let (recorder, timeline) = self.served.ask(|_, watch| Ok(watch.end()))?;
         let latency = recorder.summary();

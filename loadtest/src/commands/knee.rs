@@ -19,7 +19,7 @@ pub struct Options {
     #[arg(long, default_value = "target/release/gateway")]
     gateway_bin: PathBuf,
     /// Sockets, dealt over the tenants.
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 3000)]
     sockets: usize,
     /// Tenants, each of which may have 1000 events a second.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]

@@ -1,5 +1,6 @@
 //! A gateway with its Redis, and with a database where asked for: real programs, gone with the test.
 
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::chown;
@@ -29,11 +30,17 @@ pub struct Stack {
 }
 
 /// What a run of the program came to.
-#[derive(Debug)]
 pub struct Run {
     pub code: i32,
     pub errors: String,
     json: Value,
+}
+
+/// What it found is too long for a test's message.
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "exit code {}, {}", self.code, self.errors)
+    }
 }
 
 impl Run {
