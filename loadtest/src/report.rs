@@ -116,7 +116,14 @@ impl Report {
     /// The figures that are asked for first, of those that the run has.
     fn tiles(&self) -> Vec<(&'static str, String)> {
         let figure = |path: &str| self.figures.pointer(path).and_then(Value::as_f64);
-        let micros = |us: f64| if us < 1000.0 { format!("{us:.0} µs") } else { format!("{:.2} ms", us / 1e3) };
+        // Three digits say enough.
+        let micros = |us: f64| match us {
+            ..1e3 => format!("{us:.0} µs"),
+            ..1e4 => format!("{:.2} ms", us / 1e3),
+            ..1e5 => format!("{:.1} ms", us / 1e3),
+            ..1e6 => format!("{:.0} ms", us / 1e3),
+            _ => format!("{:.2} s", us / 1e6),
+        };
         let tile = |path, name, show: &dyn Fn(f64) -> String| figure(path).map(|value| (name, show(value)));
         let whole = |value: f64| grouped(value as u64);
         [
@@ -135,7 +142,7 @@ impl Report {
             tile("/verdict/missed", "missed", &whole),
             tile("/verdict/duplicate", "twice", &whole),
             tile("/verdict/foreign", "of another tenant", &whole),
-            tile("/limit/most_in_any_second", "events of a tenant in its fullest second", &whole),
+            tile("/limit/most_in_any_second", "most of a tenant in a second", &whole),
         ]
         .into_iter()
         .flatten()
