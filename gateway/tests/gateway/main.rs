@@ -23,6 +23,7 @@ mod node;
 mod observability;
 mod oracle;
 mod publish_api;
+mod redis_access;
 mod redis_faults;
 mod relay;
 mod relay_faults;

@@ -8,6 +8,7 @@ use super::http;
 use super::process::{Process, scratch};
 use super::redis::free_port;
 use super::stack::Stack;
+use super::tls::self_signed;
 use super::wait::{PATIENCE, eventually};
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
@@ -135,19 +136,4 @@ fn loopback() -> SocketAddr {
 fn adapted(configuration: String, theirs: &str, ours: &str) -> String {
     assert!(configuration.contains(theirs), "no {theirs:?} to adapt");
     configuration.replace(theirs, ours)
-}
-
-fn self_signed(directory: &Path) -> PathBuf {
-    let certificate = directory.join("certificate.pem");
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout"])
-        .arg(directory.join("certificate.key"))
-        .arg("-out")
-        .arg(&certificate)
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(made.success(), "openssl: {made}");
-    certificate
 }

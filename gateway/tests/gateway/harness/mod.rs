@@ -20,6 +20,7 @@ pub mod raw;
 pub mod redis;
 pub mod resp;
 pub mod stack;
+pub mod tls;
 pub mod token;
 pub mod traffic;
 pub mod wait;

@@ -52,8 +52,13 @@ impl Setup {
     }
 
     /// The gateways reach Redis through this address.
-    pub fn through(mut self, proxy: SocketAddr) -> Self {
-        self.redis_url = Some(format!("redis://{proxy}"));
+    pub fn through(self, proxy: SocketAddr) -> Self {
+        self.redis_url(&format!("redis://{proxy}"))
+    }
+
+    /// The gateways' REDIS_URL, where it is not the plain address of their Redis.
+    pub fn redis_url(mut self, url: &str) -> Self {
+        self.redis_url = Some(url.to_owned());
         self
     }
 
