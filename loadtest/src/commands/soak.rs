@@ -175,7 +175,7 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
         let (grows, max) = (report.rss_bytes_per_hour / 1e6, max_rss_slope.0 / 1e6);
         failures.push(format!("memory grows by {grows:.2} MB an hour, more than {max:.2}"));
     }
-    if after != before {
+    if !after.is_back_at(&before) {
         failures.push(format!("what was left is {after}, not {before}"));
     }
     let charts = [charts(&report.looks), report.outcome.charts()].concat();
