@@ -9,7 +9,8 @@ use crate::error::ConnectError;
 /// All publishers and gateways on one Redis must agree on `prefix`, `events_per_second`, `recovery_events` and `recovery`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublisherConfig {
-    /// `redis://[[user]:password@]host[:port][/database]`, or `rediss://` for TLS.
+    /// Where Redis is: one server, the Sentinels or nodes of a Cluster, as [`RedisUrl::parse`](crate::topology::RedisUrl::parse)
+    /// reads it.
     pub redis_url: String,
     /// What every name in Redis starts with.
     pub prefix: String,
@@ -60,11 +61,12 @@ fn within(field: &'static str, value: u64, range: RangeInclusive<u64>, rule: &'s
 impl fmt::Debug for PublisherConfig {
     /// Without user and password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Behind the last '@' are host, port and database; without one, the URL has no secret.
-        let shown = match self.redis_url.rsplit_once('@') {
-            Some((_, address)) => format!("***@{address}"),
-            None => self.redis_url.clone(),
+        // Behind the last '@' are host, port and database, and behind those Sentinels' own password.
+        let (address, secret) = match self.redis_url.rsplit_once('@') {
+            Some((_, address)) => (address, "***@"),
+            None => (&*self.redis_url, ""),
         };
+        let shown = format!("{secret}{}", address.split('?').next().unwrap_or_default());
         f.debug_struct("PublisherConfig")
             .field("redis_url", &shown)
             .field("prefix", &self.prefix)
@@ -84,7 +86,12 @@ mod tests {
 
     #[test]
     fn debug_never_shows_the_password() {
-        for url in ["redis://billing:hunter2@redis:6379/1", "rediss://:hunter2@redis", "redis://a:hunt@er2@redis"] {
+        for url in [
+            "redis://billing:hunter2@redis:6379/1",
+            "rediss://:hunter2@redis",
+            "redis://a:hunt@er2@redis",
+            "redis-sentinel://redis:26379?sentinelServiceName=a&sentinelPassword=hunter2",
+        ] {
             let shown = format!("{:?}", PublisherConfig::new(url));
             assert!(!shown.contains("hunt") && shown.contains("redis"), "{shown}");
         }

@@ -79,6 +79,7 @@ pub mod snapshot;
 mod strict;
 mod tenant;
 mod timestamp;
+pub mod topology;
 #[cfg(test)]
 mod typescript;
 

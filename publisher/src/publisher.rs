@@ -26,7 +26,8 @@ use crate::{
 
 /// How long one attempt waits for its reply before the same event is sent over another connection.
 const ATTEMPT: Duration = Duration::from_millis(100);
-/// How often a call whose first attempt was lost looks for a connection that is back.
+/// How often a call looks for a connection that is back after its first attempt was lost, or for the server where its tenant
+/// is now.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long `connect` waits for Redis before it leaves the connecting to the background.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
@@ -192,7 +193,7 @@ impl Inner {
         let mut sent = false;
         loop {
             let rest = deadline.saturating_duration_since(Instant::now());
-            match self.redis.pick() {
+            match self.redis.pick(&call.keys[0]) {
                 _ if rest.is_zero() => return Err(given_up(sent, &event.id)),
                 None if sent => sleep(rest.min(LOOK_AGAIN)).await,
                 None => return Err(PublishError::Unavailable),
@@ -200,9 +201,18 @@ impl Inner {
                     Ok(reply) => return outcome(&reply),
                     Err(Failure::NotSent) => {}
                     Err(Failure::Lost) => sent = true,
+                    Err(Failure::Elsewhere) => {
+                        self.redis.doubt();
+                        sleep(rest.min(LOOK_AGAIN)).await;
+                    }
                     // An earlier attempt may still lie in a buffer and succeed.
                     Err(Failure::Refused(_)) if sent => return Err(given_up(sent, &event.id)),
-                    Err(Failure::Refused(why)) => return Err(PublishError::Refused(why)),
+                    Err(Failure::Refused(why)) => {
+                        if why.starts_with("READONLY") {
+                            self.redis.doubt();
+                        }
+                        return Err(PublishError::Refused(why));
+                    }
                 },
             }
         }

@@ -1,6 +1,9 @@
-//! The way to Redis: a few connections that fail fast, notice silence and heal. The only file that names the client library.
+//! The way to Redis: to each server a few connections that fail fast, notice silence and heal.
+//!
+//! With [`topology`](crate::topology), which says where they lead, the only file that names the client library.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -14,7 +17,7 @@ use fred::{
     error::{Error, ErrorKind},
     interfaces::{ClientLike, EventInterface},
     types::{
-        Builder, ClusterHash, CustomCommand, Resp3Frame, RespVersion,
+        Builder, ClusterHash, CustomCommand, Resp3Frame,
         config::{Config, ConnectionConfig, Options, ReconnectPolicy, TcpConfig},
     },
 };
@@ -25,7 +28,11 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::{error::ConnectError, script::Script};
+use crate::{
+    error::ConnectError,
+    script::Script,
+    topology::{Layout, RedisUrl, Server, Servers, is_elsewhere},
+};
 
 /// A connection is asked for a sign of life this often, so that a black hole is found before billing falls into it.
 const PULSE: Duration = Duration::from_millis(500);
@@ -55,52 +62,82 @@ pub(crate) enum Failure {
     NotSent,
     /// It was perhaps sent, and perhaps ran.
     Lost,
+    /// It did not run, for the tenant is on another server, or on its way there.
+    Elsewhere,
     /// Redis answered with an error: it did not run to its end.
     Refused(String),
 }
 
 /// The connections of one publisher.
 pub(crate) struct Redis {
-    connections: Vec<Arc<Connection>>,
+    reach: watch::Sender<Arc<Reach>>,
+    servers: Servers,
     next: AtomicUsize,
+    _following: AbortOnDropHandle<()>,
+}
+
+/// What can be reached: the connections to every server of a layout.
+struct Reach {
+    layout: Arc<Layout>,
+    nodes: HashMap<Server, Arc<Node>>,
+}
+
+/// The connections to one server; they end with it.
+struct Node {
+    connections: Vec<Arc<Connection>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+/// How connections are made.
+#[derive(Clone, Copy)]
+struct Width {
+    connections: usize,
+    /// Bounds what waits for one connection.
+    queue: usize,
 }
 
 impl Redis {
     /// Starts to connect, and goes on trying in the background. `queue` bounds what waits for one connection.
     pub(crate) async fn open(url: &str, connections: usize, queue: usize) -> Result<Self, ConnectError> {
-        let config = config(url)?;
-        let (mut opened, mut tasks) = (Vec::new(), Vec::new());
-        for number in 0..connections {
-            let connection = Arc::new(Connection::new(number, client(&config, queue)?));
-            tasks.push(AbortOnDropHandle::new(tokio::spawn(connection.clone().watch())));
-            tasks.push(AbortOnDropHandle::new(tokio::spawn(connection.clone().keep_alive())));
-            opened.push(connection);
-        }
-        Ok(Self { connections: opened, next: AtomicUsize::new(0), _tasks: tasks })
+        let servers = Servers::follow(RedisUrl::parse(url)?);
+        let width = Width { connections, queue };
+        let nothing = HashMap::new();
+        let reach = watch::Sender::new(Arc::new(Reach::new(servers.layout(), &nothing, servers.url(), width)));
+        let following = tokio::spawn(follow(servers.clone(), reach.clone(), width));
+        Ok(Self { reach, servers, next: AtomicUsize::new(0), _following: AbortOnDropHandle::new(following) })
     }
 
     /// Returns when every connection is up, or after `limit`.
     pub(crate) async fn ready(&self, limit: Duration) {
         let all_up = async {
-            for connection in &self.connections {
-                // The sender lives as long as `self`, so this cannot fail.
+            // The senders live as long as `self`, so that neither wait can fail.
+            let reach =
+                self.reach.subscribe().wait_for(|reach| !reach.nodes.is_empty()).await.map(|reach| reach.clone());
+            for connection in reach.iter().flat_map(|reach| reach.nodes.values()).flat_map(|node| &node.connections) {
                 let _ = connection.up.subscribe().wait_for(|up| *up).await;
             }
         };
         let _ = timeout(limit, all_up).await;
     }
 
-    /// The next connection in turn that is worth trying, if there is one.
-    pub(crate) fn pick(&self) -> Option<&Connection> {
+    /// The next connection in turn that leads to where `name` is and is worth trying, if there is one.
+    pub(crate) fn pick(&self, name: &[u8]) -> Option<Arc<Connection>> {
+        let reach = self.reach.borrow();
+        let Node { connections, .. } = &**reach.nodes.get(reach.layout.server_of(name)?)?;
         let first = self.next.fetch_add(1, Relaxed);
-        let turn = (0..self.connections.len()).map(|n| &self.connections[(first + n) % self.connections.len()]);
-        turn.map(Arc::as_ref).find(|connection| connection.is_usable())
+        let mut turn = (0..connections.len()).map(|n| &connections[(first + n) % connections.len()]);
+        turn.find(|connection| connection.is_usable()).cloned()
+    }
+
+    /// Says that a server refused as the wrong one does.
+    pub(crate) fn doubt(&self) {
+        self.servers.doubt();
     }
 
     /// Says goodbye on every connection.
     pub(crate) async fn close(&self) {
-        for connection in &self.connections {
+        let reach = self.reach.borrow().clone();
+        for connection in reach.nodes.values().flat_map(|node| &node.connections) {
             connection.closing.store(true, Relaxed);
             connection.up.send_replace(false);
             let _ = timeout(PULSE_LIMIT, connection.client.quit()).await;
@@ -108,9 +145,45 @@ impl Redis {
     }
 }
 
+impl Reach {
+    /// Keeps the connections to servers that are in the layout still.
+    fn new(layout: Arc<Layout>, known: &HashMap<Server, Arc<Node>>, url: &RedisUrl, width: Width) -> Self {
+        let node =
+            |server: &Server| known.get(server).cloned().unwrap_or_else(|| Arc::new(Node::open(server, url, width)));
+        let nodes = layout.servers().iter().map(|server| (server.clone(), node(server))).collect();
+        Self { layout, nodes }
+    }
+}
+
+/// Connects to the servers that hold something now, and leaves the others.
+async fn follow(mut servers: Servers, reach: watch::Sender<Arc<Reach>>, width: Width) {
+    loop {
+        let layout = servers.changed().await;
+        let known = reach.borrow().clone();
+        reach.send_replace(Arc::new(Reach::new(layout, &known.nodes, servers.url(), width)));
+    }
+}
+
+impl Node {
+    fn open(server: &Server, url: &RedisUrl, width: Width) -> Self {
+        let mut config = url.config_of(server);
+        // Redis being down is no reason not to start.
+        config.fail_fast = false;
+        let (mut connections, mut tasks) = (Vec::new(), Vec::new());
+        for number in 0..width.connections {
+            let connection = Arc::new(Connection::new(number, server.clone(), client(&config, width.queue)));
+            tasks.push(AbortOnDropHandle::new(tokio::spawn(connection.clone().watch())));
+            tasks.push(AbortOnDropHandle::new(tokio::spawn(connection.clone().keep_alive())));
+            connections.push(connection);
+        }
+        Self { connections, _tasks: tasks }
+    }
+}
+
 /// One connection, with what we know of its health.
 pub(crate) struct Connection {
     number: usize,
+    server: Server,
     client: Client,
     /// The library's own state stays "connected" through the delay before it reconnects, so we keep ours.
     up: watch::Sender<bool>,
@@ -122,9 +195,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn new(number: usize, client: Client) -> Self {
+    fn new(number: usize, server: Server, client: Client) -> Self {
         Self {
             number,
+            server,
             client,
             up: watch::Sender::new(false),
             suspect: AtomicBool::new(false),
@@ -166,8 +240,7 @@ impl Connection {
         args.extend(call.keys.iter().chain(&call.args).cloned());
 
         // Sent as a custom command, for the library never pipelines its own EVALSHA: each would wait for the one before it.
-        // The first key, behind the digest and the number of keys, says which node of a cluster is meant.
-        let command = CustomCommand::new_static(command, ClusterHash::Offset(2), false);
+        let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
         // One attempt: the library would send a command whose reply was lost again by itself, whatever time it is.
         let options = Options { max_attempts: Some(1), timeout: Some(limit), fail_fast: true, ..Options::default() };
         let replies = self.replies.load(Relaxed);
@@ -187,6 +260,9 @@ impl Connection {
         };
         let integers: Option<Vec<i64>> = match &frame {
             Resp3Frame::SimpleError { data, .. } => {
+                if is_elsewhere(data) {
+                    return Err(Failure::Elsewhere);
+                }
                 if data.starts_with("READONLY") {
                     // A master that was demoted; where the name leads now is found by dialling again.
                     self.suspect.store(true, Relaxed);
@@ -235,7 +311,7 @@ impl Connection {
                     let was_up = self.up.send_replace(false);
                     if was_up || logged.is_none_or(|at| at.elapsed() > LOG_AGAIN) {
                         let error = error.map_or_else(|_| "unknown".to_owned(), |(error, _)| error.to_string());
-                        warn!(connection = self.number, error, "no connection to Redis");
+                        warn!(server = %self.server, connection = self.number, error, "no connection to Redis");
                         logged = Some(Instant::now());
                     }
                 }
@@ -250,7 +326,7 @@ impl Connection {
     fn is_alive(&self) {
         self.suspect.store(false, Relaxed);
         if !self.up.send_replace(true) {
-            info!(connection = self.number, "connected to Redis");
+            info!(server = %self.server, connection = self.number, "connected to Redis");
         }
     }
 
@@ -286,26 +362,7 @@ impl Connection {
     }
 }
 
-fn config(url: &str) -> Result<Config, ConnectError> {
-    // Sentinel and Cluster URLs would parse as well, but nothing proves yet that publishing through them works.
-    if !["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(unusable_url());
-    }
-    // The library takes the process' default provider and panics where there is none. Already set is fine.
-    let _ = fred::rustls::crypto::aws_lc_rs::default_provider().install_default();
-    // The library's own message may repeat the URL, and with it the password.
-    let mut config = Config::from_url(url).map_err(|_| unusable_url())?;
-    config.version = RespVersion::RESP3;
-    // Redis being down is no reason not to start.
-    config.fail_fast = false;
-    Ok(config)
-}
-
-fn unusable_url() -> ConnectError {
-    ConnectError::Url("must be redis://[[user]:password@]host[:port][/database] or rediss:// for TLS".to_owned())
-}
-
-fn client(config: &Config, queue: usize) -> Result<Client, ConnectError> {
+fn client(config: &Config, queue: usize) -> Client {
     let connection = ConnectionConfig {
         connection_timeout: CONNECT_LIMIT,
         internal_command_timeout: CONNECT_LIMIT,
@@ -321,5 +378,5 @@ fn client(config: &Config, queue: usize) -> Result<Client, ConnectError> {
     policy.set_jitter(RECONNECT_JITTER_MS);
     let mut builder = Builder::from_config(config.clone());
     builder.set_connection_config(connection).set_policy(policy);
-    builder.build().map_err(|_| unusable_url())
+    builder.build().expect("a builder that has a configuration")
 }

@@ -32,15 +32,18 @@ local function begin_epoch(run, state_ms)
   redis.call('DEL', LOG)
 end
 
--- Reads the state into the locals above, beginning a new epoch where needed. Returns the server's run id.
+-- Reads the state into the locals above, beginning a new epoch where needed. Returns the server's run id and its mode,
+-- `cluster` for a node of one. A slot that moves to another node of a Cluster takes its state along under the old node's
+-- run id, so that moving is the beginning of an epoch as well: more than needed, but never less.
 local function fence(state_ms)
-  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  local server = redis.call('INFO', 'server')
+  local run, mode = string.match(server, 'run_id:(%w+)'), string.match(server, 'redis_mode:(%w+)')
   local state = redis.call('HMGET', STATE, 'epoch', 'run', 'seq', 'id', 'bucket', 'term')
   epoch, seq, id = state[1], tonumber(state[3] or ''), state[4]
   bucket, term = state[5] or '', tonumber(state[6] or '') or 0
   if not (epoch and seq and id) or state[2] ~= run then
     begin_epoch(run, state_ms)
   end
-  return run
+  return run, mode
 end
 

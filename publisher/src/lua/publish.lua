@@ -21,7 +21,9 @@ if marked then
   return {2, tonumber(marked)}
 end
 
-fence(ARGV[8])
+local _, mode = fence(ARGV[8])
+-- On a Cluster the tenant's own node tells its subscribers alone, instead of every node telling every other.
+local PUBLISH = mode == 'cluster' and 'SPUBLISH' or 'PUBLISH'
 
 -- A leader that slept through its own succession may still hold rows that its successor has published, or folded into
 -- others. From the moment a successor shows up, even if it is throttled, the tenant is closed to it.
@@ -60,8 +62,8 @@ if from >= 1 then
   end
 end
 
--- The right to a channel is separate from the right to keys, and PUBLISH comes after the first write.
-if not redis.acl_check_cmd('PUBLISH', CHANNEL, '') then
+-- The right to a channel is separate from the right to keys, and publishing comes after the first write.
+if not redis.acl_check_cmd(PUBLISH, CHANNEL, '') then
   return redis.error_reply('NOPERM no permission to publish to the channel')
 end
 
@@ -77,6 +79,6 @@ redis.call('XADD', LOG, 'MAXLEN', '=', ARGV[6], whole(seq) .. '-0', 'm', message
 redis.call('PEXPIRE', LOG, ARGV[7])
 redis.call('HSET', STATE, 'seq', whole(seq), 'id', id, 'bucket', bucket)
 redis.call('PEXPIRE', STATE, ARGV[8])
-local receivers = redis.call('PUBLISH', CHANNEL, message)
+local receivers = redis.call(PUBLISH, CHANNEL, message)
 redis.call('SET', MARK, whole(seq), 'PX', ARGV[9])
 return {0, seq, receivers}
