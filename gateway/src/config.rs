@@ -108,7 +108,8 @@ pub struct Config {
     #[arg(long, env, value_name = "ADDRESS", default_value = "127.0.0.1:9090", value_parser = values::address)]
     pub internal_listen: SocketAddr,
 
-    /// Redis, as redis:// or rediss:// (TLS); without it one instance serves from memory. Also REDIS_URL_FILE.
+    /// Redis, as redis://, redis-sentinel:// or redis-cluster://, with rediss for TLS; without it one instance serves from
+    /// memory. Also REDIS_URL_FILE.
     #[arg(long, env, value_name = "URL", hide_env_values = true)]
     pub redis_url: Option<Secret>,
 

@@ -51,7 +51,7 @@ pub enum ConnectError {
 /// Why an event was not, or not surely, published. Billing goes on in every case.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// Redis cannot be reached. The event was not published.
+    /// Redis cannot be reached, or the tenant is on its way from one server to another. The event was not published.
     #[error("Redis cannot be reached")]
     Unavailable,
     /// Time ran out before an answer came: the event may or may not have been published.
@@ -64,7 +64,7 @@ pub enum PublishError {
     /// `max_in_flight` publishes are waiting already. The event was not published.
     #[error("too many publishes in flight")]
     Overloaded,
-    /// Redis said no (`OOM`, `NOPERM`, `READONLY` …). The event was not published.
+    /// Redis said no (`OOM`, `NOPERM` …). The event was not published.
     #[error("Redis refused: {0}")]
     Refused(String),
     /// The event breaks a rule of its own; sending it again cannot help.

@@ -207,12 +207,7 @@ impl Inner {
                     }
                     // An earlier attempt may still lie in a buffer and succeed.
                     Err(Failure::Refused(_)) if sent => return Err(given_up(sent, &event.id)),
-                    Err(Failure::Refused(why)) => {
-                        if why.starts_with("READONLY") {
-                            self.redis.doubt();
-                        }
-                        return Err(PublishError::Refused(why));
-                    }
+                    Err(Failure::Refused(why)) => return Err(PublishError::Refused(why)),
                 },
             }
         }

@@ -260,12 +260,12 @@ impl Connection {
         };
         let integers: Option<Vec<i64>> = match &frame {
             Resp3Frame::SimpleError { data, .. } => {
-                if is_elsewhere(data) {
-                    return Err(Failure::Elsewhere);
-                }
                 if data.starts_with("READONLY") {
                     // A master that was demoted; where the name leads now is found by dialling again.
                     self.suspect.store(true, Relaxed);
+                }
+                if is_elsewhere(data) {
+                    return Err(Failure::Elsewhere);
                 }
                 return Err(Failure::Refused(data.to_string()));
             }

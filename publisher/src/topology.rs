@@ -27,6 +27,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
+use url::Url;
 
 use crate::error::ConnectError;
 
@@ -80,23 +81,23 @@ impl RedisUrl {
             _ => return Err(ConnectError::Url(rule("redis").to_owned())),
         };
         let unusable = || ConnectError::Url(rule.to_owned());
+        if !is_well_formed(url) {
+            return Err(unusable());
+        }
         // The library panics without a default provider; that it is set already is fine.
         let _ = fred::rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut config = Config::from_url(url).map_err(|_| unusable())?;
         config.version = RespVersion::RESP3;
         let place = match &config.server {
-            ServerConfig::Centralized { server } if scheme.starts_with("redis") => Place::One(server.clone()),
+            ServerConfig::Centralized { server } => Place::One(server.clone()),
             ServerConfig::Clustered { hosts, .. } => Place::Cluster { seeds: hosts.clone() },
             ServerConfig::Sentinel { hosts, service_name, username, password } => {
                 let (username, password) = (username.clone(), password.clone());
                 let ask = Config { username, password, database: None, ..config.clone() };
                 Place::Sentinels { seeds: hosts.clone(), service: service_name.clone(), ask: Box::new(ask) }
             }
-            _ => return Err(unusable()),
         };
-        let url = Self { config, place };
-        let named = url.seeds().iter().all(|server| !server.host.is_empty() && server.port != 0);
-        named.then_some(url).ok_or_else(unusable)
+        Ok(Self { config, place })
     }
 
     /// Whether channels are sharded: a tenant's events are then published on its own node only.
@@ -134,6 +135,26 @@ impl RedisUrl {
         join_all(pings).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(layout)
     }
+}
+
+/// What the library lets pass: it ignores a query that it doesn't know, and takes port 0 for one.
+fn is_well_formed(url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else { return false };
+    let (sentinels, cluster) = (url.scheme().ends_with("-sentinel"), url.scheme().ends_with("-cluster"));
+    let is_place = |host: Option<&str>, port| host.is_some_and(|host| !host.is_empty()) && port != Some(0);
+    let is_node = |node: &str| {
+        let parts = node.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        parts.is_some_and(|(host, port)| is_place(Some(host), Some(port)))
+    };
+    let database = url.path().trim_start_matches('/');
+    is_place(url.host_str(), url.port())
+        && url.fragment().is_none()
+        && (database.is_empty() || !cluster && database.parse::<u8>().is_ok())
+        && url.query_pairs().all(|(name, value)| match &*name {
+            "node" => (sentinels || cluster) && is_node(&value),
+            "sentinelServiceName" | "sentinelUsername" | "sentinelPassword" => sentinels && !value.is_empty(),
+            _ => false,
+        })
 }
 
 fn rule(scheme: &str) -> &'static str {
@@ -191,6 +212,18 @@ impl Layout {
         (range.first <= slot).then(|| &self.servers[range.server])
     }
 
+    /// Whether every slot has a server.
+    pub fn is_whole(&self) -> bool {
+        let mut next = 0;
+        for range in &self.ranges {
+            if range.first > next {
+                return false;
+            }
+            next = range.last + 1;
+        }
+        next > LAST_SLOT
+    }
+
     /// Every server that holds something.
     pub fn servers(&self) -> &[Server] {
         &self.servers
@@ -218,9 +251,10 @@ impl Layout {
     }
 }
 
-/// Whether a server refuses because the name is on another, or is on its way there: it did nothing.
+/// Whether a server refuses because the name is on another, or is on its way there, or because another is the master now:
+/// it did nothing.
 pub fn is_elsewhere(refusal: &str) -> bool {
-    ["MOVED ", "ASK ", "TRYAGAIN "].iter().any(|prefix| refusal.starts_with(prefix))
+    ["MOVED ", "ASK ", "TRYAGAIN ", "READONLY "].iter().any(|prefix| refusal.starts_with(prefix))
 }
 
 /// The layout as it changes. Cheap to clone; the looking ends with the last clone.
@@ -435,6 +469,7 @@ mod tests {
             assert_eq!(layout.server_of(name.as_bytes()), Some(&expected), "{name} in slot {}", slot(name));
         }
         assert_eq!(layout.servers().len(), 3);
+        assert!(layout.is_whole());
     }
 
     #[test]
@@ -443,6 +478,7 @@ mod tests {
         let layout = layout(&[(0, slot - 1, "a", 1), (slot + 1, 16383, "a", 1)]).expect("a layout");
         assert_eq!(layout.server_of(b"dash:kicks"), None);
         assert_eq!(layout.servers().len(), 1);
+        assert!(!layout.is_whole());
     }
 
     #[test]
@@ -465,7 +501,18 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_an_address_is_said_without_it() {
-        for url in ["", "http://hunter2", "redis+unix:///hunter2", "redis-sentinel://:hunter2@a:26379", "redis://"] {
+        for url in [
+            "",
+            "http://hunter2",
+            "redis+unix:///hunter2",
+            "redis-sentinel://:hunter2@a:26379",
+            "redis://",
+            "redis-cluster://a:1/3",
+            "redis-cluster://a:1?node=b",
+            "redis-cluster://a:1?hunter2=b:2",
+            "redis://a?node=b:2",
+            "redis-sentinel://a:0?sentinelServiceName=s",
+        ] {
             let error = RedisUrl::parse(url).err().expect(url).to_string();
             assert!(error.contains("must be") && !error.contains("hunter2"), "{url}: {error}");
         }

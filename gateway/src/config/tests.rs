@@ -135,6 +135,8 @@ fn b60_redis_addresses() {
         "redis://localhost:6379/3",
         "rediss://user:p%40ss@redis.example:6380",
         "redis://:pass@[::1]:6379",
+        "redis-sentinel://h:26379/1?sentinelServiceName=books&node=i:26379",
+        "rediss-cluster://user:pass@h:7000?node=i:7001&node=j:7002",
     ] {
         assert!(parse(&[SECRET, "--redis-url", good]).is_ok(), "{good}");
     }
@@ -148,13 +150,14 @@ fn b60_redis_addresses() {
         "redis://h:0",
         "redis://h/hunter2",
         "redis://h/0?hunter2=1",
+        "redis-sentinel://hunter2@h:26379",
+        "redis-cluster://h:7000/1",
+        "redis-cluster://h:7000?node=hunter2",
+        "redis+unix:///hunter2",
         "",
     ] {
         let line = refused(&[SECRET, "--redis-url", bad]);
         assert!(line.starts_with("REDIS_URL: must") && !line.contains("hunter2"), "{bad}: {line}");
-    }
-    for later in ["redis-sentinel://h:26379", "redis-cluster://h:7000"] {
-        assert!(refused(&[SECRET, "--redis-url", later]).contains("not supported yet"));
     }
     assert!(
         refused(&[SECRET, "--database-url=mysql://hunter2@h/db"])

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use publisher::ConnectError;
+use publisher::topology::RedisUrl;
 use reqwest::Url;
 use tracing_subscriber::EnvFilter;
 
@@ -91,29 +93,11 @@ pub(super) fn log_filter(raw: &str) -> Result<String, String> {
 }
 
 /// Never repeats the address: a password may be in it.
-pub(super) fn redis_url(raw: &str) -> Result<(), &'static str> {
-    const RULE: &str =
-        "must be an address such as redis://[user:password@]host[:port][/database], or rediss:// for TLS";
-    let scheme = raw.split_once("://").map(|(scheme, _)| scheme).ok_or(RULE)?;
-    match scheme {
-        "redis" | "rediss" => {}
-        "redis-sentinel" | "rediss-sentinel" => {
-            return Err(
-                "redis-sentinel:// is not supported yet; give the address of one server, redis:// or rediss://",
-            );
-        }
-        "redis-cluster" | "rediss-cluster" => {
-            return Err("redis-cluster:// is not supported yet; give the address of one server, redis:// or rediss://");
-        }
-        _ => return Err(RULE),
-    }
-    let url = Url::parse(raw).map_err(|_| RULE)?;
-    let database = url.path().trim_start_matches('/');
-    let valid = has_host(&url)
-        && url.query().is_none()
-        && url.fragment().is_none()
-        && (database.is_empty() || database.parse::<u8>().is_ok());
-    valid.then_some(()).ok_or(RULE)
+pub(super) fn redis_url(raw: &str) -> Result<(), String> {
+    RedisUrl::parse(raw).map(drop).map_err(|error| match error {
+        ConnectError::Url(rule) => rule,
+        other => other.to_string(),
+    })
 }
 
 /// Never repeats the address: a password may be in it.

@@ -121,10 +121,18 @@ pub enum Signal {
         /// The answer.
         reading: Reading,
     },
-    /// Events may be missing from now on.
-    Lost(Outage),
-    /// Every subscription holds again, and each room must compare its position.
-    Returned,
+    /// Events of a tenant may be missing from now on.
+    Lost {
+        /// Whose events.
+        tenant: TenantId,
+        /// Since when, and why.
+        outage: Outage,
+    },
+    /// A tenant's subscription holds anew, and its room must compare its position.
+    Returned {
+        /// Whose subscription.
+        tenant: TenantId,
+    },
     /// Sockets must close.
     Kick(Kick),
 }

@@ -1,16 +1,23 @@
 //! The engine of a cluster: events come from Redis' pub/sub, positions from its state and logs.
 //!
-//! `wire` is the only file that names the client library; `keeper` owns the subscriptions and proves that they hold.
+//! `wire` is the only file that names the client library; `keeper` owns the subscriptions and proves that they hold, each
+//! on the server that [`publisher::topology`] names: a `node`, of which there is one but for a Cluster.
 
 mod keeper;
+mod node;
+mod round;
 mod wire;
+mod wires;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use publisher::outbox::{Relayed, Term};
-use publisher::{ConnectError, DashboardEvent, Outcome, PublishError, Publisher, PublisherConfig, TenantId};
+use publisher::topology::{RedisUrl, Servers};
+use publisher::{
+    ConnectError, DashboardEvent, EventId, Names, Outcome, PublishError, Publisher, PublisherConfig, TenantId,
+};
 use tokio::sync::mpsc;
 
 use super::{Claim, Kick, Position, Request};
@@ -18,14 +25,17 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use keeper::Keeper;
-use wire::Wire;
+use wire::Terms;
+use wires::Wires;
 
 /// The handle; cheap to clone.
 #[derive(Clone)]
 pub struct RedisEngine {
     requests: mpsc::UnboundedSender<Request>,
     publisher: Publisher,
-    wire: Arc<Wire>,
+    wires: Arc<Wires>,
+    /// This gateway, among those that claim a tenant's figures.
+    instance: Arc<str>,
     proof: Proof,
 }
 
@@ -40,14 +50,19 @@ impl RedisEngine {
         metrics: Metrics,
         shutdown: &Shutdown,
     ) -> Result<Self, ConnectError> {
-        let (wire, streams) = Wire::open(&config)?;
-        let wire = Arc::new(wire);
+        let url = RedisUrl::parse(&config.redis_url)?;
+        let terms = Terms {
+            names: Names::new(&config.prefix)?,
+            recovery_events: config.recovery_events,
+            sharded: url.is_cluster(),
+        };
+        let wires = Arc::new(Wires::new(Servers::follow(url), terms));
         let publisher = Publisher::connect(config).await?;
         let proof = Proof::new();
         let (requests, queue) = mpsc::unbounded_channel();
-        let keeper = Keeper::new(wire.clone(), hub, metrics, proof.clone());
-        shutdown.spawn(keeper.run(streams, queue));
-        Ok(Self { requests, publisher, wire, proof })
+        let keeper = Keeper::new(wires.clone(), hub, metrics, proof.clone());
+        shutdown.spawn(keeper.run(queue));
+        Ok(Self { requests, publisher, wires, instance: EventId::new().as_str().into(), proof })
     }
 
     pub(super) fn request(&self, request: Request) {
@@ -69,14 +84,16 @@ impl RedisEngine {
     }
 
     pub(super) async fn kick(&self, kick: Kick) -> Result<(), PublishError> {
-        self.wire.kick(&kick).await.map_err(|error| {
+        let wire = self.wires.of_kicks().ok_or(PublishError::Unavailable)?;
+        wire.kick(&kick).await.map_err(|error| {
             tracing::warn!(%error, "a kick could not be sent");
             PublishError::Unavailable
         })
     }
 
     pub(super) async fn claim(&self, tenant: &TenantId, at: Option<&Position>) -> Result<Claim, PublishError> {
-        self.wire.claim(tenant, at).await.map_err(|_| PublishError::Unavailable)
+        let wire = self.wires.of(tenant.as_str()).ok_or(PublishError::Unavailable)?;
+        wire.claim(&self.instance, tenant, at).await.map_err(|_| PublishError::Unavailable)
     }
 
     pub(super) fn last_proof(&self) -> Option<Instant> {

@@ -133,11 +133,14 @@ impl Hub {
     /// Takes in what the engine has to say.
     pub async fn signal(&self, signal: Signal) {
         match &signal {
-            Signal::Message { tenant, .. } | Signal::Reading { tenant, .. } => {
+            Signal::Message { tenant, .. }
+            | Signal::Reading { tenant, .. }
+            | Signal::Lost { tenant, .. }
+            | Signal::Returned { tenant } => {
                 let mailbox = self.mailbox(tenant);
                 let _ = mailbox.send(Input::Signal(signal)).await;
             }
-            Signal::Lost(_) | Signal::Returned | Signal::Kick(_) => {
+            Signal::Kick(_) => {
                 for mailbox in self.mailboxes.iter() {
                     let _ = mailbox.send(Input::Signal(signal.clone())).await;
                 }

@@ -131,14 +131,14 @@ impl Tickets {
 }
 
 impl Room {
-    /// Opens a room; `generation` differs from that of any earlier room of the tenant, `outage` is the one that lasts. With
-    /// `snapshots`, members start from one.
-    pub fn open(generation: u32, outage: Option<Outage>, snapshots: bool, effects: &mut Vec<Effect>) -> Self {
+    /// Opens a room; `generation` differs from that of any earlier room of the tenant. With `snapshots`, members start from
+    /// one.
+    pub fn open(generation: u32, snapshots: bool, effects: &mut Vec<Effect>) -> Self {
         let mut tickets = Tickets(Ticket(u64::from(generation) << 32));
         let ticket = tickets.issue();
         effects.push(Effect::Subscribe(ticket));
         let phase = Phase::Opening { ticket, held: Vec::new() };
-        Self { phase, waiting: Vec::new(), outage, tickets, snapshots, load: None }
+        Self { phase, waiting: Vec::new(), outage: None, tickets, snapshots, load: None }
     }
 
     /// The position up to which the joined members have been sent everything; `None` while the room opens.

@@ -165,7 +165,7 @@ struct World {
 impl World {
     fn new(snapshots: bool) -> Self {
         let mut effects = Vec::new();
-        let room = Room::open(1, None, snapshots, &mut effects);
+        let room = Room::open(1, snapshots, &mut effects);
         let mut world = Self {
             server: Server { epochs: 0, ids: 0, events: Vec::new(), log: VecDeque::new(), furthest: 0 },
             room,

@@ -15,7 +15,7 @@ use super::audience::{Audience, Member};
 use super::kicks::{Kicks, now_millis};
 use super::room::{Effect, Newcomer, Room, position_of};
 use super::{Hub, Join, RoomLimits};
-use crate::engine::{Engine, Kick, Kicked, Outage, Request, Signal, Ticket};
+use crate::engine::{Engine, Kick, Kicked, Request, Signal, Ticket};
 use crate::figures::Figures;
 use crate::metrics::Metrics;
 use crate::snapshots::{LIFE, Snapshot, Snapshots};
@@ -99,7 +99,6 @@ pub struct Shard {
     dirty: Vec<TenantId>,
     due: DelayQueue<Due>,
     generation: u32,
-    outage: Option<Outage>,
     kicks: Kicks,
     effects: Vec<Effect>,
 }
@@ -123,7 +122,6 @@ impl Shard {
             dirty: Vec::new(),
             due: DelayQueue::new(),
             generation: 0,
-            outage: None,
             kicks: Kicks::default(),
             effects: Vec::new(),
         }
@@ -192,14 +190,8 @@ impl Shard {
             Signal::Reading { tenant, ticket, reading } => {
                 self.in_room(&tenant, |room, effects| room.reading(ticket, reading, effects));
             }
-            Signal::Lost(outage) => {
-                self.outage = Some(outage.clone());
-                self.each_room(|room, effects| room.lost(outage.clone(), effects));
-            }
-            Signal::Returned => {
-                self.outage = None;
-                self.each_room(|room, effects| room.returned(effects));
-            }
+            Signal::Lost { tenant, outage } => self.in_room(&tenant, |room, effects| room.lost(outage, effects)),
+            Signal::Returned { tenant } => self.in_room(&tenant, |room, effects| room.returned(effects)),
             Signal::Kick(kick) => self.kick(&kick),
         }
     }
@@ -239,7 +231,7 @@ impl Shard {
     fn open_room(&mut self, tenant: &TenantId) -> Chamber {
         self.generation = self.generation.wrapping_add(1);
         let mut effects = Vec::new();
-        let room = Room::open(self.generation, self.outage.clone(), self.database.is_some(), &mut effects);
+        let room = Room::open(self.generation, self.database.is_some(), &mut effects);
         for effect in effects {
             if let Effect::Subscribe(ticket) = effect {
                 self.engine.request(Request::Subscribe { tenant: tenant.clone(), ticket });

@@ -474,7 +474,7 @@ async fn f14_a_tenant_that_redis_refuses_degrades_nobody_else() {
     stack.publish(&healthy, &payment()).await;
     // Nothing but the event: no word of an outage.
     neighbour.next_event().await;
-    assert_eq!(stack.gateway().metric("gateway_redis_up", &[]).await, 1.0);
+    stack.gateway().metric_becomes("gateway_redis_up", &[], 1.0).await;
 
     stack.redis().command(&["DEL", &stack.state_key(&broken)]).await;
     waiting.expect("joined").await;

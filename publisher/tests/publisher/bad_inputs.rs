@@ -191,9 +191,15 @@ async fn an_invalid_event_built_in_rust_never_reaches_redis() {
 
 #[tokio::test]
 async fn b60_a_bad_configuration_is_an_error_that_keeps_the_password() {
-    for url in
-        ["", "localhost", "http://:hunter2@x", "redis://:hunter2@", "redis://:hunter2@x:99999", "redis-cluster://x:1"]
-    {
+    for url in [
+        "",
+        "localhost",
+        "http://:hunter2@x",
+        "redis://:hunter2@",
+        "redis://:hunter2@x:99999",
+        "redis-cluster://:hunter2@",
+        "redis-sentinel://:hunter2@x:1",
+    ] {
         let Err(ConnectError::Url(text)) = Publisher::connect(PublisherConfig::new(url)).await else {
             panic!("{url:?} was accepted");
         };

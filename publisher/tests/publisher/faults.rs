@@ -289,10 +289,7 @@ async fn f18_a_demoted_master_refuses_and_the_publisher_dials_again() {
     let mut admin = redis.connection();
     // Of a master that does not exist.
     admin.send(&["REPLICAOF", "127.0.0.1", "1"]);
-    match timed(&publisher, &payment()).await.0 {
-        Err(PublishError::Refused(why)) => assert!(why.contains("READONLY"), "{why}"),
-        other => panic!("{other:?}"),
-    }
+    assert_eq!(timed(&publisher, &payment()).await.0, Err(PublishError::Unavailable));
     admin.send(&["REPLICAOF", "NO", "ONE"]);
     eventually(Duration::from_secs(5), "published again", async || timed(&publisher, &payment()).await.0.is_ok()).await;
 }

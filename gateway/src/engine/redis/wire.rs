@@ -1,4 +1,4 @@
-//! The few things that the engine does with Redis, and the only file that names the client library.
+//! The few things that the engine does with one Redis server, and the only file that names the client library.
 //!
 //! Two connections: the subscriber's, on which messages come and positions are read (RESP3 lets it do both, and Redis
 //! answers in order: what was published before a position was read comes before the answer), and one for what must be
@@ -7,7 +7,9 @@
 //! What the library does not do for us, and why (`fred` 10.1): `subscribe` returns once it is written, not once it holds,
 //! so [`Wire::subscriptions`] asks the server; its own resubscription gives up for ever after one missed event, so the
 //! keeper subscribes anew; a message that its channel of messages has no room for is dropped, so the channel is large and
-//! a loss is taken for a gap in every room.
+//! a loss is taken for a gap in every room. What a server says unasked about subscriptions it drops, and a refusal of one
+//! it gives to the next command instead. On a Cluster both happen whenever a slot moves, so there each tenant's
+//! SSUBSCRIBE goes out as a command of its own, whose answer is looked at, and the count is asked for again and again.
 
 use std::time::Duration;
 
@@ -15,14 +17,15 @@ use bytes::Bytes;
 use fred::clients::Client;
 use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::config::{Config, ConnectionConfig, Options, PerformanceConfig, ReconnectPolicy, Server, TcpConfig};
-use fred::types::{Builder, ClusterHash, CustomCommand, Message as PushMessage, Resp3Frame, RespVersion};
-use publisher::{ConnectError, Message, Names, PublisherConfig, TenantId, script};
+use fred::types::{Builder, ClusterHash, CustomCommand, Message as PushMessage, Resp3Frame};
+use futures::{StreamExt, TryStreamExt, stream};
+use publisher::{Message, Names, TenantId, script};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::super::{Claim, FIGURES_PAUSE, KICK_MEMORY, Kick, Known, Position, Reading};
+use crate::engine::{Claim, FIGURES_PAUSE, KICK_MEMORY, Kick, Known, Position, Reading};
 
 /// No command may take longer: whatever is silent for so long is not waited for.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -50,23 +53,63 @@ pub enum WireError {
     Unexpected(&'static str),
 }
 
-/// The connections.
+impl WireError {
+    /// Whether there is no answer, as against one that is no good.
+    pub fn is_connection(&self) -> bool {
+        matches!(self, Self::Connection(_))
+    }
+
+    /// What the server said when it refused.
+    pub fn refusal(&self) -> &str {
+        match self {
+            Self::Refused(why) => why,
+            Self::Connection(_) | Self::Unexpected(_) => "",
+        }
+    }
+}
+
+/// The connections to one server.
 pub struct Wire {
     subscriber: Client,
     commands: Client,
-    names: Names,
-    instance: String,
-    recovery_events: u32,
+    terms: Terms,
+    /// The channel on which nobody else publishes: on a Cluster not even this gateway through another node.
+    probe: String,
 }
+
+/// What is the same for every server.
+#[derive(Clone)]
+pub struct Terms {
+    /// The names in Redis.
+    pub names: Names,
+    /// Events that a tenant's log holds.
+    pub recovery_events: u32,
+    /// Whether tenants' channels are sharded: SSUBSCRIBE in place of SUBSCRIBE.
+    pub sharded: bool,
+}
+
+/// How many subscriptions a connection has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subscriptions {
+    /// By SUBSCRIBE.
+    pub plain: usize,
+    /// By SSUBSCRIBE.
+    pub sharded: usize,
+}
+
+/// A tenant that a server doesn't take a subscription for, and what it said.
+pub type Refusal = (TenantId, String);
 
 /// What the subscriber's connection brings by itself.
 pub struct Streams {
     pushes: broadcast::Receiver<PushMessage>,
     errors: broadcast::Receiver<(fred::error::Error, Option<Server>)>,
     connects: broadcast::Receiver<Server>,
-    /// The library's tasks that connect, and connect again.
-    connecting: [JoinHandle<Result<(), fred::error::Error>>; 2],
+    /// The library's tasks that connect, and connect again; the connections end with them.
+    connecting: [Connecting; 2],
 }
+
+type Connecting = AbortOnDropHandle<Result<(), fred::error::Error>>;
 
 /// Something that came by itself.
 #[derive(Debug)]
@@ -89,33 +132,24 @@ pub enum Push {
 
 impl Wire {
     /// Starts to connect; goes on for ever in the background.
-    ///
-    /// # Errors
-    /// When the URL or the prefix can't be used.
-    pub fn open(config: &PublisherConfig) -> Result<(Self, Streams), ConnectError> {
-        // The library panics without a default provider; that it is set already is fine.
-        let _ = fred::rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let unusable = |_| ConnectError::Url("not a Redis URL".into());
-        let mut redis = Config::from_url(&config.redis_url).map_err(unusable)?;
-        redis.version = RespVersion::RESP3;
-        redis.fail_fast = false;
-        let subscriber = client(&redis, PUSH_QUEUE).map_err(unusable)?;
-        let commands = client(&redis, 1).map_err(unusable)?;
+    pub fn open(config: &Config, terms: &Terms) -> (Self, Streams) {
+        let mut config = config.clone();
+        config.fail_fast = false;
+        let (subscriber, commands) = (client(&config, PUSH_QUEUE), client(&config, 1));
         let streams = Streams {
             pushes: subscriber.message_rx(),
             errors: subscriber.error_rx(),
             connects: subscriber.reconnect_rx(),
-            connecting: [subscriber.connect(), commands.connect()],
+            connecting: [&subscriber, &commands].map(|client| AbortOnDropHandle::new(client.connect())),
         };
-        let names = Names::new(&config.prefix)?;
-        let instance = publisher::EventId::new().to_string();
-        Ok((Self { subscriber, commands, names, instance, recovery_events: config.recovery_events }, streams))
+        let probe = terms.names.probe(publisher::EventId::new().as_str());
+        (Self { subscriber, commands, terms: terms.clone(), probe }, streams)
     }
 
     /// Reads a push as what it is.
     fn read(&self, push: PushMessage) -> Push {
         let Some(payload) = push.value.into_bytes() else { return Push::Foreign };
-        if let Some(tenant) = self.names.tenant_of_channel(&push.channel) {
+        if let Some(tenant) = self.terms.names.tenant_of_channel(&push.channel) {
             return match Message::parse(payload) {
                 Ok(message) => Push::Event(tenant, message),
                 Err(error) => {
@@ -125,7 +159,7 @@ impl Wire {
                 }
             };
         }
-        if *push.channel == *self.names.control() {
+        if *push.channel == *self.terms.names.control() {
             return match serde_json::from_slice(&payload) {
                 Ok(kick) => Push::Kick(kick),
                 Err(error) => {
@@ -137,24 +171,53 @@ impl Wire {
         Push::Probe
     }
 
-    /// Subscribes to the channels that every gateway listens to.
+    /// Subscribes to the channels that every gateway listens to on every server.
     pub async fn subscribe_own(&self) -> Result<(), WireError> {
-        Ok(self.subscriber.subscribe(vec![self.names.control(), self.names.probe(&self.instance)]).await?)
+        Ok(self.subscriber.subscribe(vec![self.terms.names.control(), self.probe.clone()]).await?)
     }
 
-    /// How many channels those are.
-    pub const OWN_CHANNELS: usize = 2;
+    /// What must be there when `tenants` are subscribed to, and [our own channels](Self::subscribe_own).
+    pub fn expected(&self, tenants: usize) -> Subscriptions {
+        const OWN: usize = 2;
+        match self.terms.sharded {
+            true => Subscriptions { plain: OWN, sharded: tenants },
+            false => Subscriptions { plain: OWN + tenants, sharded: 0 },
+        }
+    }
 
-    /// Sends SUBSCRIBE. That it holds is known when [`Wire::subscriptions`] says so.
-    pub async fn subscribe(&self, tenants: &[TenantId]) -> Result<(), WireError> {
+    /// Subscribes; returns the tenants that the server says are not its own. That the others hold is known when
+    /// [`Wire::subscriptions`] says so.
+    pub async fn subscribe(&self, tenants: &[TenantId]) -> Result<Vec<Refusal>, WireError> {
+        if self.terms.sharded {
+            let answers: Vec<_> = tenants.iter().map(|tenant| self.subscribe_sharded(tenant)).collect();
+            let refusals = stream::iter(answers).buffered(BATCH).try_filter_map(|refusal| async { Ok(refusal) });
+            return refusals.try_collect().await;
+        }
         for batch in tenants.chunks(BATCH) {
             self.subscriber.subscribe(self.channels(batch)).await?;
         }
-        Ok(())
+        Ok(Vec::new())
+    }
+
+    async fn subscribe_sharded(&self, tenant: &TenantId) -> Result<Option<Refusal>, WireError> {
+        let channel = self.terms.names.events(tenant);
+        match custom(&self.subscriber, "SSUBSCRIBE", vec![channel.clone().into()]).await {
+            Ok(Resp3Frame::Push { data, .. }) if data.get(1).and_then(text) == Some(&channel) => Ok(None),
+            Ok(_) => Err(WireError::Unexpected("SSUBSCRIBE")),
+            Err(WireError::Refused(why)) => Ok(Some((tenant.clone(), why))),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends UNSUBSCRIBE.
     pub async fn unsubscribe(&self, tenants: &[TenantId]) -> Result<(), WireError> {
+        if self.terms.sharded {
+            // One by one: they must be of one slot.
+            for channel in self.channels(tenants) {
+                self.subscriber.sunsubscribe(channel).await?;
+            }
+            return Ok(());
+        }
         for batch in tenants.chunks(BATCH) {
             self.subscriber.unsubscribe(self.channels(batch)).await?;
         }
@@ -162,16 +225,20 @@ impl Wire {
     }
 
     fn channels(&self, tenants: &[TenantId]) -> Vec<String> {
-        tenants.iter().map(|tenant| self.names.events(tenant)).collect()
+        tenants.iter().map(|tenant| self.terms.names.events(tenant)).collect()
     }
 
     /// How many subscriptions the server holds for this connection. Asked on the connection itself, behind what was sent
     /// before: this is the barrier that proves it.
-    pub async fn subscriptions(&self) -> Result<usize, WireError> {
+    pub async fn subscriptions(&self) -> Result<Subscriptions, WireError> {
         let info = custom(&self.subscriber, "CLIENT", vec!["INFO".into()]).await?;
-        let count = text(&info)
-            .and_then(|info| info.split_ascii_whitespace().find_map(|field| field.strip_prefix("sub=")?.parse().ok()));
-        count.ok_or(WireError::Unexpected("CLIENT INFO"))
+        let field = |name: &str| {
+            text(&info)?.split_ascii_whitespace().find_map(|field| field.strip_prefix(name)?.parse::<usize>().ok())
+        };
+        // Redis tells of sharded ones since 7.0.3; a server that is older has none that we could have asked for.
+        let sharded = field("ssub=").or_else(|| (!self.terms.sharded).then_some(0));
+        let found = field("sub=").zip(sharded).map(|(plain, sharded)| Subscriptions { plain, sharded });
+        found.ok_or(WireError::Unexpected("CLIENT INFO"))
     }
 
     /// Reads a tenant's head, and its log after a position, through the fence (design §5).
@@ -186,10 +253,10 @@ impl Wire {
             at.map_or(0, |at| at.seq).to_string(),
             at.and_then(|at| at.id.as_ref()).map_or(String::new(), ToString::to_string),
             trusted.into(),
-            self.recovery_events.to_string(),
+            self.terms.recovery_events.to_string(),
             script::STATE_MILLIS.to_string(),
         ];
-        let keys = [self.names.state(tenant), self.names.log(tenant)];
+        let keys = [self.terms.names.state(tenant), self.terms.names.log(tenant)];
         let call = |how: String| -> Vec<Bytes> {
             let head = [how, keys.len().to_string()];
             head.iter().chain(&keys).chain(&args).map(|arg| Bytes::copy_from_slice(arg.as_bytes())).collect()
@@ -206,7 +273,7 @@ impl Wire {
 
     /// Publishes a probe to ourselves.
     pub async fn probe(&self) -> Result<(), WireError> {
-        let publish = || vec![self.names.probe(&self.instance).into(), "probe".into()];
+        let publish = || vec![self.probe.clone().into(), "probe".into()];
         // Through the subscriber's own connection when the other is broken: that proves less, but not nothing.
         match custom(&self.commands, "PUBLISH", publish()).await {
             Ok(_) => Ok(()),
@@ -214,13 +281,13 @@ impl Wire {
         }
     }
 
-    /// Claims a tenant's figures for this instance, unless another has: then what that one is at.
-    pub async fn claim(&self, tenant: &TenantId, at: Option<&Position>) -> Result<Claim, WireError> {
+    /// Claims a tenant's figures for an instance, unless another has: then what that one is at.
+    pub async fn claim(&self, instance: &str, tenant: &TenantId, at: Option<&Position>) -> Result<Claim, WireError> {
         let at = at.map_or_else(|| "-".to_owned(), |Position { epoch, seq, .. }| format!("{epoch} {seq}"));
-        let claim = format!("{} {at}", self.instance);
+        let claim = format!("{instance} {at}");
         let millis = FIGURES_PAUSE.as_millis().to_string();
         let words = vec![
-            self.names.figures(tenant).into(),
+            self.terms.names.figures(tenant).into(),
             claim.into(),
             "NX".into(),
             "GET".into(),
@@ -231,9 +298,9 @@ impl Wire {
             Resp3Frame::Null => Claim::Won,
             held => {
                 let held = text(&held).ok_or(WireError::Unexpected("SET"))?;
-                let (instance, covered) = held.split_once(' ').ok_or(WireError::Unexpected("SET"))?;
+                let (holder, covered) = held.split_once(' ').ok_or(WireError::Unexpected("SET"))?;
                 // Our own, from a try that Redis or Postgres cut short.
-                if instance == self.instance { Claim::Won } else { Claim::Lost { covers: covered == at } }
+                if holder == instance { Claim::Won } else { Claim::Lost { covers: covered == at } }
             }
         })
     }
@@ -241,18 +308,18 @@ impl Wire {
     /// Sends a kick to all gateways, and leaves it for those that don't hear it.
     pub async fn kick(&self, kick: &Kick) -> Result<(), WireError> {
         let kick = Bytes::from(serde_json::to_vec(kick).expect("a kick is strings and a number"));
-        let key = || Bytes::from(self.names.kicks());
+        let key = || Bytes::from(self.terms.names.kicks());
         let remember = vec![key(), "MAXLEN".into(), "~".into(), "1000".into(), "*".into(), "k".into(), kick.clone()];
         custom(&self.commands, "XADD", remember).await?;
         let millis = KICK_MEMORY.as_millis().to_string();
         custom(&self.commands, "PEXPIRE", vec![key(), millis.into()]).await?;
-        custom(&self.commands, "PUBLISH", vec![self.names.control().into(), kick]).await?;
+        custom(&self.commands, "PUBLISH", vec![self.terms.names.control().into(), kick]).await?;
         Ok(())
     }
 
     /// The kicks after the one with this stream id, each with its own.
     pub async fn kicks_after(&self, last: &str) -> Result<Vec<(String, Kick)>, WireError> {
-        let range = vec![self.names.kicks().into(), format!("({last}").into(), "+".into()];
+        let range = vec![self.terms.names.kicks().into(), format!("({last}").into(), "+".into()];
         let answer = custom(&self.subscriber, "XRANGE", range).await?;
         let entries = array(answer).ok_or(WireError::Unexpected("XRANGE"))?;
         Ok(entries.into_iter().filter_map(kick_entry).collect())
@@ -273,7 +340,7 @@ impl Streams {
     pub fn revive(&mut self, wire: &Wire) {
         for (connecting, client) in self.connecting.iter_mut().zip([&wire.subscriber, &wire.commands]) {
             if connecting.is_finished() {
-                *connecting = client.connect();
+                *connecting = AbortOnDropHandle::new(client.connect());
             }
         }
     }
@@ -313,7 +380,7 @@ impl Streams {
     }
 }
 
-fn client(config: &Config, push_queue: usize) -> Result<Client, fred::error::Error> {
+fn client(config: &Config, push_queue: usize) -> Client {
     let connection = ConnectionConfig {
         connection_timeout: COMMAND_TIMEOUT,
         internal_command_timeout: COMMAND_TIMEOUT,
@@ -336,6 +403,7 @@ fn client(config: &Config, push_queue: usize) -> Result<Client, fred::error::Err
         .set_performance_config(performance)
         .set_policy(policy)
         .build()
+        .expect("a builder that has a configuration")
 }
 
 /// Runs a command. As a custom one, since the library never pipelines its own EVALSHA.

@@ -31,6 +31,8 @@ pub struct RedisServer {
     directory: PathBuf,
     arguments: Vec<String>,
     process: Process,
+    /// On which it talks to the other nodes of a cluster.
+    bus: Option<String>,
 }
 
 impl RedisServer {
@@ -49,9 +51,18 @@ impl RedisServer {
         let directory = scratch(&format!("redis-{port}"));
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let process = Self::spawn(port, &directory, &arguments);
-        let server = Self { port, directory, arguments, process };
+        let server = Self { port, directory, arguments, process, bus: None };
         server.ready().await;
         server
+    }
+
+    pub fn with_bus(mut self, port: String) -> Self {
+        self.bus = Some(port);
+        self
+    }
+
+    pub fn bus(&self) -> &str {
+        self.bus.as_deref().expect("this one is a node of a cluster")
     }
 
     fn spawn(port: u16, directory: &PathBuf, arguments: &[String]) -> Process {

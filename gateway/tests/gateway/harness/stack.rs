@@ -56,7 +56,8 @@ impl Setup {
         self.redis_url(&format!("redis://{proxy}"))
     }
 
-    /// The gateways' REDIS_URL, where it is not the plain address of their Redis.
+    /// The gateways' REDIS_URL, where it is not the plain address of their Redis. Without a Redis of the stack's own it is
+    /// the publishers' as well.
     pub fn redis_url(mut self, url: &str) -> Self {
         self.redis_url = Some(url.to_owned());
         self
@@ -96,8 +97,8 @@ impl Setup {
     pub async fn start_on(self, redis: Option<RedisServer>) -> Stack {
         let prefix = format!("test-{}", tenant());
         let mut environment = self.environment.clone();
-        if let Some(redis) = &redis {
-            environment.push(("REDIS_URL".to_owned(), self.redis_url.clone().unwrap_or_else(|| redis.url())));
+        if let Some(url) = self.redis_url.clone().or_else(|| redis.as_ref().map(RedisServer::url)) {
+            environment.push(("REDIS_URL".to_owned(), url));
             environment.push(("REDIS_PREFIX".to_owned(), prefix.clone()));
         }
         let gateways = futures::future::join_all((0..self.gateways).map(|_| Gateway::start(&environment))).await;
@@ -157,7 +158,8 @@ impl Stack {
     }
 
     pub fn publisher_config(&self) -> PublisherConfig {
-        let mut config = PublisherConfig::new(self.redis().url());
+        let url = self.redis.as_ref().map(RedisServer::url).or_else(|| self.setup.redis_url.clone());
+        let mut config = PublisherConfig::new(url.expect("this stack has a Redis"));
         config.prefix = self.prefix.clone();
         config
     }

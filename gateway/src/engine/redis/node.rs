@@ -1,0 +1,286 @@
+//! One server: what is subscribed to there, and whether what it delivers can be vouched for.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::OptionFuture;
+use publisher::TenantId;
+use publisher::topology::Server;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::round::{Answers, Round, RoundError, Running};
+use super::wire::{Push, Streams, Wire};
+
+/// A broken connection that is whole again within this is nobody's concern.
+const GRACE: Duration = Duration::from_secs(1);
+/// Silence after which a probe is sent.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How long a probe may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// Between two questions whether the subscriptions are what they should be. A server can drop one and say nothing that the
+/// library lets through: a node of a Cluster does when a slot moves away.
+const AUDIT: Duration = Duration::from_secs(2);
+/// Between a round that failed and the next.
+pub const RETRY: Duration = Duration::from_millis(100);
+/// Questions asked at once, at the most.
+const MAX_WIDTH: usize = 32;
+/// A cause that stays is logged this often.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
+
+/// The state of one server's connections.
+pub struct Node {
+    /// Which one.
+    pub server: Server,
+    /// The way to it.
+    pub wire: Arc<Wire>,
+    streams: Streams,
+    running: Option<Running>,
+    /// What the server was asked for on this connection, and has acknowledged.
+    pub held: HashSet<TenantId>,
+    /// There may be something to do; kept so that a message costs no look at all rooms.
+    pub changed: bool,
+    /// Subscribe to everything: the connection is new, or not trusted.
+    pub full: bool,
+    /// Holds nothing any more; ends with the round that is under way.
+    pub leaving: bool,
+    /// Questions asked at once. Their answers together must fit Redis' output buffer for subscribers, beyond which it cuts the
+    /// connection: fewer after each failure, more after each success.
+    pub width: usize,
+    /// Since when what it delivers can't be vouched for.
+    doubt: Option<Doubt>,
+    retry_at: Instant,
+    audit_at: Instant,
+    mismatches: u32,
+    probe: Option<Instant>,
+    heard: Option<Instant>,
+    /// When the last full round succeeded.
+    whole: Option<Instant>,
+    connected_before: bool,
+    pub complaints: Complaints,
+}
+
+/// A time in which events may be missing.
+pub struct Doubt {
+    /// When the rooms should know.
+    due: Instant,
+    /// The last moment that was vouched for.
+    pub since: OffsetDateTime,
+    /// Whether the rooms know.
+    pub told: bool,
+}
+
+impl Doubt {
+    /// From now on, after a last moment that was vouched for.
+    pub fn begin(vouched: Option<Instant>) -> Self {
+        let since = OffsetDateTime::now_utc() - vouched.map_or(Duration::ZERO, |at| at.elapsed());
+        Self { due: Instant::now() + GRACE, since, told: false }
+    }
+
+    /// Since when, if the rooms should know and don't; from now on they do.
+    pub fn tell(&mut self) -> Option<OffsetDateTime> {
+        let due = !self.told && Instant::now() >= self.due;
+        self.told |= due;
+        due.then_some(self.since)
+    }
+}
+
+/// Says what is wrong at most once in a while, and that it is over only when it was said.
+#[derive(Default)]
+pub struct Complaints {
+    last: Option<Instant>,
+    open: bool,
+}
+
+impl Complaints {
+    /// Whether to speak up.
+    pub fn may_speak(&mut self) -> bool {
+        let may = self.last.is_none_or(|at| at.elapsed() >= LOG_AGAIN);
+        if may {
+            self.last = Some(Instant::now());
+            self.open = true;
+        }
+        may
+    }
+}
+
+/// What happens at a node.
+pub enum Happening {
+    /// Something came by itself.
+    Push(Push),
+    /// The round is over.
+    Done(Box<(Round, Result<Answers, RoundError>)>),
+}
+
+impl Node {
+    /// A server that nothing was asked of yet.
+    pub fn new(server: Server, (wire, streams): (Arc<Wire>, Streams)) -> Self {
+        let now = Instant::now();
+        Self {
+            server,
+            wire,
+            streams,
+            running: None,
+            held: HashSet::new(),
+            changed: true,
+            full: true,
+            leaving: false,
+            width: MAX_WIDTH,
+            doubt: Some(Doubt::begin(None)),
+            retry_at: now,
+            audit_at: now,
+            mismatches: 0,
+            probe: None,
+            heard: None,
+            whole: None,
+            connected_before: false,
+            complaints: Complaints::default(),
+        }
+    }
+
+    /// The next thing that happens. Cancel-safe.
+    pub async fn happening(&mut self) -> Happening {
+        tokio::select! {
+            push = self.streams.next(&self.wire) => Happening::Push(push),
+            Some(done) = OptionFuture::from(self.running.as_mut()) => {
+                self.running = None;
+                Happening::Done(Box::new(done))
+            }
+        }
+    }
+
+    /// What has come already.
+    pub fn waiting(&mut self) -> Option<Push> {
+        self.streams.try_next(&self.wire)
+    }
+
+    /// Whether a round could begin.
+    pub fn is_ready(&self) -> bool {
+        let now = Instant::now();
+        self.running.is_none() && !self.leaving && now >= self.retry_at && (self.changed || now >= self.audit_at)
+    }
+
+    /// Begins one.
+    pub fn begin(&mut self, round: Round) {
+        self.audit_at = Instant::now() + AUDIT;
+        self.running = Some(round.run(self.wire.clone()));
+    }
+
+    /// Whether it is time to ask even though there is nothing to change.
+    pub fn is_due(&self) -> bool {
+        self.doubt.is_none() && Instant::now() >= self.audit_at
+    }
+
+    /// Whether it has left, and owes no answer.
+    pub fn is_gone(&self) -> bool {
+        self.leaving && self.running.is_none()
+    }
+
+    /// A push is the proof that what is published comes through.
+    pub fn hears(&mut self) {
+        self.heard = Some(Instant::now());
+        self.probe = None;
+    }
+
+    /// The connection was made anew; whether there was one before.
+    pub fn connected(&mut self) -> bool {
+        self.breaks();
+        self.retry_at = Instant::now();
+        std::mem::replace(&mut self.connected_before, true)
+    }
+
+    /// The connection can't be trusted any more.
+    pub fn breaks(&mut self) {
+        self.full = true;
+        self.changed = true;
+        self.held.clear();
+        self.probe = None;
+        let vouched = self.heard.max(self.whole);
+        self.doubt.get_or_insert_with(|| Doubt::begin(vouched));
+    }
+
+    /// A round proved what it was to prove.
+    pub fn succeeded(&mut self, round: &Round, answers: &Answers) {
+        self.mismatches = 0;
+        self.held.extend(round.subscribe.iter().filter(|tenant| !answers.refused.contains_key(*tenant)).cloned());
+        round.unsubscribe.iter().for_each(|tenant| {
+            self.held.remove(tenant);
+        });
+        if round.full {
+            self.doubt = None;
+            self.whole = Some(Instant::now());
+            if std::mem::take(&mut self.complaints.open) {
+                info!(server = %self.server, subscriptions = self.held.len(), "connected to Redis");
+            }
+        }
+    }
+
+    /// All answers came.
+    pub fn grow(&mut self) {
+        self.width = (self.width * 2).min(MAX_WIDTH);
+    }
+
+    /// A round failed. Without an error it was only overtaken by a new connection, and the next one need not wait.
+    pub async fn failed(&mut self, error: Option<RoundError>) {
+        self.full = true;
+        self.held.clear();
+        let Some(error) = error else { return };
+        self.retry_at = Instant::now() + RETRY;
+        match &error {
+            RoundError::Mismatch { .. } => {
+                self.mismatches += 1;
+                warn!(server = %self.server, %error, "subscriptions are not as they should be, subscribing anew");
+                if self.mismatches > 1 {
+                    self.wire.reconnect().await;
+                }
+            }
+            RoundError::Wire(cause) => {
+                if self.complaints.may_speak() {
+                    warn!(server = %self.server, %error, "Redis does not answer as it should");
+                }
+                if !cause.is_connection() {
+                    // A refusal that was meant for another command: the answers after it may be shifted as well, and
+                    // one tenant's must never be taken for another's.
+                    self.wire.reconnect().await;
+                }
+            }
+        }
+        self.breaks();
+    }
+
+    /// Looks at the clocks; whether a probe is missing.
+    pub async fn tick(&mut self) -> bool {
+        self.streams.revive(&self.wire);
+        let missing = self.probe.is_some_and(|sent| sent.elapsed() >= PROBE_LIMIT);
+        if missing {
+            warn!(server = %self.server, "a probe did not come back, connecting anew");
+            self.breaks();
+            if let Some(doubt) = &mut self.doubt {
+                // There was time enough for it to be nothing.
+                doubt.due = Instant::now();
+            }
+            self.wire.reconnect().await;
+        }
+        let silent = self.heard.is_none_or(|at| at.elapsed() >= SILENCE);
+        if self.doubt.is_none() && silent && self.probe.is_none() {
+            self.probe = Some(Instant::now());
+            let wire = self.wire.clone();
+            // If it can't be sent it won't come back, which is all there is to know.
+            tokio::spawn(async move { wire.probe().await });
+        }
+        missing
+    }
+
+    /// The doubt about what it delivers.
+    pub fn doubt(&mut self) -> Option<&mut Doubt> {
+        self.doubt.as_mut()
+    }
+
+    /// Whether delivery is proved, and no room was told otherwise.
+    pub fn is_up(&self) -> bool {
+        let proved = self.heard.is_some_and(|at| at.elapsed() < SILENCE + PROBE_LIMIT);
+        proved && self.doubt.as_ref().is_none_or(|doubt| !doubt.told)
+    }
+}

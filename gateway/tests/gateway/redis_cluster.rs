@@ -1,0 +1,233 @@
+//! On a Redis Cluster: sharded subscriptions, slots that move, nodes that die (F16, F18, F19).
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use publisher::TenantId;
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::harness::follower::{caught_up, judge};
+use crate::harness::ledger::{Entry, Ledger};
+use crate::harness::oracle::Receipt;
+use crate::harness::{Follower, RedisCluster, Setup, Stack, Token, Traffic, eventually, http, payment, tenants};
+
+/// One tenant on each of the three masters first, then two more of each.
+async fn spread(cluster: &RedisCluster) -> Vec<TenantId> {
+    let mut by_master = [const { Vec::new() }; 3];
+    while by_master.iter().any(|rooms: &Vec<_>| rooms.len() < 3) {
+        for room in tenants(10) {
+            let master = cluster.master_of(&room).await;
+            by_master[master].push(room);
+        }
+    }
+    (0..3).flat_map(|turn| by_master.iter().map(move |rooms| rooms[turn].clone())).collect()
+}
+
+async fn subscribed(cluster: &RedisCluster, stack: &Stack) -> BTreeSet<String> {
+    let mut channels = BTreeSet::new();
+    for node in &cluster.nodes {
+        let reply = node.command(&["PUBSUB", "SHARDCHANNELS", &format!("{}:*", stack.prefix)]).await;
+        channels.extend(reply.texts().into_iter().map(str::to_owned));
+    }
+    channels
+}
+
+fn sockets_stayed_open(ledgers: &[Ledger]) {
+    for ledger in ledgers {
+        assert_eq!(ledger.count(|entry| matches!(entry, Entry::Closed(_))), 0, "{ledger}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_of_all_nodes_are_served_and_let_go() {
+    let cluster = RedisCluster::start().await;
+    let mut stack = Setup::new().gateways(2).redis_url(&cluster.url()).start_on(None).await;
+    let rooms = spread(&cluster).await;
+    let mut followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    followers.extend(Follower::start_all(&stack.addrs()[1..], &rooms).await);
+    let channels: BTreeSet<_> = rooms.iter().map(|room| stack.channel(room)).collect();
+    assert_eq!(subscribed(&cluster, &stack).await, channels);
+    for node in &cluster.nodes {
+        let plain = node.command(&["PUBSUB", "CHANNELS", &format!("{}:{{*", stack.prefix)]).await;
+        assert_eq!(plain.texts(), Vec::<&str>::new(), "tenants' channels are sharded");
+    }
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 10);
+    // A kick reaches every gateway, whichever node it is sent through.
+    let kicked = &rooms[8];
+    let token = Token::of(kicked.as_str()).claim("iat", json!(1)).sign();
+    let mut seen = Vec::new();
+    for addr in stack.addrs() {
+        let mut dashboard = crate::harness::Dashboard::open(addr).await;
+        dashboard.send_join(kicked.as_str(), Some(&token), None).await;
+        dashboard.until("joined").await;
+        seen.push(dashboard);
+    }
+    // Whoever was kicked would come back with a newer token; the followers of this room have none.
+    let (kicked_ones, followers): (Vec<_>, Vec<_>) =
+        followers.into_iter().partition(|follower| follower.tenant == *kicked);
+    let path = format!("/v1/tenants/{kicked}/disconnect");
+    let answer = http::post(stack.gateway().internal, &path, "").await;
+    assert!((200..300).contains(&answer.status), "{answer:?}");
+    for mut dashboard in seen {
+        dashboard.until("error").await;
+        assert_eq!(dashboard.close_code().await, 4401);
+    }
+    for follower in kicked_ones {
+        follower.stop().await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    let receipts = traffic.stop().await;
+    assert!(receipts.len() > 80, "only {} events were published", receipts.len());
+    let ledgers = judge(followers, receipts).await;
+    sockets_stayed_open(&ledgers);
+    assert_eq!(ledgers.iter().map(Ledger::resyncs).sum::<usize>(), 0);
+    eventually("nothing is subscribed to any more", Duration::from_secs(5), async || {
+        subscribed(&cluster, &stack).await.is_empty().then_some(())
+    })
+    .await;
+    stack.finish().await;
+}
+
+/// Publishes to every room until all of it arrives, and returns how long that took.
+async fn until_all_arrives(stack: &mut Stack, followers: &[Follower], receipts: &mut Vec<Receipt>) -> Duration {
+    let begun = Instant::now();
+    let mut fresh = Vec::new();
+    for follower in followers {
+        fresh.push(stack.publish(&follower.tenant, &payment()).await);
+    }
+    caught_up(followers, &fresh).await;
+    receipts.extend(fresh);
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f19_a_slot_that_moves_under_load_is_followed() {
+    let cluster = RedisCluster::start().await;
+    let mut stack = Setup::new().redis_url(&cluster.url()).start_on(None).await;
+    let rooms = spread(&cluster).await;
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 10);
+    sleep(Duration::from_millis(500)).await;
+    // There and back and on: each leaves subscriptions behind that no longer bring anything.
+    for (room, to) in [(&rooms[0], 1), (&rooms[1], 2), (&rooms[0], 0), (&rooms[0], 2)] {
+        cluster.move_slot(room, to).await;
+        sleep(Duration::from_millis(700)).await;
+    }
+    let mut receipts = traffic.stop().await;
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    let ledgers = judge(followers, receipts).await;
+    sockets_stayed_open(&ledgers);
+    // The new node has another run id, so that each move is told; nobody else hears of it.
+    for (ledger, moves) in ledgers.iter().zip([3, 1, 0, 0, 0, 0, 0, 0, 0]) {
+        assert!(ledger.resyncs() <= moves, "moved {moves} times: {ledger}");
+    }
+    stack.finish().await;
+}
+
+/// Nothing is published that would show the gap, and nobody's heartbeat is due: the count of subscriptions tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f19_a_slot_that_moves_in_silence_is_found_within_seconds() {
+    let cluster = RedisCluster::start().await;
+    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "300").redis_url(&cluster.url()).start_on(None).await;
+    let rooms = spread(&cluster).await[..3].to_vec();
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let mut receipts = Vec::new();
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    let channel = stack.channel(&rooms[0]);
+    assert_eq!(cluster.subscribers(0, &channel).await, 1);
+    cluster.move_slot(&rooms[0], 1).await;
+    eventually("subscribed on the new node", Duration::from_secs(5), async || {
+        (cluster.subscribers(1, &channel).await == 1).then_some(())
+    })
+    .await;
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    sockets_stayed_open(&judge(followers, receipts).await);
+    stack.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f19_a_node_that_dies_is_replaced_by_its_replica() {
+    let mut cluster = RedisCluster::start().await;
+    let mut stack = Setup::new().gateways(2).redis_url(&cluster.url()).start_on(None).await;
+    let rooms = spread(&cluster).await;
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 10);
+    sleep(Duration::from_millis(500)).await;
+    cluster.nodes[0].kill9();
+    let died = Instant::now();
+    eventually("the replica is the master", Duration::from_secs(20), async || {
+        (cluster.master_of(&rooms[0]).await == 3).then_some(())
+    })
+    .await;
+    let took_over = died.elapsed();
+    let mut receipts = traffic.stop().await;
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    let back = died.elapsed();
+    assert!(back - took_over < Duration::from_secs(5), "the cluster took {took_over:?}, delivery {back:?}");
+
+    // And it comes back, as the replica of its replica; nobody minds.
+    cluster.nodes[0].restart().await;
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    let ledgers = judge(followers, receipts).await;
+    sockets_stayed_open(&ledgers);
+    for (ledger, room) in ledgers.iter().zip(&rooms) {
+        let died_under_it = cluster.slot_of(room).await <= 5460;
+        assert_eq!(ledger.resyncs() > 0, died_under_it, "{room}: {ledger}");
+    }
+    stack.finish().await;
+}
+
+/// The replica never heard of the last events: their numbers are given out again, under another epoch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f16_a_cluster_promotes_a_replica_that_lags() {
+    let mut cluster = RedisCluster::start().await;
+    let mut stack = Setup::new().redis_url(&cluster.url()).start_on(None).await;
+    let rooms = spread(&cluster).await[..3].to_vec();
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let mut receipts = Vec::new();
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    cluster.leave_behind(0, 3).await;
+    for _ in 0..3 {
+        until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    }
+    let old = followers[0].ledger().cursor().unwrap();
+    assert_eq!(old.seq, 4);
+    cluster.nodes[0].kill9();
+    cluster.nodes[3].thaw();
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    let ledgers = judge(followers, receipts).await;
+    sockets_stayed_open(&ledgers);
+    assert!(ledgers[0].resyncs() >= 1, "{}", ledgers[0]);
+    assert_ne!(ledgers[0].cursor().unwrap().epoch, old.epoch);
+    assert_eq!(ledgers[1].resyncs() + ledgers[2].resyncs(), 0, "the other nodes' tenants heard of it");
+    stack.finish().await;
+}
+
+/// A failover by hand: the old master goes on as a replica, and its connections never break.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f18_a_cluster_demotes_a_healthy_master() {
+    let cluster = RedisCluster::start().await;
+    let mut stack = Setup::new().redis_url(&cluster.url()).start_on(None).await;
+    let rooms = spread(&cluster).await;
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 10);
+    sleep(Duration::from_millis(500)).await;
+    for replica in [3, 4, 5] {
+        cluster.nodes[replica].command(&["CLUSTER", "FAILOVER"]).await;
+        sleep(Duration::from_millis(500)).await;
+    }
+    eventually("all are demoted", Duration::from_secs(10), async || {
+        for room in &rooms {
+            (cluster.master_of(room).await >= 3).then_some(())?;
+        }
+        Some(())
+    })
+    .await;
+    let mut receipts = traffic.stop().await;
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    let ledgers = judge(followers, receipts).await;
+    sockets_stayed_open(&ledgers);
+    assert!(ledgers.iter().all(|ledger| ledger.resyncs() <= 1));
+    stack.finish().await;
+}
