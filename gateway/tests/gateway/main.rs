@@ -32,3 +32,4 @@ mod sentinel;
 mod session;
 mod signatures;
 mod snapshots;
+mod storms;

@@ -45,7 +45,8 @@ pub struct Balancer {
     pub addr: SocketAddr,
     /// Where TLS is spoken, and the certificate to trust.
     pub tls: Option<(SocketAddr, PathBuf)>,
-    _process: Process,
+    command: Command,
+    process: Process,
 }
 
 impl Balancer {
@@ -60,7 +61,7 @@ impl Balancer {
             command.env(format!("GATEWAY_{}_HEALTH", number + 1), gateway.internal.port().to_string());
         }
         command.envs(variables.iter().copied());
-        Self::start(addr, None, &mut command).await
+        Self::start(addr, None, command).await
     }
 
     /// HAProxy with TLS, and a certificate that it was given for this.
@@ -112,19 +113,47 @@ impl Balancer {
         command.arg("-p").arg(&directory).args(["-c", "nginx.conf", "-e", "stderr", "-g"]);
         // One process, which dies as a whole.
         command.arg("daemon off; master_process off; pid nginx.pid;");
-        Self::start(addr, tls, &mut command).await
+        Self::start(addr, tls, command).await
     }
 
-    async fn start(addr: SocketAddr, tls: Option<(SocketAddr, PathBuf)>, command: &mut Command) -> Self {
+    /// SIGKILL: every socket through it is cut.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// On the same address, after [`Self::kill9`].
+    pub async fn restart(&mut self) {
+        self.process = Process::spawn(&mut self.command);
+        self.ready().await;
+    }
+
+    /// HAProxy with its configuration read again: another process takes the sockets that come, and the one before, which is
+    /// returned, serves its own to their end.
+    pub async fn reload(&mut self) -> Process {
+        let mut command = Command::new(self.command.get_program());
+        command.args(self.command.get_args()).args(["-sf", &self.process.id().to_string()]);
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let new = Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
+        let old = std::mem::replace(&mut self.process, new);
+        self.ready().await;
+        old
+    }
+
+    async fn start(addr: SocketAddr, tls: Option<(SocketAddr, PathBuf)>, mut command: Command) -> Self {
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/sbin")).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = Process::spawn(command);
+        let process = Process::spawn(&mut command);
+        let balancer = Self { addr, tls, command, process };
+        balancer.ready().await;
+        balancer
+    }
+
+    async fn ready(&self) {
         eventually("the balancer answers", PATIENCE, async || {
-            drop(tokio::net::TcpStream::connect(addr).await.ok()?);
-            (http::get(addr, "/asyncapi.json").await.status < 400).then_some(())
+            drop(tokio::net::TcpStream::connect(self.addr).await.ok()?);
+            (http::get(self.addr, "/asyncapi.json").await.status < 400).then_some(())
         })
         .await;
-        Self { addr, tls, _process: process }
     }
 }
 

@@ -50,12 +50,19 @@ impl Dashboard {
         addr: SocketAddr,
         headers: &[(&'static str, &str)],
     ) -> Result<(Self, Response<Option<Vec<u8>>>), tungstenite::Error> {
-        let stream = TcpStream::connect(addr).await?;
-        Self::connect_over(stream, headers).await
+        Self::connect_over(TcpStream::connect(addr).await?, headers).await
     }
 
     /// The same over a connection that the caller has prepared.
     pub async fn connect_over(
+        stream: TcpStream,
+        headers: &[(&'static str, &str)],
+    ) -> Result<(Self, Response<Option<Vec<u8>>>), tungstenite::Error> {
+        within("the handshake's answer", PATIENCE, Self::upgrade(stream, headers)).await
+    }
+
+    /// Without a limit: for followers, whose policy has one.
+    pub async fn upgrade(
         stream: TcpStream,
         headers: &[(&'static str, &str)],
     ) -> Result<(Self, Response<Option<Vec<u8>>>), tungstenite::Error> {
@@ -64,8 +71,7 @@ impl Dashboard {
         for (name, value) in headers {
             request.headers_mut().append(*name, value.parse().expect("a header value"));
         }
-        let handshake = tokio::time::timeout(PATIENCE, client_async(request, stream)).await;
-        let (socket, response) = handshake.unwrap_or_else(|_| panic!("the handshake took more than {PATIENCE:?}"))?;
+        let (socket, response) = client_async(request, stream).await?;
         Ok((Self { socket, ledger: Ledger::default() }, response))
     }
 

@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use publisher::TenantId;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_tungstenite::tungstenite;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -26,8 +29,16 @@ impl Follower {
     pub async fn start(gateways: &[SocketAddr], tenant: &TenantId) -> Self {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let stop = CancellationToken::new();
-        let run = follow(gateways.to_vec(), tenant.clone(), Arc::clone(&ledger), stop.clone());
-        let follower = Self { tenant: tenant.clone(), ledger, stop, task: AbortOnDropHandle::new(tokio::spawn(run)) };
+        let browser = Browser {
+            tenant: tenant.clone(),
+            token: Token::of(tenant.as_str()).sign(),
+            shared: Arc::clone(&ledger),
+            cookie: None,
+            socket: None,
+            failures: 0,
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(browser.follow(gateways.to_vec(), stop.clone())));
+        let follower = Self { tenant: tenant.clone(), ledger, stop, task };
         eventually("a follower has joined", PATIENCE, async || follower.ledger().cursor()).await;
         follower
     }
@@ -59,30 +70,93 @@ impl Follower {
     }
 }
 
-async fn follow(gateways: Vec<SocketAddr>, tenant: TenantId, shared: Arc<Mutex<Ledger>>, stop: CancellationToken) {
-    let token = Token::of(tenant.as_str()).sign();
-    for addr in gateways.iter().cycle() {
-        let ledger = shared.lock().unwrap().clone();
-        let resume = ledger.cursor();
-        if let Ok((dashboard, _)) = Dashboard::connect(*addr, &[]).await {
-            let mut dashboard = dashboard.continuing(ledger);
-            dashboard.send_join(tenant.as_str(), Some(&token), resume.as_ref()).await;
-            loop {
-                let Some(incoming) = stop.run_until_cancelled(dashboard.next_unbounded()).await else {
+/// From dialling to being joined.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(15);
+/// A connection that lasted so long was a good one: the next failure is a first one again.
+const STABLE: Duration = Duration::from_secs(5);
+/// A link with no heartbeat for so many intervals is dead.
+const SILENT_INTERVALS: f64 = 1.5;
+
+/// Full jitter: what was cut off together does not return together.
+fn backoff(failures: u32) -> Duration {
+    const BASE: Duration = Duration::from_secs(1);
+    const CAP: Duration = Duration::from_secs(30);
+    BASE.saturating_mul(2_u32.saturating_pow(failures)).min(CAP).mul_f64(rand::random())
+}
+
+/// When to come back, and from where on, is what `gateway/web/src/core/socket.ts` says.
+struct Browser {
+    tenant: TenantId,
+    token: String,
+    shared: Arc<Mutex<Ledger>>,
+    /// The balancer's, which leads back to the same gateway.
+    cookie: Option<String>,
+    socket: Option<Dashboard>,
+    failures: u32,
+}
+
+impl Browser {
+    async fn follow(mut self, gateways: Vec<SocketAddr>, stop: CancellationToken) {
+        for addr in gateways.iter().cycle() {
+            let pause = stop.run_until_cancelled(self.connection(*addr)).await;
+            let socket = self.socket.take();
+            let Some(pause) = pause else {
+                if let Some(dashboard) = socket {
                     dashboard.close().await;
-                    return;
-                };
+                }
+                return;
+            };
+            drop(socket);
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// One connection, from its first packet to its end; how long to stay away then.
+    async fn connection(&mut self, addr: SocketAddr) -> Duration {
+        let mut until = Instant::now() + ATTEMPT_LIMIT;
+        let (mut joined, mut told) = (None, None);
+        self.shared.lock().unwrap().record(Entry::Dialled);
+        if let Ok(Ok(dashboard)) = timeout_at(until, self.dial(addr)).await {
+            let dashboard = self.socket.insert(dashboard);
+            let resume = dashboard.ledger().cursor();
+            dashboard.send_join(self.tenant.as_str(), Some(&self.token), resume.as_ref()).await;
+            let mut patience = ATTEMPT_LIMIT;
+            while let Ok(incoming) = timeout_at(until, dashboard.next_unbounded()).await {
                 let newest = dashboard.ledger().entries.last().unwrap().clone();
-                shared.lock().unwrap().entries.push(newest);
-                if matches!(incoming, Incoming::Closed(_)) {
-                    break;
+                self.shared.lock().unwrap().entries.push(newest);
+                let Incoming::Message(message) = incoming else { break };
+                match message.kind.as_str() {
+                    "joined" => {
+                        joined = Some(Instant::now());
+                        let heartbeat = Duration::from_secs(message.data["heartbeatSeconds"].as_u64().unwrap());
+                        patience = heartbeat.mul_f64(SILENT_INTERVALS);
+                        until = Instant::now() + patience;
+                    }
+                    "heartbeat" => until = Instant::now() + patience,
+                    "error" => told = message.data["retryInMs"].as_u64().map(Duration::from_millis),
+                    _ => {}
                 }
             }
         }
-        let pause = Duration::from_millis(rand::random_range(20..150));
-        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            return;
+        if joined.is_some_and(|at| at.elapsed() >= STABLE) {
+            self.failures = 0;
         }
+        told.unwrap_or_else(|| {
+            self.failures += 1;
+            backoff(self.failures - 1)
+        })
+    }
+
+    async fn dial(&mut self, addr: SocketAddr) -> Result<Dashboard, tungstenite::Error> {
+        let cookie = self.cookie.clone();
+        let headers: Vec<_> = cookie.iter().map(|cookie| ("cookie", cookie.as_str())).collect();
+        let (dashboard, response) = Dashboard::upgrade(TcpStream::connect(addr).await?, &headers).await?;
+        if let Some(set) = response.headers().get("set-cookie") {
+            self.cookie = Some(set.to_str().unwrap().split(';').next().unwrap().to_owned());
+        }
+        Ok(dashboard.continuing(self.shared.lock().unwrap().clone()))
     }
 }
 

@@ -16,6 +16,7 @@ use super::wait::{PATIENCE, eventually};
 pub struct Gateway {
     process: Process,
     log: Log,
+    environment: Vec<(String, String)>,
     pub public: SocketAddr,
     pub internal: SocketAddr,
 }
@@ -31,7 +32,12 @@ impl Gateway {
         let public = address("public").unwrap_or_else(|| missing("public"));
         let internal = address("internal").unwrap_or_else(|| missing("internal"));
         let Starting { process, log } = starting;
-        Self { process, log, public, internal }
+        Self { process, log, environment: environment.to_vec(), public, internal }
+    }
+
+    /// Starts again when it has ended; on the same ports where its environment names them.
+    pub async fn restart(&mut self) {
+        *self = Self::start(&self.environment).await;
     }
 
     /// Runs the binary without expecting it to listen.

@@ -15,6 +15,8 @@ pub struct Cursor {
 /// One thing a gateway told the client.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
+    /// The client dials, with or without success.
+    Dialled,
     Joined {
         tenant: String,
         at: Cursor,

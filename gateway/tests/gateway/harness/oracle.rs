@@ -94,7 +94,7 @@ impl Oracle {
                     }
                 }
                 Entry::Left { .. } => (tenant, at) = (None, None),
-                Entry::Degraded | Entry::Restored | Entry::Other { .. } | Entry::Closed(_) => {}
+                Entry::Dialled | Entry::Degraded | Entry::Restored | Entry::Other { .. } | Entry::Closed(_) => {}
             }
         }
     }

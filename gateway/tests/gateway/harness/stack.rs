@@ -12,7 +12,7 @@ use super::events::{payment, tenant};
 use super::gateway::Gateway;
 use super::oracle::Receipt;
 use super::postgres::Database;
-use super::redis::RedisServer;
+use super::redis::{RedisServer, free_port};
 use super::token::{SECRET, Token};
 use super::{PUBLISH_API_KEY, traffic};
 
@@ -21,6 +21,7 @@ use super::{PUBLISH_API_KEY, traffic};
 pub struct Setup {
     gateways: usize,
     memory: bool,
+    keeps_ports: bool,
     redis_url: Option<String>,
     environment: Vec<(String, String)>,
 }
@@ -28,7 +29,7 @@ pub struct Setup {
 impl Setup {
     /// One gateway on one Redis, with intervals short enough for tests.
     pub fn new() -> Self {
-        let setup = Self { gateways: 1, memory: false, redis_url: None, environment: Vec::new() };
+        let setup = Self { gateways: 1, memory: false, keeps_ports: false, redis_url: None, environment: Vec::new() };
         setup
             .env("LISTEN", "127.0.0.1:0")
             .env("INTERNAL_LISTEN", "127.0.0.1:0")
@@ -42,6 +43,12 @@ impl Setup {
 
     pub fn gateways(mut self, count: usize) -> Self {
         self.gateways = count;
+        self
+    }
+
+    /// Each gateway on ports of its own that nobody takes while it is away, so that it finds them again.
+    pub fn keeping_ports(mut self) -> Self {
+        self.keeps_ports = true;
         self
     }
 
@@ -101,7 +108,16 @@ impl Setup {
             environment.push(("REDIS_URL".to_owned(), url));
             environment.push(("REDIS_PREFIX".to_owned(), prefix.clone()));
         }
-        let gateways = futures::future::join_all((0..self.gateways).map(|_| Gateway::start(&environment))).await;
+        let start = async || {
+            let mut environment = environment.clone();
+            if self.keeps_ports {
+                for listen in ["LISTEN", "INTERNAL_LISTEN"] {
+                    environment.push((listen.to_owned(), format!("127.0.0.1:{}", free_port())));
+                }
+            }
+            Gateway::start(&environment).await
+        };
+        let gateways = futures::future::join_all((0..self.gateways).map(|_| start())).await;
         Stack { setup: self, leased: false, prefix, redis, gateways, environment, publisher: None }
     }
 
