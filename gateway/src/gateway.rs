@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::hub::{Hub, MemberId};
 use crate::metrics::Metrics;
+use crate::pulse::Pulse;
 use crate::shutdown::Shutdown;
 use crate::snapshots::Snapshots;
 use crate::socket::slots::Slots;
@@ -30,6 +31,8 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// When to go.
     pub shutdown: Shutdown,
+    /// Whether the gateway itself was held up.
+    pub pulse: Pulse,
     /// The last socket's number.
     pub sockets: AtomicU64,
 }

@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod http;
 pub mod hub;
 pub mod metrics;
+pub mod pulse;
 pub mod shutdown;
 pub mod snapshots;
 pub mod socket;

@@ -29,6 +29,7 @@ use crate::gateway::{Gateway, Shared};
 use crate::http::{self, Limits};
 use crate::hub::{Hub, RoomLimits};
 use crate::metrics::{self, Metrics};
+use crate::pulse::Pulse;
 use crate::shutdown::{Shutdown, Signals};
 use crate::snapshots::{Books, Snapshots};
 use crate::socket::slots::Slots;
@@ -98,7 +99,9 @@ impl Instance {
 
         let slots = Slots::new(config.max_connections, metrics.clone());
         let sockets = AtomicU64::new(0);
-        let gateway = Arc::new(Gateway { config, tokens, engine, hub, snapshots, slots, metrics, shutdown, sockets });
+        let pulse = Pulse::start(&shutdown);
+        let gateway =
+            Arc::new(Gateway { config, tokens, engine, hub, snapshots, slots, metrics, shutdown, pulse, sockets });
         Ok(Self { gateway, public, internal, exporter, signals, relay })
     }
 

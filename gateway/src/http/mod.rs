@@ -22,6 +22,7 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use problem::Problem;
@@ -36,6 +37,8 @@ const BACKLOG: i32 = 4096;
 const SEND_BUFFER: usize = 64 * 1024;
 /// Wait after a failed accept, for descriptors to be given back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A cause that stays is logged this often.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
 
 /// Limits of a port's connections.
 #[derive(Debug, Clone, Copy)]
@@ -65,13 +68,12 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
     let router = router.layer(axum::middleware::from_fn(strict)).fallback(|| async { Problem::not_found() });
     let requests = Arc::new(Semaphore::new(limits.requests));
-    let mut failing = false;
+    let mut complained: Option<Instant> = None;
     loop {
         // One permit a connection, taken before it is accepted: what is beyond waits in the kernel, and costs us nothing.
         let Ok(permit) = requests.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                failing = false;
                 prepare(&stream, limits.user_timeout);
                 tokio::spawn(converse(stream, router.clone(), permit));
             }
@@ -79,7 +81,9 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
                 debug!(%error, "a connection was gone before it was accepted")
             }
             Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
+                // Descriptors that come free one at a time make it work in between.
+                if complained.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
+                    complained = Some(Instant::now());
                     warn!(%error, "accepting connections fails, trying again until it works");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;

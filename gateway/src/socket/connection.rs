@@ -28,8 +28,6 @@ const READ_BYTES: usize = 4096;
 const MAX_VIOLATIONS: u32 = 5;
 /// How long before its end a token is announced to expire.
 const EXPIRY_WARNING: Duration = Duration::from_secs(60);
-/// A clock that is looked at so much after its time shows that the whole gateway was held up.
-const LATE: Duration = Duration::from_millis(250);
 /// How long a message may take from its first byte to its last.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a last message may take to be written to a client that reads slowly.
@@ -416,13 +414,13 @@ impl Clocks {
             return Due::Close(CloseReason::Framing("a message was not completed in time"));
         }
         let heartbeat = gateway.config.heartbeat;
-        let silent = now.saturating_duration_since(self.heard);
-        if self.join_by.is_none() && silent >= 2 * heartbeat {
-            if silent < 2 * heartbeat + LATE {
-                return Due::Close(CloseReason::HeartbeatMissed);
+        if self.join_by.is_none() && now.saturating_duration_since(self.heard) >= 2 * heartbeat {
+            // When it was we who came late, our Ping did too: half an interval for it to be answered.
+            let excused = gateway.pulse.held_up().and_then(|at| at.checked_sub(heartbeat * 3 / 2));
+            match excused.filter(|at| *at > self.heard) {
+                Some(at) => self.heard = at,
+                None => return Due::Close(CloseReason::HeartbeatMissed),
             }
-            // It is we who come late, and so do our Pings: time for one to be answered.
-            self.heard = now.checked_sub(heartbeat * 3 / 2).unwrap_or(now);
         }
         let warn_at = self.expires.map(|at| at.checked_sub(EXPIRY_WARNING).unwrap_or(at));
         if !self.warned && past(warn_at) { Due::Warn } else { Due::Nothing }

@@ -13,6 +13,7 @@ mod configuration;
 mod emit;
 mod engine;
 mod frames;
+mod gateway_faults;
 mod handshake;
 mod harness;
 mod internal;

@@ -6,6 +6,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
 
 use super::http;
@@ -124,6 +125,26 @@ impl Gateway {
 
     pub fn file_descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+    }
+
+    /// How many it may have from now on, as `prlimit` sets it; as many as these tests without a number.
+    pub fn limit_file_descriptors(&self, limit: Option<usize>) {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let current = limit.map(|limit| limit as u64).or(maximum);
+        prlimit(Pid::from_raw(self.id() as i32), Resource::Nofile, Rlimit { current, maximum }).unwrap();
+    }
+
+    /// Processor time used since it started.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        // After the name, which may hold anything: the state is field 3, utime 14, stime 15.
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     pub async fn exit(&mut self, within: Duration) -> (ExitStatus, Duration) {
