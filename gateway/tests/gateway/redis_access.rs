@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use publisher::{Publisher, PublisherConfig};
+use publisher::Publisher;
 use serde_json::json;
 
 use crate::harness::events::payment_json;
@@ -10,26 +10,49 @@ use crate::harness::process::scratch;
 use crate::harness::redis::{RedisServer, free_port};
 use crate::harness::resp::Reply;
 use crate::harness::tls::self_signed;
-use crate::harness::{Dashboard, Setup, Token, eventually, http, payment, tenant, traffic};
+use crate::harness::{
+    Dashboard, Follower, RedisCluster, Setup, Stack, Token, eventually, follower, http, payment, tenant, tenants,
+    traffic,
+};
 
 const RUNBOOK: &str = include_str!("../../../deploy/README.md");
 const PASSWORD: &str = "p@ss:w/rd";
 /// The same where it stands in a URL.
 const ENCODED: &str = "p%40ss%3Aw%2Frd";
 
-/// The runbook's command for this user, with our password and prefix.
-fn acl(user: &str, prefix: &str) -> Vec<String> {
-    let (_, rest) = RUNBOOK.split_once(&format!("ACL SETUSER {user} ")).expect("the runbook has the user");
-    // A command goes on where its line ends in a backslash.
-    let (mut rules, mut lines) = (String::new(), rest.lines());
-    while let Some(line) = lines.next().map(str::trim) {
-        rules.push_str(line.trim_end_matches('\\'));
-        if !line.ends_with('\\') {
-            break;
+/// The runbook's commands for this user, with our password and prefix: the one for any Redis, and the one on top for a Cluster.
+fn acl(user: &str, prefix: &str) -> Vec<Vec<String>> {
+    let command = format!("    ACL SETUSER {user} ");
+    let commands = RUNBOOK.split(&command).skip(1).map(|rest| {
+        // A command goes on where its line ends in a backslash.
+        let (mut rules, mut lines) = (String::new(), rest.lines());
+        while let Some(line) = lines.next().map(str::trim) {
+            rules.push_str(line.trim_end_matches('\\'));
+            if !line.ends_with('\\') {
+                break;
+            }
         }
-    }
-    let ours = |rule: &str| rule.replace(">…", &format!(">{PASSWORD}")).replace("dash:", &format!("{prefix}:"));
-    ["ACL", "SETUSER", user].map(str::to_owned).into_iter().chain(rules.split_whitespace().map(ours)).collect()
+        let ours = rules.replace(">…", &format!(">{PASSWORD}")).replace("dash:", &format!("{prefix}:"));
+        // What stands in quotes is one word.
+        let words = ours.split('\'').enumerate().flat_map(|(index, part)| match index % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        });
+        ["ACL", "SETUSER", user].map(str::to_owned).into_iter().chain(words).collect()
+    });
+    let commands: Vec<_> = commands.collect();
+    assert_eq!(commands.len(), 2, "the runbook has two commands for {user}");
+    commands
+}
+
+async fn give(redis: &RedisServer, command: &[String]) {
+    redis.command(&command.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+async fn publisher_as_billing(stack: &Stack, address: &str) -> Publisher {
+    let mut config = stack.publisher_config();
+    config.redis_url = address.replace("//", &format!("//billing:{ENCODED}@"));
+    Publisher::connect(config).await.unwrap()
 }
 
 #[tokio::test]
@@ -54,18 +77,13 @@ async fn the_least_rights_of_the_runbook_are_enough_over_tls() {
     // Before the users are there: a gateway that is refused tries again until it isn't.
     let stack = setup.start_on(Some(redis)).await;
     for user in ["gateway", "billing"] {
-        let command = acl(user, &stack.prefix);
-        stack.redis().command(&command.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        give(stack.redis(), &acl(user, &stack.prefix)[0]).await;
     }
     stack.gateway().metric_becomes("gateway_redis_up", &[], 1.0).await;
     stack.redis().command(&["ACL", "LOG", "RESET"]).await;
 
     // Joins, events from billing and over HTTP, heartbeats with their comparisons, resumes.
-    let billing = PublisherConfig {
-        redis_url: format!("redis://billing:{ENCODED}@{}", stack.redis().addr()),
-        ..stack.publisher_config()
-    };
-    let billing = Publisher::connect(billing).await.unwrap();
+    let billing = publisher_as_billing(&stack, &stack.redis().url()).await;
     let room = tenant();
     let token = Token::of(room.as_str()).claim("iat", json!(1)).sign();
     let mut dashboard = stack.dashboard(&room).await;
@@ -104,6 +122,94 @@ async fn the_least_rights_of_the_runbook_are_enough_over_tls() {
     .await;
     billing.close().await;
     stack.finish().await;
+}
+
+/// It reads, subscribes, and proves that it hears; whatever it can't do for want of rights, nobody loses an event by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_may_only_read_serves_browsers_all_the_same() {
+    let redis = RedisServer::start().await;
+    let url = redis.url().replace("//", &format!("//viewer:{ENCODED}@"));
+    let setup = Setup::new().redis_url(&url).env("HEARTBEAT_SECONDS", "1").without("PUBLISH_API_KEY");
+    let stack = setup.start_on(Some(redis)).await;
+    for user in ["viewer", "billing"] {
+        give(stack.redis(), &acl(user, &stack.prefix)[0]).await;
+    }
+    stack.gateway().metric_becomes("gateway_redis_up", &[], 1.0).await;
+    let billing = publisher_as_billing(&stack, &stack.redis().url()).await;
+
+    // Nobody ever published for these tenants: their first epoch comes with their first event.
+    let rooms = tenants(3);
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let left = stack.dashboard(&rooms[0]).await;
+    let before = left.cursor();
+    left.close().await;
+    let mut receipts = Vec::new();
+    for _ in 0..3 {
+        for room in &rooms {
+            receipts.push(traffic::publish(&billing, room, &payment()).await);
+        }
+    }
+    follower::caught_up(&followers, &receipts).await;
+    // Whoever saw the beginning that it made up has missed what came since.
+    let token = Token::of(rooms[0].as_str()).sign();
+    let mut back = Dashboard::open(stack.addr()).await;
+    let joined = back.resume(rooms[0].as_str(), &token, &before).await;
+    assert_eq!(joined.data["recovered"], false, "{}", joined.raw);
+    back.close().await;
+
+    // A state that is gone, with a gateway that can't begin another: the next event does.
+    stack.redis().command(&["FLUSHALL"]).await;
+    for follower in &followers {
+        eventually("told of the loss", Duration::from_secs(5), async || {
+            (follower.ledger().cursor()?.seq == 0).then_some(())
+        })
+        .await;
+    }
+    stack.redis().kill_subscribers().await;
+    for room in &rooms {
+        receipts.push(traffic::publish(&billing, room, &payment()).await);
+    }
+    let ledgers = follower::judge(followers, receipts).await;
+    assert!(ledgers.iter().all(|ledger| ledger.cursor().unwrap().seq == 1));
+    let written = stack.redis().command(&["ACL", "LOG"]).await;
+    for refusal in ["hset", "del", "pexpire", "publish", "xadd", "set"] {
+        assert!(!written.texts().contains(&refusal), "{written:?}");
+    }
+    billing.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_least_rights_of_the_runbook_are_enough_on_a_cluster() {
+    let cluster = RedisCluster::start().await;
+    let with = |user: &str| cluster.url().replace("//", &format!("//{user}:{ENCODED}@"));
+    for user in ["gateway", "viewer"] {
+        let stack = Setup::new().env("HEARTBEAT_SECONDS", "1").redis_url(&with(user)).start_on(None).await;
+        for node in &cluster.nodes {
+            for command in [acl(user, &stack.prefix), acl("billing", &stack.prefix)].concat() {
+                give(node, &command).await;
+            }
+            node.command(&["ACL", "LOG", "RESET"]).await;
+        }
+        stack.gateway().metric_becomes("gateway_redis_up", &[], 1.0).await;
+        let billing = publisher_as_billing(&stack, &cluster.url()).await;
+        let rooms = tenants(12);
+        let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+        let mut receipts = Vec::new();
+        for _ in 0..3 {
+            for room in &rooms {
+                receipts.push(traffic::publish(&billing, room, &payment()).await);
+            }
+        }
+        follower::judge(followers, receipts).await;
+        for node in &cluster.nodes {
+            let refused = node.command(&["ACL", "LOG"]).await;
+            let allowed = user == "viewer" || matches!(&refused, Reply::Array(entries) if entries.is_empty());
+            assert!(allowed, "{user}: {refused:?}");
+        }
+        billing.close().await;
+        stack.finish().await;
+    }
 }
 
 #[tokio::test]

@@ -7,9 +7,9 @@ use publisher::TenantId;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::harness::follower::{caught_up, judge};
-use crate::harness::ledger::{Entry, Ledger};
-use crate::harness::oracle::Receipt;
+use crate::harness::failover::{Absent, assert_sockets_stayed_open, until_all_arrives};
+use crate::harness::follower::judge;
+use crate::harness::ledger::Ledger;
 use crate::harness::{Follower, RedisCluster, Setup, Stack, Token, Traffic, eventually, http, payment, tenants};
 
 /// One tenant on each of the three masters first, then two more of each.
@@ -31,12 +31,6 @@ async fn subscribed(cluster: &RedisCluster, stack: &Stack) -> BTreeSet<String> {
         channels.extend(reply.texts().into_iter().map(str::to_owned));
     }
     channels
-}
-
-fn sockets_stayed_open(ledgers: &[Ledger]) {
-    for ledger in ledgers {
-        assert_eq!(ledger.count(|entry| matches!(entry, Entry::Closed(_))), 0, "{ledger}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,25 +74,13 @@ async fn tenants_of_all_nodes_are_served_and_let_go() {
     let receipts = traffic.stop().await;
     assert!(receipts.len() > 80, "only {} events were published", receipts.len());
     let ledgers = judge(followers, receipts).await;
-    sockets_stayed_open(&ledgers);
+    assert_sockets_stayed_open(&ledgers);
     assert_eq!(ledgers.iter().map(Ledger::resyncs).sum::<usize>(), 0);
     eventually("nothing is subscribed to any more", Duration::from_secs(5), async || {
         subscribed(&cluster, &stack).await.is_empty().then_some(())
     })
     .await;
     stack.finish().await;
-}
-
-/// Publishes to every room until all of it arrives, and returns how long that took.
-async fn until_all_arrives(stack: &mut Stack, followers: &[Follower], receipts: &mut Vec<Receipt>) -> Duration {
-    let begun = Instant::now();
-    let mut fresh = Vec::new();
-    for follower in followers {
-        fresh.push(stack.publish(&follower.tenant, &payment()).await);
-    }
-    caught_up(followers, &fresh).await;
-    receipts.extend(fresh);
-    begun.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,7 +99,7 @@ async fn f19_a_slot_that_moves_under_load_is_followed() {
     let mut receipts = traffic.stop().await;
     until_all_arrives(&mut stack, &followers, &mut receipts).await;
     let ledgers = judge(followers, receipts).await;
-    sockets_stayed_open(&ledgers);
+    assert_sockets_stayed_open(&ledgers);
     // The new node has another run id, so that each move is told; nobody else hears of it.
     for (ledger, moves) in ledgers.iter().zip([3, 1, 0, 0, 0, 0, 0, 0, 0]) {
         assert!(ledger.resyncs() <= moves, "moved {moves} times: {ledger}");
@@ -142,7 +124,7 @@ async fn f19_a_slot_that_moves_in_silence_is_found_within_seconds() {
     })
     .await;
     until_all_arrives(&mut stack, &followers, &mut receipts).await;
-    sockets_stayed_open(&judge(followers, receipts).await);
+    assert_sockets_stayed_open(&judge(followers, receipts).await);
     stack.finish().await;
 }
 
@@ -170,7 +152,7 @@ async fn f19_a_node_that_dies_is_replaced_by_its_replica() {
     cluster.nodes[0].restart().await;
     until_all_arrives(&mut stack, &followers, &mut receipts).await;
     let ledgers = judge(followers, receipts).await;
-    sockets_stayed_open(&ledgers);
+    assert_sockets_stayed_open(&ledgers);
     for (ledger, room) in ledgers.iter().zip(&rooms) {
         let died_under_it = cluster.slot_of(room).await <= 5460;
         assert_eq!(ledger.resyncs() > 0, died_under_it, "{room}: {ledger}");
@@ -183,11 +165,13 @@ async fn f19_a_node_that_dies_is_replaced_by_its_replica() {
 async fn f16_a_cluster_promotes_a_replica_that_lags() {
     let mut cluster = RedisCluster::start().await;
     let mut stack = Setup::new().redis_url(&cluster.url()).start_on(None).await;
-    let rooms = spread(&cluster).await[..3].to_vec();
-    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let rooms = spread(&cluster).await;
+    let followers = Follower::start_all(&stack.addrs(), &rooms[..3]).await;
     let mut receipts = Vec::new();
     until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    stack.publish(&rooms[3], &payment()).await;
     cluster.leave_behind(0, 3).await;
+    let absent = Absent::after(&mut stack, rooms[3].clone(), 3).await;
     for _ in 0..3 {
         until_all_arrives(&mut stack, &followers, &mut receipts).await;
     }
@@ -196,8 +180,9 @@ async fn f16_a_cluster_promotes_a_replica_that_lags() {
     cluster.nodes[0].kill9();
     cluster.nodes[3].thaw();
     until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    absent.is_told(&mut stack).await;
     let ledgers = judge(followers, receipts).await;
-    sockets_stayed_open(&ledgers);
+    assert_sockets_stayed_open(&ledgers);
     assert!(ledgers[0].resyncs() >= 1, "{}", ledgers[0]);
     assert_ne!(ledgers[0].cursor().unwrap().epoch, old.epoch);
     assert_eq!(ledgers[1].resyncs() + ledgers[2].resyncs(), 0, "the other nodes' tenants heard of it");
@@ -227,7 +212,7 @@ async fn f18_a_cluster_demotes_a_healthy_master() {
     let mut receipts = traffic.stop().await;
     until_all_arrives(&mut stack, &followers, &mut receipts).await;
     let ledgers = judge(followers, receipts).await;
-    sockets_stayed_open(&ledgers);
+    assert_sockets_stayed_open(&ledgers);
     assert!(ledgers.iter().all(|ledger| ledger.resyncs() <= 1));
     stack.finish().await;
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use publisher::TenantId;
 use tokio::time::sleep;
 
+use crate::harness::failover::{Absent, assert_sockets_stayed_open};
 use crate::harness::follower::judge;
 use crate::harness::ledger::{Cursor, Entry, Ledger};
 use crate::harness::oracle::{Receipt, assert_rate};
@@ -24,13 +25,6 @@ fn assert_doubts_were_settled(ledgers: &[Ledger]) {
         let degraded = ledger.count(is_degraded);
         let restored = ledger.count(|entry| matches!(entry, Entry::Restored));
         assert_eq!(degraded, restored, "{degraded} times degraded, {restored} times restored");
-    }
-}
-
-/// Sockets that had to come back, although only Redis was in trouble.
-fn assert_sockets_stayed_open(ledgers: &[Ledger]) {
-    for ledger in ledgers {
-        assert_eq!(ledger.count(|entry| matches!(entry, Entry::Closed(_))), 0, "{ledger}");
     }
 }
 
@@ -366,7 +360,7 @@ async fn f15_flushall_in_silence_is_noticed_by_the_sweep() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f16_failover_to_a_replica_that_lags() {
-    let master = RedisServer::start().await;
+    let mut master = RedisServer::start().await;
     let replication = Proxy::to(master.addr()).await;
     let replica = RedisServer::start().await;
     let port = replication.addr().port().to_string();
@@ -378,10 +372,8 @@ async fn f16_failover_to_a_replica_that_lags() {
 
     // Everybody reaches "Redis" through one address, which will lead elsewhere.
     let front = Proxy::to(master.addr()).await;
-    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "1").through(front.addr()).start_on(Some(master)).await;
-    let mut config = stack.publisher_config();
-    config.redis_url = format!("redis://{}", front.addr());
-    let publisher = publisher::Publisher::connect(config).await.unwrap();
+    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "1").through(front.addr()).start_on(None).await;
+    let publisher = stack.publisher().await;
     let room = tenant();
     let followers = Follower::start_all(&stack.addrs(), std::slice::from_ref(&room)).await;
     let mut receipts: Vec<Receipt> = Vec::new();
@@ -396,7 +388,15 @@ async fn f16_failover_to_a_replica_that_lags() {
         (replica.command(&["HGET", &state, "seq"]).await.texts() == ["3"]).then_some(())
     })
     .await;
+    let away = tenant();
+    stack.publish(&away, &payment()).await;
+    let away_state = stack.state_key(&away);
+    eventually("the replica has the other's first", Duration::from_secs(5), async || {
+        (replica.command(&["HGET", &away_state, "seq"]).await.texts() == ["1"]).then_some(())
+    })
+    .await;
     replication.freeze();
+    let absent = Absent::after(&mut stack, away, 3).await;
     publish(2).await;
     eventually("5 were delivered", Duration::from_secs(5), async || {
         (followers[0].ledger().cursor().unwrap().seq == 5).then_some(())
@@ -404,7 +404,7 @@ async fn f16_failover_to_a_replica_that_lags() {
     .await;
     let old = followers[0].ledger().cursor().unwrap();
 
-    stack.redis_mut().kill9();
+    master.kill9();
     drop(replication);
     replica.command(&["REPLICAOF", "NO", "ONE"]).await;
     front.retarget(replica.addr());
@@ -414,6 +414,7 @@ async fn f16_failover_to_a_replica_that_lags() {
     assert_sockets_stayed_open(&ledgers);
     assert!(ledgers[0].resyncs() >= 1, "{}", ledgers[0]);
     assert_ne!(ledgers[0].cursor().unwrap().epoch, old.epoch);
+    absent.is_told(&mut stack).await;
 }
 
 /// Who opens a dashboard during an outage waits for its room, answers Pings meanwhile, and is joined when Redis is back.

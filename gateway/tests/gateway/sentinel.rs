@@ -4,26 +4,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::harness::follower::{caught_up, judge};
-use crate::harness::ledger::{Entry, Ledger};
+use crate::harness::failover::{Absent, assert_sockets_stayed_open, until_all_arrives};
+use crate::harness::follower::judge;
 use crate::harness::oracle::Receipt;
-use crate::harness::{Follower, Sentinels, Setup, Stack, Traffic, eventually, payment, tenants};
-
-fn sockets_stayed_open(ledgers: &[Ledger]) {
-    for ledger in ledgers {
-        assert_eq!(ledger.count(|entry| matches!(entry, Entry::Closed(_))), 0, "{ledger}");
-    }
-}
-
-/// Publishes to every room until all of it arrives.
-async fn until_all_arrives(stack: &mut Stack, followers: &[Follower], receipts: &mut Vec<Receipt>) {
-    let mut fresh = Vec::new();
-    for follower in followers {
-        fresh.push(stack.publish(&follower.tenant, &payment()).await);
-    }
-    caught_up(followers, &fresh).await;
-    receipts.extend(fresh);
-}
+use crate::harness::{Follower, Sentinels, Setup, Stack, Traffic, eventually, payment, tenant, tenants};
 
 /// Under load, what `strike` does to the first server; then delivery must be back within five seconds of the new master.
 async fn failover_under_load(
@@ -58,7 +42,7 @@ async fn f17_a_frozen_master_is_succeeded_and_wakes_up_harmless() {
     .await;
     until_all_arrives(&mut stack, &followers, &mut receipts).await;
     let ledgers = judge(followers, receipts).await;
-    sockets_stayed_open(&ledgers);
+    assert_sockets_stayed_open(&ledgers);
     assert!(ledgers.iter().all(|ledger| ledger.resyncs() == 1), "told once each");
     stack.finish().await;
 }
@@ -68,7 +52,7 @@ async fn f17_a_killed_master_is_succeeded() {
     let (_sentinels, stack, followers, receipts) =
         failover_under_load(async |sentinels| sentinels.servers[0].kill9()).await;
     let ledgers = judge(followers, receipts).await;
-    sockets_stayed_open(&ledgers);
+    assert_sockets_stayed_open(&ledgers);
     assert!(ledgers.iter().all(|ledger| ledger.resyncs() == 1), "told once each");
     stack.finish().await;
 }
@@ -77,7 +61,7 @@ async fn f17_a_killed_master_is_succeeded() {
 async fn f18_a_healthy_master_is_demoted() {
     let (_sentinels, stack, followers, receipts) =
         failover_under_load(async |sentinels| sentinels.fail_over().await).await;
-    sockets_stayed_open(&judge(followers, receipts).await);
+    assert_sockets_stayed_open(&judge(followers, receipts).await);
     stack.finish().await;
 }
 
@@ -89,8 +73,11 @@ async fn f16_sentinels_promote_a_replica_that_lags() {
     let followers = Follower::start_all(&stack.addrs(), &tenants(2)).await;
     let mut receipts = Vec::new();
     until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    let away = tenant();
+    stack.publish(&away, &payment()).await;
     sentinels.servers[1].freeze();
     sentinels.servers[0].command(&["CLIENT", "KILL", "TYPE", "replica"]).await;
+    let absent = Absent::after(&mut stack, away, 3).await;
     for _ in 0..3 {
         until_all_arrives(&mut stack, &followers, &mut receipts).await;
     }
@@ -99,8 +86,9 @@ async fn f16_sentinels_promote_a_replica_that_lags() {
     sentinels.servers[0].kill9();
     sentinels.servers[1].thaw();
     until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    absent.is_told(&mut stack).await;
     let ledgers = judge(followers, receipts).await;
-    sockets_stayed_open(&ledgers);
+    assert_sockets_stayed_open(&ledgers);
     for ledger in &ledgers {
         assert!(ledger.resyncs() >= 1, "{ledger}");
         assert_ne!(ledger.cursor().unwrap().epoch, old.epoch);

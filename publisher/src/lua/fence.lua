@@ -22,6 +22,10 @@ end
 local epoch, seq, id, bucket, term
 
 local function begin_epoch(run, state_ms)
+  -- Told apart from every other refusal: a gateway that may only read knows from it that it has read rightly.
+  if not redis.acl_check_cmd('HSET', STATE, 'epoch', '') then
+    error(redis.error_reply('NOPERM no permission to begin an epoch'))
+  end
   epoch = string.sub(run, 1, 8) .. '-' .. whole(clock)
   seq, id = 0, ''
   -- The state first: on a full server it is refused, and then nothing has been lost yet; a DEL would have passed.

@@ -242,7 +242,41 @@ impl Wire {
     }
 
     /// Reads a tenant's head, and its log after a position, through the fence (design §5).
+    ///
+    /// First by a script that may not write, for which the right to read is enough. Where the fence must begin an epoch, that
+    /// is refused, and asked again with the right to write. Who doesn't have it gets a [provisional](Self::provisional) head.
     pub async fn position(&self, tenant: &TenantId, after: Option<&Known>) -> Result<Reading, WireError> {
+        let answer = match self.run_position(["EVALSHA_RO", "EVAL_RO"], tenant, after).await {
+            Err(WireError::Refused(why)) if why.contains("not allowed from read-only scripts") => {
+                self.run_position(["EVALSHA", "EVAL"], tenant, after).await?
+            }
+            Err(WireError::Refused(why)) if why.starts_with("NOPERM no permission to begin an epoch") => {
+                return Ok(Self::provisional(after));
+            }
+            answer => answer?,
+        };
+        reading(answer).ok_or(WireError::Unexpected("the position script"))
+    }
+
+    /// Where a stream stands that needs a new epoch, to a gateway that may not begin one: at the beginning of an epoch of its
+    /// own. The next event that is published brings the real one, and with it a resync. An epoch that a room has left is
+    /// never given out again: whoever resumes from it has missed something.
+    fn provisional(after: Option<&Known>) -> Reading {
+        const MARK: &str = "provisional-";
+        let kept = match after {
+            Some(Known::Room(at)) if at.epoch.as_str().starts_with(MARK) => Some(at.epoch.clone()),
+            _ => None,
+        };
+        let fresh = || format!("{MARK}{}", publisher::EventId::new()).parse().expect("an epoch is a word");
+        Reading { head: Position { epoch: kept.unwrap_or_else(fresh), seq: 0, id: None }, events: Vec::new() }
+    }
+
+    async fn run_position(
+        &self,
+        [by_digest, by_source]: [&'static str; 2],
+        tenant: &TenantId,
+        after: Option<&Known>,
+    ) -> Result<Resp3Frame, WireError> {
         let (at, trusted) = match after {
             Some(Known::Room(at)) => (Some(at), "1"),
             Some(Known::Client(at)) => (Some(at), "0"),
@@ -262,13 +296,12 @@ impl Wire {
             head.iter().chain(&keys).chain(&args).map(|arg| Bytes::copy_from_slice(arg.as_bytes())).collect()
         };
         let script = &*script::POSITION;
-        let answer = match custom(&self.subscriber, "EVALSHA", call(script.digest().into())).await {
+        match custom(&self.subscriber, by_digest, call(script.digest().into())).await {
             Err(WireError::Refused(why)) if why.starts_with("NOSCRIPT") => {
-                custom(&self.subscriber, "EVAL", call(script.source().into())).await?
+                custom(&self.subscriber, by_source, call(script.source().into())).await
             }
-            answer => answer?,
-        };
-        reading(answer).ok_or(WireError::Unexpected("the position script"))
+            answer => answer,
+        }
     }
 
     /// Publishes a probe to ourselves.

@@ -6,6 +6,7 @@ pub mod billing_api;
 pub mod books;
 pub mod dashboard;
 pub mod events;
+pub mod failover;
 pub mod follower;
 pub mod gateway;
 pub mod http;

@@ -1,0 +1,63 @@
+//! What every failover is looked at with: delivery comes back, sockets stay open, and who was away is told.
+
+use publisher::TenantId;
+
+use super::dashboard::Dashboard;
+use super::events::payment;
+use super::follower::{Follower, caught_up};
+use super::ledger::{Cursor, Entry, Ledger};
+use super::oracle::Receipt;
+use super::stack::Stack;
+use super::token::Token;
+
+/// Publishes to every follower's tenant until all of it arrives.
+pub async fn until_all_arrives(stack: &mut Stack, followers: &[Follower], receipts: &mut Vec<Receipt>) {
+    let mut fresh = Vec::new();
+    for follower in followers {
+        fresh.push(stack.publish(&follower.tenant, &payment()).await);
+    }
+    caught_up(followers, &fresh).await;
+    receipts.extend(fresh);
+}
+
+/// Sockets that had to come back, although only Redis was in trouble.
+pub fn assert_sockets_stayed_open(ledgers: &[Ledger]) {
+    for ledger in ledgers {
+        assert_eq!(ledger.count(|entry| matches!(entry, Entry::Closed(_))), 0, "{ledger}");
+    }
+}
+
+/// A browser that is away during a failover and knows its position by number alone. Nobody else looks at its tenant, so that
+/// only Redis knows what its numbers stood for.
+pub struct Absent {
+    room: TenantId,
+    at: Cursor,
+}
+
+impl Absent {
+    /// Of this tenant, having seen as many events as asked for.
+    pub async fn after(stack: &mut Stack, room: TenantId, events: u64) -> Self {
+        let mut dashboard = stack.dashboard(&room).await;
+        for _ in 0..events {
+            stack.publish(&room, &payment()).await;
+            dashboard.next_event().await;
+        }
+        let at = dashboard.cursor();
+        let tenants = stack.gateway().metric("gateway_tenants", &[]).await;
+        dashboard.close().await;
+        stack.gateway().metric_becomes("gateway_tenants", &[], tenants - 1.0).await;
+        Self { room, at }
+    }
+
+    /// Comes back when its number has been given out again, to another event.
+    pub async fn is_told(self, stack: &mut Stack) {
+        let mut seq = 0;
+        while seq < self.at.seq {
+            seq = stack.publish(&self.room, &payment()).await.seq;
+        }
+        let mut back = Dashboard::open(stack.addr()).await;
+        let joined = back.resume(self.room.as_str(), &Token::of(self.room.as_str()).sign(), &self.at).await;
+        assert_eq!(joined.data["recovered"], false, "resumed from {:?}: {}", self.at, joined.raw);
+        back.close().await;
+    }
+}
