@@ -5,10 +5,14 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::postgres::Database;
 
+/// Whose books these are; as secret as [the others](super::events::PARENT).
+pub const PARENT: &str = "Thandi Mokoena";
+pub const CHILD: &str = "Lwazi";
+
 /// A payment as billing emits it; `number` makes it a different one.
 pub fn payment_data(number: u32) -> String {
     format!(
-        r#"{{"paymentId":"p-{number}","amount":{number}.50,"parentName":"Thandi Mokoena","childName":"Lwazi","invoiceNumber":"INV-{number}"}}"#
+        r#"{{"paymentId":"p-{number}","amount":{number}.50,"parentName":"{PARENT}","childName":"{CHILD}","invoiceNumber":"INV-{number}"}}"#
     )
 }
 
@@ -39,8 +43,8 @@ pub async fn open_books(database: &Database, tenant: &TenantId) {
     database
         .run(&format!(
             "insert into billing.tenants (id, name) values ('{tenant}', 'Acorn');
-             insert into billing.parents (tenant_id, id, name) values ('{tenant}', 'par-1', 'Thandi Mokoena');
-             insert into billing.children (tenant_id, id, parent_id, name) values ('{tenant}', 'chi-1', 'par-1', 'Lwazi');
+             insert into billing.parents (tenant_id, id, name) values ('{tenant}', 'par-1', '{PARENT}');
+             insert into billing.children (tenant_id, id, parent_id, name) values ('{tenant}', 'chi-1', 'par-1', '{CHILD}');
              insert into billing.invoices (tenant_id, id, number, parent_id, child_id, amount, status, issued_on, due_on)
              values ('{tenant}', 'inv-1', 'INV-1', 'par-1', 'chi-1', 100000, 'PENDING', current_date - 7, current_date + 7)"
         ))

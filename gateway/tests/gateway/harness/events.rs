@@ -8,6 +8,10 @@ use rand::RngExt as _;
 use rand::distr::Alphanumeric;
 use time::OffsetDateTime;
 
+/// Who pays in these tests, and for whom. No log may ever hold a name of theirs.
+pub const PARENT: &str = "Nomsa Dlamini";
+pub const CHILD: &str = "Thandi";
+
 /// A tenant that no other test knows.
 pub fn tenant() -> TenantId {
     let random: String = rand::rng().sample_iter(Alphanumeric).take(12).map(char::from).collect();
@@ -24,15 +28,15 @@ pub fn payment() -> DashboardEvent {
     DashboardEvent::new(PaymentReceived {
         payment_id: format!("pay-{cents}"),
         amount: Money::from_cents(cents).unwrap(),
-        parent_name: "Nomsa Dlamini".to_owned(),
-        child_name: "Thandi".to_owned(),
+        parent_name: PARENT.to_owned(),
+        child_name: CHILD.to_owned(),
         invoice_number: "INV-0042".to_owned(),
     })
 }
 
 /// The same as a publish API caller writes it.
 pub fn payment_json() -> String {
-    let who = r#""parentName":"Nomsa Dlamini","childName":"Thandi""#;
+    let who = format!(r#""parentName":"{PARENT}","childName":"{CHILD}""#);
     let what = r#""paymentId":"pay-1","amount":1500.00,"invoiceNumber":"INV-0042""#;
     format!(r#"{{"type":"payment_received","data":{{{what},{who}}}}}"#)
 }

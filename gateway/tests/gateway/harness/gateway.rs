@@ -4,15 +4,15 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
 
-use super::http;
 use super::metrics::Scrape;
 use super::process::{Process, Signal};
 use super::wait::{PATIENCE, eventually};
+use super::{books, events, http};
 
 pub struct Gateway {
     process: Process,
@@ -47,7 +47,7 @@ impl Gateway {
         command.args(arguments).env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::spawn(&mut command);
-        let log = Log::default();
+        let log = Log::of(environment);
         log.follow(process.child().stdout.take().unwrap());
         log.follow(process.child().stderr.take().unwrap());
         (process, log)
@@ -88,7 +88,7 @@ impl Gateway {
         holds: impl Fn(f64) -> bool,
     ) {
         let mut last = f64::NAN;
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         loop {
             let value = self.metric(name, labels).await;
             if holds(value) {
@@ -151,7 +151,7 @@ impl Gateway {
         self.process.exit(within).await
     }
 
-    /// What every test leaves behind must satisfy: alive, no panic, and no token ever written down.
+    /// What every test leaves behind must satisfy: alive, and with a clean log.
     pub fn assert_unharmed(&mut self) {
         assert_eq!(self.process.try_wait(), None, "the gateway is gone; its log:\n{}", self.log.text());
         self.log.assert_clean();
@@ -175,15 +175,27 @@ impl Starting {
     }
 }
 
-/// Standard output and standard error, line by line.
-#[derive(Clone, Default)]
+/// Standard output and standard error, line by line. Looked through once more when it is dropped, so that no process of the tests
+/// gets away with what it wrote, whether it ended by itself or was killed.
 pub struct Log {
     lines: Arc<Mutex<Vec<String>>>,
     /// One for each output that is still open.
     open: Arc<()>,
+    /// What this process was told in confidence.
+    secrets: Vec<String>,
 }
 
 impl Log {
+    fn of(environment: &[(String, String)]) -> Self {
+        let secrets = environment.iter().filter_map(|(name, value)| match name.as_str() {
+            "JWT_SECRET" | "PUBLISH_API_KEY" => Some(value.as_str()),
+            "REDIS_URL" | "DATABASE_URL" => password(value),
+            _ => None,
+        });
+        let secrets = secrets.filter(|secret| !secret.is_empty()).map(str::to_owned).collect();
+        Self { lines: Arc::default(), open: Arc::default(), secrets }
+    }
+
     fn follow(&self, output: impl Read + Send + 'static) {
         let (lines, open) = (Arc::clone(&self.lines), Arc::clone(&self.open));
         std::thread::spawn(move || {
@@ -200,7 +212,11 @@ impl Log {
 
     /// Waits until the process, which has ended, has said everything.
     async fn complete(&self) {
-        eventually("both outputs end", PATIENCE, async || (Arc::strong_count(&self.open) == 1).then_some(())).await;
+        eventually("both outputs end", PATIENCE, async || self.is_complete().then_some(())).await;
+    }
+
+    fn is_complete(&self) -> bool {
+        Arc::strong_count(&self.open) == 1
     }
 
     pub fn text(&self) -> String {
@@ -213,12 +229,36 @@ impl Log {
         parsed.into_iter().find(|line| line["message"] == message)
     }
 
-    /// No panic, no token (every JWT begins with `eyJ`), no key, no terminal escape smuggled in by a client.
+    /// No panic, no token (every JWT begins with `eyJ`), no key, no password, nobody's name, no terminal escape smuggled in by a
+    /// client.
     pub fn assert_clean(&self) {
+        let never = ["panicked", "eyJ", "\u{1b}", super::token::SECRET, super::PUBLISH_API_KEY];
+        let people = [events::PARENT, events::CHILD, books::PARENT, books::CHILD].map(|name| name.split(' '));
+        let forbidden = || never.into_iter().chain(people.clone().into_iter().flatten());
         for line in self.lines() {
-            for forbidden in ["panicked", "eyJ", super::token::SECRET, super::PUBLISH_API_KEY, "\u{1b}"] {
-                assert!(!line.contains(forbidden), "{forbidden:?} in the gateway's log: {line}");
-            }
+            let found = forbidden().chain(self.secrets.iter().map(String::as_str)).find(|word| line.contains(word));
+            assert!(found.is_none(), "{found:?} in the gateway's log: {line}");
         }
     }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        // Its process is gone, or goes next; what it wrote last is still in the pipe.
+        let begun = Instant::now();
+        while !self.is_complete() && begun.elapsed() < Duration::from_secs(1) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.assert_clean();
+    }
+}
+
+/// The password in an address, `scheme://user:password@host`.
+fn password(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let (credentials, _) = rest.rsplit_once('@')?;
+    credentials.split_once(':').map(|(_, password)| password)
 }
