@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::StatusCode;
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -12,6 +13,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use publisher::{DashboardEventType, Message};
 
 use crate::socket::close::CloseReason;
+use crate::socket::protocol::BadMessage;
 
 /// From 0.1 ms to 10 s, dense where the promise (500 ms) and the usual (1 ms) lie.
 const LATENCY_BUCKETS: &[f64] = &[
@@ -70,6 +72,10 @@ impl Metrics {
         for result in HANDSHAKE_RESULTS {
             counter!("gateway_handshakes_total", "result" => result).absolute(0);
         }
+        for code in BadMessage::CODES {
+            counter!("gateway_bad_messages_total", "code" => code).absolute(0);
+        }
+        counter!("gateway_http_requests_total", "status" => "200").absolute(0);
         counter!("gateway_disconnects_total", "reason" => CloseReason::Client(1000).label()).absolute(0);
         let handles = Handles {
             connections: gauge!("gateway_connections"),
@@ -163,6 +169,16 @@ impl Metrics {
         counter!("gateway_joins_total", "result" => result).increment(1);
     }
 
+    /// A message of a browser was refused; `code` is one of [`BadMessage::CODES`].
+    pub fn message_refused(&self, code: &'static str) {
+        counter!("gateway_bad_messages_total", "code" => code).increment(1);
+    }
+
+    /// A request was answered with this, on either port; or refused so before it was whole.
+    pub fn answered(&self, status: StatusCode) {
+        counter!("gateway_http_requests_total", "status" => status.as_str().to_owned()).increment(1);
+    }
+
     /// A socket closed after this long.
     pub fn disconnected(&self, reason: &CloseReason, after: Duration) {
         counter!("gateway_disconnects_total", "reason" => reason.label()).increment(1);
@@ -223,6 +239,8 @@ fn describe() {
     describe_counter!("gateway_probe_failures_total", "Probes that did not come back in time");
     describe_counter!("gateway_handshakes_total", "WebSocket handshakes by result");
     describe_counter!("gateway_joins_total", "Joins by result");
+    describe_counter!("gateway_bad_messages_total", "Messages of browsers that were refused, by code");
+    describe_counter!("gateway_http_requests_total", "HTTP requests of both ports, by status");
     describe_counter!("gateway_disconnects_total", "Closed sockets by reason");
     describe_histogram!("gateway_connection_seconds", "How long sockets were open");
     describe_counter!("gateway_events_received_total", "Events received from the engine");

@@ -128,9 +128,10 @@ impl Instance {
             internal,
             http::internal::routes(gateway.clone(), exporter.clone()),
             Limits { requests: 256, user_timeout },
+            gateway.metrics.clone(),
         ));
         let routes = http::public::routes(gateway.clone()).merge(more);
-        tokio::spawn(http::serve(public, routes, Limits { requests, user_timeout }));
+        tokio::spawn(http::serve(public, routes, Limits { requests, user_timeout }, gateway.metrics.clone()));
         tokio::spawn(upkeep(exporter, gateway.clone()));
         let tokens = gateway.tokens.clone();
         tokio::spawn(async move { tokens.keep_fresh().await });

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::middleware::Next;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use http::Method;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{Method, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::metrics::Metrics;
 use problem::Problem;
 
 /// A request's head must be complete within this, or the connection is cut: slow-loris.
@@ -65,8 +66,9 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts connections for ever.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
-    let router = router.layer(axum::middleware::from_fn(strict)).fallback(|| async { Problem::not_found() });
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metrics: Metrics) {
+    let router = router.layer(middleware::from_fn(strict)).fallback(|| async { Problem::not_found() });
+    let router = router.layer(middleware::from_fn_with_state(metrics.clone(), counted));
     let requests = Arc::new(Semaphore::new(limits.requests));
     let mut complained: Option<Instant> = None;
     loop {
@@ -75,7 +77,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 prepare(&stream, limits.user_timeout);
-                tokio::spawn(converse(stream, router.clone(), permit));
+                tokio::spawn(converse(stream, router.clone(), metrics.clone(), permit));
             }
             Err(error) if is_of_the_connection(&error) => {
                 debug!(%error, "a connection was gone before it was accepted")
@@ -93,13 +95,27 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
 }
 
 /// Speaks HTTP/1.1 with one client, until it leaves or becomes a WebSocket.
-async fn converse(stream: TcpStream, router: Router, _permit: OwnedSemaphorePermit) {
+async fn converse(stream: TcpStream, router: Router, metrics: Metrics, _permit: OwnedSemaphorePermit) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades();
     if let Err(error) = connection.await {
-        // Scanners and broken clients: of no interest to anybody but who looks for it.
+        // Scanners and broken clients: counted, and otherwise of no interest to anybody but who looks for it.
         debug!(%error, "connection ended");
+        if let Some(status) = never_a_request(&error) {
+            metrics.answered(status);
+        }
+    }
+}
+
+/// The status for what ended before it was a request; hyper answers some of it by itself. Also for a connection that was kept
+/// open and not used again.
+fn never_a_request(error: &hyper::Error) -> Option<StatusCode> {
+    match () {
+        () if error.is_timeout() => Some(StatusCode::REQUEST_TIMEOUT),
+        () if error.is_parse_too_large() => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        () if error.is_parse() => Some(StatusCode::BAD_REQUEST),
+        () => None,
     }
 }
 
@@ -117,6 +133,12 @@ fn is_of_the_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
+}
+
+async fn counted(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    metrics.answered(response.status());
+    response
 }
 
 /// Refuses what a load balancer and a server could understand differently (request smuggling), and tokens in the URL.

@@ -233,6 +233,7 @@ impl Connection {
             },
             Err(bad) => {
                 self.violations += 1;
+                self.gateway.metrics.message_refused(bad.code());
                 self.say(protocol::refused(&bad)).await?;
                 if self.violations < MAX_VIOLATIONS { Ok(()) } else { Err(CloseReason::BadMessages) }
             }

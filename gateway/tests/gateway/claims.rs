@@ -15,7 +15,9 @@ fn good() -> Token {
 
 #[tokio::test]
 async fn b43_expiry_is_a_number_in_the_future_with_leeway_5() {
-    hostile(Setup::new(), async |stack, _| {
+    let counted =
+        ["disconnects token_expired", "disconnects unauthorized", "joins token_expired", "joins unauthorized"];
+    hostile(Setup::new(), &counted, async |stack, _| {
         let text = |exp: &str| sign_claims_text(&format!(r#"{{"sub":"bursar","tenantId":"t1","exp":{exp}}}"#));
         refused(
             stack,
@@ -48,7 +50,7 @@ async fn b43_expiry_is_a_number_in_the_future_with_leeway_5() {
 
 #[tokio::test]
 async fn b43_leeway_lets_a_token_expired_for_3_s_in() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &[], async |stack, _| {
         for way in Bring::ALL {
             let mut dashboard = Dashboard::bring(stack.addr(), way, "t1", &good().expiring_in(-3).sign()).await;
             dashboard.until("joined").await;
@@ -60,7 +62,7 @@ async fn b43_leeway_lets_a_token_expired_for_3_s_in() {
 
 #[tokio::test]
 async fn b44_absurd_expiry_is_clamped_not_overflowed() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &[], async |stack, _| {
         let text = |exp: &str| sign_claims_text(&format!(r#"{{"sub":"bursar","tenantId":"t1","exp":{exp}}}"#));
         let years = [now() + 3_000_000_000, u64::from(u32::MAX) * 1000];
         let mut far: Vec<_> = years.iter().map(|exp| ("far", text(&exp.to_string()))).collect();
@@ -76,7 +78,7 @@ async fn b44_absurd_expiry_is_clamped_not_overflowed() {
 
 #[tokio::test]
 async fn b45_not_before_is_honoured() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["disconnects unauthorized", "joins unauthorized"], async |stack, _| {
         let nbf = |value: Value| good().claim("nbf", value).sign();
         refused(
             stack,
@@ -130,12 +132,13 @@ async fn b46_issuer_and_audience_are_required_when_configured() {
         &[("right", right().sign()), ("one match", right().claim("aud", json!(["billing", "dashboard"])).sign())],
     )
     .await;
+    stack.refused(&["disconnects unauthorized", "joins unauthorized"]).await;
     stack.finish().await;
 }
 
 #[tokio::test]
 async fn b46_issuer_and_audience_are_ignored_when_not_configured() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &[], async |stack, _| {
         let token = good().claim("iss", json!("anyone")).claim("aud", json!(["anything"]));
         accepted(stack, &[("both", token.sign()), ("aud", good().claim("aud", json!("x")).sign())]).await;
     })
@@ -144,7 +147,7 @@ async fn b46_issuer_and_audience_are_ignored_when_not_configured() {
 
 #[tokio::test]
 async fn b47_unusable_tenant_claims_are_4403() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["disconnects unusable_claim", "joins unusable_claim"], async |stack, _| {
         let naming = |claim: Value| Token::naming(claim).sign();
         refused(
             stack,
@@ -186,6 +189,7 @@ async fn b47_tenant_claim_has_the_configured_name() {
     let token = Token::of("t2").claim("https://crechebooks.example/centre", json!("t1"));
     accepted(&stack, &[("by the configured name", token.sign())]).await;
     refused(&stack, 4403, &[("by the default name", good().sign())]).await;
+    stack.refused(&["disconnects unusable_claim", "joins unusable_claim"]).await;
     stack.finish().await;
 }
 
@@ -208,7 +212,14 @@ const HOSTILE_TENANTS: [&str; 14] = [
 
 #[tokio::test]
 async fn b48_only_tenant_ids_ever_reach_redis() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    let counted = [
+        "disconnects unusable_claim",
+        "disconnects wrong_tenant",
+        "http_requests 403",
+        "joins unusable_claim",
+        "joins wrong_tenant",
+    ];
+    hostile(Setup::new(), &counted, async |stack, bystanders| {
         let mut monitor = stack.redis().client().await;
         monitor.command(&["MONITOR"]).await;
         for name in HOSTILE_TENANTS {
@@ -254,7 +265,7 @@ fn percent_encoded(text: &str) -> String {
 
 #[tokio::test]
 async fn b48_tenants_differ_by_case() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["disconnects wrong_tenant", "joins wrong_tenant"], async |stack, _| {
         let mut dashboard = Dashboard::bring(stack.addr(), Bring::Join, "T1", &good().sign()).await;
         dashboard.expect_refusal(4403).await;
     })
@@ -263,7 +274,8 @@ async fn b48_tenants_differ_by_case() {
 
 #[tokio::test]
 async fn b49_large_tokens() {
-    hostile(Setup::new(), async |stack, _| {
+    let counted = ["disconnects too_big", "disconnects unauthorized", "joins unauthorized"];
+    hostile(Setup::new(), &counted, async |stack, _| {
         let padded = |bytes: usize| good().claim("pad", json!("x".repeat(bytes))).sign();
         let mut dashboard = Dashboard::bring(stack.addr(), Bring::Join, "t1", &padded(45_000)).await;
         assert_eq!(dashboard.close_code().await, 1009, "60 KB exceed MAX_MESSAGE_BYTES");
@@ -276,7 +288,8 @@ async fn b49_large_tokens() {
 
 #[tokio::test]
 async fn b50_foreign_tenant_is_4403_and_tells_nothing() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    let counted = ["disconnects wrong_tenant", "http_requests 403", "joins wrong_tenant"];
+    hostile(Setup::new(), &counted, async |stack, bystanders| {
         let own = tenant();
         let token = Token::of(own.as_str()).sign();
         let bearer = format!("Bearer {token}");
@@ -330,5 +343,6 @@ async fn b51_flood_of_bad_joins_delays_nobody() {
     assert!(slowest < Duration::from_millis(500), "a bystander waited {slowest:?}");
     bystanders.unharmed(&mut stack).await;
     bystanders.leave().await;
+    stack.refused(&["disconnects unauthorized", "joins unauthorized"]).await;
     stack.finish().await;
 }

@@ -12,20 +12,19 @@ async fn attacker(stack: &Stack, bystanders: &Bystanders) -> RawSocket {
     RawSocket::joined(stack.addr(), &bystanders.token()).await
 }
 
-/// Each attack on a socket of its own, which must be closed with one of `codes`.
-async fn each_closes_with(codes: &[u16], attacks: Vec<(String, Vec<RawFrame>)>) {
-    hostile(Setup::new(), async |stack, bystanders| {
+/// Each attack on a socket of its own, which must be closed with this code and counted under this reason.
+async fn each_closes_with(code: u16, reason: &str, attacks: Vec<(String, Vec<RawFrame>)>) {
+    let counted = format!("disconnects {reason}");
+    hostile(Setup::new(), &[&counted], async |stack, bystanders| {
+        let sockets = attacks.len() as u64;
         for (name, frames) in attacks {
             let mut socket = attacker(stack, bystanders).await;
             for frame in frames {
                 socket.send(frame).await;
             }
-            let code = socket.close_code().await;
-            assert!(
-                code.is_some_and(|code| codes.contains(&code)),
-                "{name}: closed with {code:?}, not one of {codes:?}"
-            );
+            assert_eq!(socket.close_code().await, Some(code), "{name}");
         }
+        assert_eq!(stack.refused(&[&counted]).await[&counted], sockets);
     })
     .await;
 }
@@ -45,7 +44,8 @@ const PING_MESSAGE: &str = r#"{"event":"ping"}"#;
 #[tokio::test]
 async fn b01_unmasked_frame_is_1002() {
     let attacks = [RawFrame::text(PING_MESSAGE), RawFrame::new(PING, ""), RawFrame::close(1000, b"")];
-    each_closes_with(&[1002], attacks.map(|frame| attack(format!("{frame:?}"), [frame.unmasked()])).into()).await;
+    each_closes_with(1002, "framing", attacks.map(|frame| attack(format!("{frame:?}"), [frame.unmasked()])).into())
+        .await;
 }
 
 #[tokio::test]
@@ -56,14 +56,15 @@ async fn b02_reserved_bits_are_1002() {
     }
     attacks.push(attack("ping with rsv1", [RawFrame::new(PING, "x").with_rsv(4)]));
     attacks.push(attack("close with rsv3", [RawFrame::close(1000, b"").with_rsv(1)]));
-    each_closes_with(&[1002], attacks).await;
+    each_closes_with(1002, "framing", attacks).await;
 }
 
 #[tokio::test]
 async fn b03_reserved_opcodes_are_1002() {
     let opcodes = (3..=7).chain(11..=15);
     each_closes_with(
-        &[1002],
+        1002,
+        "framing",
         opcodes.map(|opcode| attack(format!("opcode {opcode}"), [RawFrame::new(opcode, "x")])).collect(),
     )
     .await;
@@ -73,7 +74,8 @@ async fn b03_reserved_opcodes_are_1002() {
 async fn b04_fragmented_control_frame_is_1002() {
     let opcodes = [CLOSE, PING, PONG];
     each_closes_with(
-        &[1002],
+        1002,
+        "framing",
         opcodes.map(|opcode| attack(format!("opcode {opcode}"), [RawFrame::new(opcode, "").unfinished()])).into(),
     )
     .await;
@@ -86,7 +88,7 @@ async fn b05_control_payload_over_125_is_1002() {
         attacks.push(attack(format!("126 bytes on {opcode}"), [RawFrame::new(opcode, vec![b'x'; 126])]));
         attacks.push(attack(format!("a 64-bit length on {opcode}"), [RawFrame::new(opcode, "").declaring(126)]));
     }
-    each_closes_with(&[1002], attacks).await;
+    each_closes_with(1002, "framing", attacks).await;
 }
 
 #[tokio::test]
@@ -103,12 +105,12 @@ async fn b06_misplaced_continuation_is_1002() {
             [begun(), RawFrame::new(CONTINUATION, r#""ping"}"#), RawFrame::new(CONTINUATION, "x")],
         ),
     ];
-    each_closes_with(&[1002], attacks).await;
+    each_closes_with(1002, "framing", attacks).await;
 }
 
 #[tokio::test]
 async fn b07_ping_between_fragments_byte_by_byte_is_answered() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    hostile(Setup::new(), &[], async |stack, bystanders| {
         let frames = [
             RawFrame::text(r#"{"event""#).unfinished(),
             RawFrame::new(PING, "still there?"),
@@ -134,7 +136,7 @@ async fn b07_ping_between_fragments_byte_by_byte_is_answered() {
 
 #[tokio::test]
 async fn b08_absurd_length_is_refused_at_the_header() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    hostile(Setup::new(), &["disconnects binary", "disconnects too_big"], async |stack, bystanders| {
         let before = stack.gateway().resident_kib();
         for opcode in [TEXT, BINARY] {
             for length in [1 << 30, 16_385, 1 << 62] {
@@ -164,7 +166,7 @@ async fn b08_absurd_length_is_refused_at_the_header() {
 #[tokio::test]
 async fn b09_message_limit_is_exact() {
     const LIMIT: usize = 16_384;
-    hostile(Setup::new(), async |stack, bystanders| {
+    hostile(Setup::new(), &["disconnects too_big"], async |stack, bystanders| {
         let fragments = |text: &str| {
             let (head, tail) = text.split_at(10_000);
             [RawFrame::text(head).unfinished(), RawFrame::new(CONTINUATION, tail)]
@@ -202,7 +204,7 @@ async fn flood(socket: &mut RawSocket, frame: RawFrame, limit: usize) -> Option<
 
 #[tokio::test]
 async fn b10_endless_empty_fragments_are_4429() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    hostile(Setup::new(), &["disconnects too_many_messages"], async |stack, bystanders| {
         let mut socket = attacker(stack, bystanders).await;
         socket.send(RawFrame::text("").unfinished()).await;
         let code = flood(&mut socket, RawFrame::new(CONTINUATION, "").unfinished(), 5_000).await;
@@ -228,12 +230,12 @@ async fn b11_invalid_utf8_is_1007() {
         "across fragments",
         [RawFrame::new(TEXT, [0xE2]).unfinished(), RawFrame::new(CONTINUATION, [0x82, 0xAC, 0xFF])],
     ));
-    each_closes_with(&[1007], attacks).await;
+    each_closes_with(1007, "not_utf8", attacks).await;
 }
 
 #[tokio::test]
 async fn b11_character_split_across_fragments_is_accepted() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    hostile(Setup::new(), &[], async |stack, bystanders| {
         let mut socket = attacker(stack, bystanders).await;
         let message = "{\"event\":\"ping\",\"note\":\"€\"}".as_bytes();
         let inside_the_euro = message.iter().position(|byte| *byte == 0xE2).unwrap() + 1;
@@ -251,7 +253,7 @@ async fn b12_binary_frame_is_1003() {
         attack("nothing", [RawFrame::new(BINARY, "")]),
         attack("a fragment", [RawFrame::new(BINARY, "x").unfinished()]),
     ];
-    each_closes_with(&[1003], attacks).await;
+    each_closes_with(1003, "binary", attacks).await;
 }
 
 #[tokio::test]
@@ -263,13 +265,14 @@ async fn b13_malformed_close_is_1002_or_1007() {
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 65_535] {
         attacks.push(attack(format!("code {code}"), [RawFrame::close(code, b"")]));
     }
-    each_closes_with(&[1002], attacks).await;
-    each_closes_with(&[1007], vec![attack("a reason that is no UTF-8", [RawFrame::close(1000, &[0xFF])])]).await;
+    each_closes_with(1002, "framing", attacks).await;
+    each_closes_with(1007, "not_utf8", vec![attack("a reason that is no UTF-8", [RawFrame::close(1000, &[0xFF])])])
+        .await;
 }
 
 #[tokio::test]
 async fn b14_close_is_echoed_and_what_follows_is_ignored() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    hostile(Setup::new(), &[], async |stack, bystanders| {
         for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999] {
             let mut socket = attacker(stack, bystanders).await;
             socket.send(RawFrame::close(code, b"done")).await;
@@ -301,7 +304,7 @@ async fn b14_close_is_echoed_and_what_follows_is_ignored() {
 
 #[tokio::test]
 async fn b15_pings_within_the_limit_are_answered() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    hostile(Setup::new(), &[], async |stack, bystanders| {
         let mut socket = attacker(stack, bystanders).await;
         let pings: Vec<u8> = (0..100).flat_map(|n: u8| RawFrame::new(PING, [n]).encode()).collect();
         socket.send_bytes(&pings).await;
@@ -318,7 +321,7 @@ async fn b15_pings_within_the_limit_are_answered() {
 
 #[tokio::test]
 async fn b15_control_frame_floods_are_4429() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    hostile(Setup::new(), &["disconnects too_many_messages"], async |stack, bystanders| {
         for frame in [RawFrame::new(PING, "x"), RawFrame::new(PONG, "x"), RawFrame::new(PING, [b'x'; 125])] {
             let mut socket = attacker(stack, bystanders).await;
             assert_eq!(flood(&mut socket, frame.clone(), 10_000).await, Some(4429), "{frame:?}");
@@ -346,12 +349,13 @@ async fn b16_message_flood_is_4429() {
     }
     bystanders.unharmed(&mut stack).await;
     bystanders.leave().await;
+    stack.refused(&["disconnects too_many_messages"]).await;
     stack.finish().await;
 }
 
 #[tokio::test]
 async fn b17_garbage_on_the_port_is_refused_quietly() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["http_requests 400"], async |stack, _| {
         let lines_before = stack.gateway().log().lines().len();
         let hello = [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), &[0xAA; 200]].concat();
         let random: Vec<u8> = (0..512_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
@@ -382,7 +386,7 @@ async fn b17_garbage_on_the_port_is_refused_quietly() {
 
 #[tokio::test]
 async fn b18_sender_that_ignores_our_close_is_cut_off() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    hostile(Setup::new(), &["disconnects binary"], async |stack, bystanders| {
         let mut socket = attacker(stack, bystanders).await;
         socket.send(RawFrame::new(BINARY, "x")).await;
         let close = loop {

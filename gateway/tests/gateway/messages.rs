@@ -6,7 +6,8 @@ use crate::harness::{Dashboard, Setup, Token, hostile, payment, tenant};
 
 /// Each text, on a socket without a token, is answered with this error and costs the socket nothing else.
 async fn each_is_refused(code: &str, texts: &[String]) {
-    hostile(Setup::new(), async |stack, _| {
+    let counted = format!("bad_messages {code}");
+    hostile(Setup::new(), &[&counted], async |stack, _| {
         for text in texts {
             let mut dashboard = Dashboard::open(stack.addr()).await;
             dashboard.send_text(text).await;
@@ -19,6 +20,7 @@ async fn each_is_refused(code: &str, texts: &[String]) {
             dashboard.ping().await;
             dashboard.close().await;
         }
+        assert_eq!(stack.refused(&[&counted]).await[&counted], texts.len() as u64);
     })
     .await;
 }
@@ -56,7 +58,8 @@ async fn b31_not_a_json_object_is_bad_message() {
 
 #[tokio::test]
 async fn b31_fifth_bad_message_is_4400() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    let counted = ["bad_messages bad_message", "bad_messages unknown_event", "disconnects bad_message"];
+    hostile(Setup::new(), &counted, async |stack, bystanders| {
         let mut dashboard = stack.dashboard(&bystanders.victim).await;
         for text in ["null", r#"{"event":"dance"}"#, "[]", ""] {
             dashboard.send_text(text).await;
@@ -74,7 +77,7 @@ async fn b31_fifth_bad_message_is_4400() {
 async fn b32_deep_nesting_overflows_no_stack() {
     each_is_refused("bad_message", &["[".repeat(16_000), r#"{"event":"#.repeat(1500), r#"{"event":["#.repeat(1400)])
         .await;
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &[], async |stack, _| {
         let lists = format!(r#"{{"event":"ping","x":{}{}}}"#, "[".repeat(4000), "]".repeat(4000));
         let objects = format!(r#"{{"event":"ping","x":{}1{}}}"#, r#"{"a":"#.repeat(2000), "}".repeat(2000));
         for deep in [lists, objects] {
@@ -106,7 +109,7 @@ async fn b33_duplicate_keys_are_bad_message() {
 
 #[tokio::test]
 async fn b34_impossible_last_seq_is_an_error_or_not_recovered() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["bad_messages bad_message"], async |stack, _| {
         let room = tenant();
         stack.publish(&room, &payment()).await;
         let token = Token::of(room.as_str()).sign();
@@ -146,7 +149,7 @@ async fn b34_impossible_last_seq_is_an_error_or_not_recovered() {
 
 #[tokio::test]
 async fn b35_unknown_epochs_are_not_recovered() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["bad_messages bad_message"], async |stack, _| {
         let room = tenant();
         stack.publish(&room, &payment()).await;
         let token = Token::of(room.as_str()).sign();
@@ -181,7 +184,9 @@ async fn b35_unknown_epochs_are_not_recovered() {
 
 #[tokio::test]
 async fn b36_control_characters_never_reach_the_log() {
-    hostile(Setup::new(), async |stack, bystanders| {
+    let counted =
+        ["bad_messages bad_message", "bad_messages unknown_event", "disconnects wrong_tenant", "joins wrong_tenant"];
+    hostile(Setup::new(), &counted, async |stack, bystanders| {
         let token = bystanders.token();
         let join = |tenant: &str| format!(r#"{{"event":"join","data":{{"tenantId":"{tenant}","token":"{token}"}}}}"#);
         let hostile = [
@@ -220,7 +225,7 @@ async fn b37_unknown_events_are_named_but_never_a_label() {
         &texts(&[r#"{"event":1}"#, r#"{"event":null}"#, r#"{"event":["ping"]}"#, r#"{"data":{}}"#]),
     )
     .await;
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["bad_messages unknown_event"], async |stack, _| {
         let mut dashboard = Dashboard::open(stack.addr()).await;
         dashboard.send_text(r#"{"event":"pirouette"}"#).await;
         dashboard.expect_error("unknown_event").await;

@@ -36,7 +36,7 @@ fn payment_with(field: &str, json: &str) -> String {
 
 #[tokio::test]
 async fn b54_impossible_amounts_are_422() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["http_requests 422"], async |stack, _| {
         let amounts = [
             "\"1500.00\"",
             "-1",
@@ -100,7 +100,7 @@ async fn b54_money_comes_out_as_it_went_in() {
 
 #[tokio::test]
 async fn b54_wrong_shapes_are_422_naming_the_field() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["http_requests 422"], async |stack, _| {
         let sample: serde_json::Value = serde_json::from_str(&payment_json()).unwrap();
         let without = |field: &str| {
             let mut event = sample.clone();
@@ -144,7 +144,7 @@ async fn b54_wrong_shapes_are_422_naming_the_field() {
 
 #[tokio::test]
 async fn b55_bodies_beyond_reason_are_refused() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["http_requests 413", "http_requests 422"], async |stack, _| {
         for (name, body, allowed) in [
             ("17 KB", payment_with("parentName", &format!("\"{}\"", "x".repeat(17_000))), &[413, 422][..]),
             ("1 MB", payment_with("parentName", &format!("\"{}\"", "x".repeat(1_000_000))), &[413]),
@@ -169,7 +169,7 @@ async fn b55_bodies_beyond_reason_are_refused() {
 
 #[tokio::test]
 async fn b55_other_content_types_are_415() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["http_requests 415"], async |stack, _| {
         let path = format!("/v1/tenants/{}/events", tenant());
         let authorization = format!("Bearer {PUBLISH_API_KEY}");
         for content_type in
@@ -188,7 +188,7 @@ async fn b55_other_content_types_are_415() {
 #[tokio::test]
 async fn b55_body_that_never_ends_is_cut() {
     // Long enough that the bystanders, who don't read meanwhile, are not taken for dead.
-    hostile(Setup::new().env("HEARTBEAT_SECONDS", "30"), async |stack, _| {
+    hostile(Setup::new().env("HEARTBEAT_SECONDS", "30"), &["http_requests 408"], async |stack, _| {
         let mut socket = TcpStream::connect(stack.gateway().internal).await.unwrap();
         let head = format!(
             "POST /v1/tenants/t1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {PUBLISH_API_KEY}\r\n\
@@ -206,7 +206,7 @@ async fn b55_body_that_never_ends_is_cut() {
 
 #[tokio::test]
 async fn b56_bad_tenants_in_the_path_are_refused() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["http_requests 400"], async |stack, _| {
         let mut monitor = stack.redis().client().await;
         monitor.command(&["MONITOR"]).await;
         let long = "t".repeat(65);
@@ -240,7 +240,7 @@ async fn b56_bad_tenants_in_the_path_are_refused() {
 
 #[tokio::test]
 async fn b57_wrong_keys_are_401() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["http_requests 401"], async |stack, _| {
         let internal = stack.gateway().internal;
         let bearer = |key: &str| {
             vec![("Content-Type", "application/json"), ("Authorization", key)]
@@ -287,6 +287,7 @@ async fn b57_without_a_configured_key_everything_that_needs_one_is_403() {
     }
     http::get(internal, "/v1/tenants").await.expect(403);
     http::get(internal, "/healthz").await.expect(200);
+    stack.refused(&["http_requests 403"]).await;
     stack.finish().await;
 }
 
@@ -312,12 +313,13 @@ async fn b58_text_is_data_and_arrives_unchanged() {
         assert_eq!(dashboard.next_event().await.data["parentName"], name);
     }
     dashboard.close().await;
+    stack.refused(&[]).await;
     stack.finish().await;
 }
 
 #[tokio::test]
 async fn b58_names_of_10_000_characters_are_422() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["http_requests 422"], async |stack, _| {
         let long = json!("é".repeat(5_000)).to_string();
         each_is_422_naming(
             stack,

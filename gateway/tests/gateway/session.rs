@@ -120,6 +120,7 @@ async fn b52_switching_centres_mixes_nothing() {
     let ledger = dashboard.close().await;
     // O5: after `joined` B no event of A; O2 within each stay.
     Oracle::new(receipts).judge("the one that switches", &ledger);
+    stack.refused(&[]).await;
     stack.finish().await;
 }
 
@@ -140,12 +141,21 @@ async fn b52_renewal_keeps_the_position() {
     assert_eq!(dashboard.ledger().ids().count(), 4, "each event once: {}", dashboard.ledger());
     assert_eq!(stack.gateway().metric("gateway_connections", &[]).await, 1.0);
     Oracle::new(receipts).judge_to_the_end("the one that renews", &dashboard.close().await);
+    stack.refused(&[]).await;
     stack.finish().await;
 }
 
 #[tokio::test]
 async fn b52_bad_renewals_are_4401() {
-    hostile(Setup::new(), async |stack, _| {
+    let counted = [
+        "disconnects token_expired",
+        "disconnects unauthorized",
+        "disconnects wrong_tenant",
+        "joins token_expired",
+        "joins unauthorized",
+        "joins wrong_tenant",
+    ];
+    hostile(Setup::new(), &counted, async |stack, _| {
         let room = tenant();
         let good = || Token::of(room.as_str());
         let bad = [
@@ -170,7 +180,7 @@ async fn b52_bad_renewals_are_4401() {
 
 #[tokio::test]
 async fn b52_pipelined_joins_end_in_one_room() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &[], async |stack, _| {
         let rooms = [tenant(), tenant(), tenant()];
         let token = Token::naming(json!(rooms.each_ref().map(|room| room.as_str()))).sign();
         let mut dashboard = Dashboard::open(stack.addr()).await;
@@ -198,7 +208,7 @@ async fn b52_pipelined_joins_end_in_one_room() {
 
 #[tokio::test]
 async fn b52_leave_without_join_and_leave_with_join_in_one_packet() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &[], async |stack, _| {
         let room = tenant();
         let token = Token::of(room.as_str()).sign();
         let mut dashboard = Dashboard::open(stack.addr()).await;
@@ -222,7 +232,7 @@ async fn b52_leave_without_join_and_leave_with_join_in_one_packet() {
 
 #[tokio::test]
 async fn b53_socket_closes_when_its_token_expires() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["disconnects token_expired"], async |stack, _| {
         let room = tenant();
         let expires = now() + 2;
         let token = Token::of(room.as_str()).claim("exp", json!(expires)).sign();
@@ -245,6 +255,7 @@ async fn b53_expiry_waits_for_no_slow_reader() {
     stack.publish(&room, &payment()).await;
     stack.gateway().metric_becomes("gateway_connections", &[], 0.0).await;
     drop(dashboard);
+    stack.refused(&["disconnects token_expired"]).await;
     stack.finish().await;
 }
 
@@ -268,6 +279,7 @@ async fn b53_renewal_outlives_the_first_token() {
         dashboard.next().await;
     }
     dashboard.close().await;
+    stack.refused(&[]).await;
     stack.finish().await;
 }
 
@@ -318,6 +330,7 @@ async fn b53_kick_wins_over_joins() {
     }
     // Nobody else is meant.
     stack.dashboard(&tenant()).await.close().await;
+    stack.refused(&["disconnects kicked", "joins kicked"]).await;
     stack.finish().await;
 }
 
@@ -351,6 +364,7 @@ async fn too_many_dashboards_of_one_centre_are_1013() {
     stack.dashboard(&tenant()).await.close().await;
     first.close().await;
     second.close().await;
+    stack.refused(&["disconnects full", "joins tenant_full"]).await;
     stack.finish().await;
 }
 
@@ -377,6 +391,8 @@ async fn b52_a_refusal_that_crosses_a_switch_leaves_nothing_behind() {
     })
     .await;
     resident.close().await;
+    // The join that the verdict overtook is refused as well.
+    stack.refused(&["disconnects full", "joins full", "joins tenant_full"]).await;
     stack.finish().await;
 }
 

@@ -25,6 +25,7 @@ fn good() -> Token {
 async fn quietly(setup: Setup, attack: impl AsyncFnOnce(&Stack)) {
     let stack = setup.lease().await;
     attack(&stack).await;
+    stack.refused(&["disconnects unauthorized", "joins unauthorized"]).await;
     stack.finish().await;
 }
 
@@ -64,7 +65,7 @@ fn claiming(algorithm: &str, key: &EncodingKey, really: Algorithm) -> String {
 
 #[tokio::test]
 async fn b38_unsigned_and_mutilated_tokens_are_4401() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["disconnects unauthorized", "joins unauthorized"], async |stack, _| {
         let valid = good().sign();
         let [header, claims, signature] = valid.split('.').collect::<Vec<_>>()[..] else { panic!("three parts") };
         let unsigned = |algorithm: Value| good().header("alg", algorithm).unsigned();
@@ -122,7 +123,7 @@ async fn b38_unsigned_and_mutilated_tokens_are_4401() {
 
 #[tokio::test]
 async fn b39_algorithm_confusion_is_4401_against_a_secret() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["disconnects unauthorized", "joins unauthorized"], async |stack, _| {
         refused(
             stack,
             4401,
@@ -302,13 +303,14 @@ async fn b40_unknown_key_id_storm_refreshes_once() {
     let refreshes = listener.visits() - at_start;
     assert!(refreshes <= 1, "60 unknown key ids made {refreshes} refreshes");
     accepted(&stack, &[("a known key", known)]).await;
+    stack.refused(&["disconnects unauthorized", "joins unauthorized"]).await;
     stack.finish().await;
 }
 
 #[tokio::test]
 async fn b41_keys_a_token_points_at_are_never_fetched() {
     let listener = Listener::start(json!({ "keys": [jwk(&rsa(), Algorithm::RS256, "evil")] }).to_string()).await;
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["disconnects unauthorized", "joins unauthorized"], async |stack, _| {
         let own_key = jwk(&rsa(), Algorithm::RS256, "evil");
         let pointing = |name: &str, value: Value| {
             good()
@@ -343,7 +345,7 @@ async fn b41_keys_a_token_points_at_are_never_fetched() {
 
 #[tokio::test]
 async fn b42_extensions_and_other_types_are_4401() {
-    hostile(Setup::new(), async |stack, _| {
+    hostile(Setup::new(), &["disconnects unauthorized", "joins unauthorized"], async |stack, _| {
         refused(
             stack,
             4401,

@@ -10,8 +10,9 @@ fn ways(token: &str) -> impl Iterator<Item = Bring> {
     Bring::ALL.into_iter().filter(move |way| fits_a_header || *way == Bring::Join)
 }
 
-/// Each token, by every way in, is closed with `code` before any `joined`.
+/// Each token, by every way in, is closed with `code` before any `joined`, and counted.
 pub async fn refused(stack: &Stack, code: u16, tokens: &[(&str, String)]) {
+    let before = stack.refusals().await;
     for (name, token) in tokens {
         for way in ways(token) {
             let mut dashboard = Dashboard::bring(stack.addr(), way, "t1", token).await;
@@ -20,6 +21,11 @@ pub async fn refused(stack: &Stack, code: u16, tokens: &[(&str, String)]) {
             assert_eq!(dashboard.close_code().await, code, "{name} by {way:?}: {}", error.raw);
         }
     }
+    let counted = stack.refusals().await.since(&before);
+    let sum =
+        |counter: &str| counted.iter().filter(|(what, _)| what.starts_with(counter)).map(|(_, count)| count).sum();
+    let sockets = tokens.iter().map(|(_, token)| ways(token).count() as u64).sum();
+    assert_eq!((sum("disconnects"), sum("joins")), (sockets, tokens.len() as u64), "{counted:?}");
 }
 
 /// Each token, by every way in, joins t1.

@@ -123,6 +123,10 @@ impl Gateway {
         self.process.resident_kib()
     }
 
+    pub fn cpu_time(&self) -> Duration {
+        self.process.cpu_time()
+    }
+
     pub fn file_descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
     }

@@ -20,6 +20,7 @@ pub mod proxy;
 pub mod raw;
 pub mod redis;
 pub mod redis_cluster;
+pub mod refusals;
 pub mod resp;
 pub mod sentinel;
 pub mod stack;

@@ -1,9 +1,9 @@
 //! Redis, gateways and a publisher, put together.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{LazyLock, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use publisher::{DashboardEvent, Publisher, PublisherConfig, TenantId};
 
@@ -13,6 +13,7 @@ use super::gateway::Gateway;
 use super::oracle::Receipt;
 use super::postgres::Database;
 use super::redis::{RedisServer, free_port};
+use super::refusals::Refusals;
 use super::token::{SECRET, Token};
 use super::{PUBLISH_API_KEY, traffic};
 
@@ -118,7 +119,8 @@ impl Setup {
             Gateway::start(&environment).await
         };
         let gateways = futures::future::join_all((0..self.gateways).map(|_| start())).await;
-        Stack { setup: self, leased: false, prefix, redis, gateways, environment, publisher: None }
+        let refused = Refusals::default();
+        Stack { setup: self, leased: false, prefix, redis, gateways, environment, publisher: None, refused }
     }
 
     /// Used by nobody else until [`Stack::finish`] gives it back, so that counts are exact; taken over from
@@ -126,7 +128,7 @@ impl Setup {
     pub async fn lease(self) -> Stack {
         let idle = IDLE.lock().unwrap().get_mut(&self).and_then(Vec::pop);
         match idle {
-            Some(stack) => stack,
+            Some(stack) => Stack { refused: stack.refusals().await, ..stack },
             None => Stack { leased: true, ..self.start().await },
         }
     }
@@ -143,6 +145,8 @@ pub struct Stack {
     environment: Vec<(String, String)>,
     /// Lives in the runtime of the test that first asked for it.
     publisher: Option<Publisher>,
+    /// By earlier tests.
+    refused: Refusals,
 }
 
 impl Stack {
@@ -218,6 +222,26 @@ impl Stack {
         .await;
     }
 
+    pub(super) async fn refusals(&self) -> Refusals {
+        Refusals::of(&futures::future::join_all(self.gateways.iter().map(Gateway::scrape)).await)
+    }
+
+    /// Exactly these refusals were counted in this test, each at least once: `disconnects framing` for
+    /// `gateway_disconnects_total{reason="framing"}`. Returns how often.
+    pub async fn refused(&self, expected: &[&str]) -> BTreeMap<String, u64> {
+        let expected: BTreeSet<_> = expected.iter().map(ToString::to_string).collect();
+        let begun = Instant::now();
+        loop {
+            let counted = self.refusals().await.since(&self.refused);
+            if counted.keys().eq(&expected) {
+                return counted;
+            }
+            // A client may learn of its end a moment before that is counted.
+            assert!(begun.elapsed() < Duration::from_secs(5), "{counted:?} were counted, not {expected:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The gateways are alive, empty, and wrote nothing they shouldn't; a leased stack is free for the next test.
     pub async fn finish(mut self) {
         for gateway in &mut self.gateways {
@@ -278,12 +302,14 @@ impl Bystanders {
     }
 }
 
-/// The shape of every hostile row: bystanders before, the attack, bystanders unharmed, nothing left behind.
-pub async fn hostile(setup: Setup, attack: impl AsyncFnOnce(&mut Stack, &Bystanders)) {
+/// The shape of every hostile row: bystanders before, the attack, bystanders unharmed, what was refused counted as `refused` and
+/// nothing else (see [`Stack::refused`]), nothing left behind.
+pub async fn hostile(setup: Setup, refused: &[&str], attack: impl AsyncFnOnce(&mut Stack, &Bystanders)) {
     let mut stack = setup.lease().await;
     let mut bystanders = Bystanders::join(&stack).await;
     attack(&mut stack, &bystanders).await;
     bystanders.unharmed(&mut stack).await;
+    stack.refused(refused).await;
     bystanders.leave().await;
     stack.finish().await;
 }
