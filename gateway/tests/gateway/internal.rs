@@ -10,7 +10,9 @@ use crate::harness::events::payment_json;
 use crate::harness::http::{self, Response};
 use crate::harness::ledger::Cursor;
 use crate::harness::process::scratch;
-use crate::harness::{Bring, Dashboard, Gateway, PUBLISH_API_KEY, Setup, Stack, Token, eventually, payment, tenant};
+use crate::harness::{
+    Bring, Dashboard, Gateway, PUBLISH_API_KEY, PostgresServer, Setup, Stack, Token, books, eventually, payment, tenant,
+};
 
 /// Every name of design §9 that a gateway has; the relay's are another process'.
 const METRICS: [&str; 24] = [
@@ -320,5 +322,31 @@ async fn snapshot_tells_the_position() {
     assert_eq!(joined.data["recovered"], true);
     assert_eq!(dashboard.next_event().await.seq, Some(3));
     dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn the_most_talkative_log_tells_no_secret() {
+    let database = PostgresServer::shared().await.database().await;
+    let mut stack = Setup::new().database(&database).env("LOG", "trace").start().await;
+    let room = tenant();
+    books::open_books(&database, &room).await;
+    books::record(&database, &room, 1).await;
+    let token = Token::of(room.as_str()).sign();
+    for way in Bring::ALL {
+        let mut dashboard = Dashboard::bring(stack.addr(), way, room.as_str(), &token).await;
+        dashboard.expect_joined(room.as_str()).await;
+        stack.publish(&room, &payment()).await;
+        dashboard.until("payment_received").await;
+        dashboard.close().await;
+        let mut refused = Dashboard::bring(stack.addr(), way, room.as_str(), &format!("{token}x")).await;
+        refused.expect_refusal(4401).await;
+    }
+    let bearer = format!("Bearer {token}");
+    http::get_with(stack.addr(), "/dashboard/snapshot", &[("Authorization", &bearer)]).await.expect(200);
+    http::get(stack.addr(), &format!("/dashboard?token={token}")).await.expect(400);
+    http::post(stack.gateway().internal, &format!("/v1/tenants/{room}/events"), &payment_json()).await.expect(202);
+    assert!(stack.gateway().log().text().contains("TRACE"), "it says more than usual");
+    // It is searched here, and again when the process is gone.
     stack.finish().await;
 }
