@@ -58,6 +58,12 @@ impl Follower {
         self.ledger.lock().unwrap().clone()
     }
 
+    /// Whether it came into its room after this moment.
+    pub fn joined_since(&self, moment: std::time::Instant) -> bool {
+        let joined = |(at, entry): &(_, Entry)| *at > moment && matches!(entry, Entry::Joined { .. });
+        self.ledger.lock().unwrap().entries.iter().rev().any(joined)
+    }
+
     fn has(&self, id: &str) -> bool {
         self.ledger.lock().unwrap().has(id)
     }

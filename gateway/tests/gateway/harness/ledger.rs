@@ -1,9 +1,11 @@
 //! What one client saw, in order.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Where a client stands: what it sends to resume.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -154,6 +156,12 @@ impl Message {
             data: value["data"].clone(),
             raw: raw.to_owned(),
         }
+    }
+
+    /// How long ago the event was made.
+    pub fn age(&self) -> Duration {
+        let made = OffsetDateTime::parse(&self.timestamp, &Rfc3339).unwrap();
+        (OffsetDateTime::now_utc() - made).try_into().unwrap_or_default()
     }
 
     pub fn is_event(&self) -> bool {
