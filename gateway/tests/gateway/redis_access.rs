@@ -1,11 +1,13 @@
 //! Redis behind TLS, with users that may do no more than the runbook gives them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use publisher::Publisher;
 use serde_json::json;
 
 use crate::harness::events::payment_json;
+use crate::harness::failover::{assert_sockets_stayed_open, until_all_arrives};
+use crate::harness::ledger::{Entry, Ledger};
 use crate::harness::process::scratch;
 use crate::harness::redis::{RedisServer, free_port};
 use crate::harness::resp::Reply;
@@ -121,6 +123,48 @@ async fn the_least_rights_of_the_runbook_are_enough_over_tls() {
     })
     .await;
     billing.close().await;
+    stack.finish().await;
+}
+
+/// While it runs: its channels, then its password. Browsers are told, the log says why and doesn't go on about it, and it heals
+/// by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f20_rights_that_are_taken_away_are_missed_aloud_and_given_back_unnoticed() {
+    let redis = RedisServer::start().await;
+    let url = redis.url().replace("//", &format!("//gateway:{ENCODED}@"));
+    let mut stack = Setup::new().redis_url(&url).start_on(Some(redis)).await;
+    let rights = acl("gateway", &stack.prefix)[0].clone();
+    give(stack.redis(), &rights).await;
+    stack.gateway().metric_becomes("gateway_redis_up", &[], 1.0).await;
+    let rooms = tenants(3);
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let mut receipts = Vec::new();
+    for (taken, kill) in [("resetchannels", false), ("resetpass", true)] {
+        until_all_arrives(&mut stack, &followers, &mut receipts).await;
+        let told = |ledger: &Ledger| ledger.count(|entry| matches!(entry, Entry::Degraded));
+        let before: Vec<_> = followers.iter().map(|follower| told(&follower.ledger())).collect();
+        let (lines, begun) = (stack.gateway().log().lines().len(), Instant::now());
+        stack.redis().command(&["ACL", "SETUSER", "gateway", taken]).await;
+        if kill {
+            stack.redis().kill_everyone().await;
+        }
+        eventually("everybody is told", Duration::from_secs(5), async || {
+            followers.iter().zip(&before).all(|(follower, before)| told(&follower.ledger()) > *before).then_some(())
+        })
+        .await;
+        // Meanwhile it tries again, many times a second.
+        tokio::time::sleep(Duration::from_secs(2).saturating_sub(begun.elapsed())).await;
+        let said = stack.gateway().log().lines()[lines..].join("\n");
+        assert!(said.contains("NOPERM") || said.contains("WRONGPASS"), "{said}");
+        // One line for each connection that is lost, and one for what is refused on it.
+        assert!(said.lines().count() <= 6, "{said}");
+        give(stack.redis(), &rights).await;
+        stack.gateway().metric_becomes("gateway_redis_up", &[], 1.0).await;
+    }
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    let ledgers = follower::judge(followers, receipts).await;
+    assert_sockets_stayed_open(&ledgers);
+    assert!(ledgers.iter().all(|ledger| ledger.resyncs() == 0), "nothing was lost");
     stack.finish().await;
 }
 

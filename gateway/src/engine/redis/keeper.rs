@@ -14,7 +14,7 @@
 //! anew, and whoever was subscribed to anew compares its position: what was published between, the log has, or, when the
 //! log was lost with a master that nobody had copied in time, the fence says so by another epoch.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ pub struct Keeper {
     questions: Vec<Question>,
     /// Tenants whose questions a server refuses, and until when nobody asks again: their trouble is not the others'.
     refused: HashMap<TenantId, Instant>,
+    /// Tenants that a server would not subscribe to, and since when.
+    unheld: HashMap<TenantId, Doubt>,
     last_kick: String,
 }
 
@@ -83,6 +85,7 @@ impl Keeper {
             wanted: HashMap::new(),
             questions: Vec::new(),
             refused: HashMap::new(),
+            unheld: HashMap::new(),
             last_kick: "0-0".into(),
         };
         keeper.moves(layout);
@@ -161,6 +164,7 @@ impl Keeper {
             }
             Request::Unsubscribe { tenant } => {
                 self.wanted.remove(&tenant);
+                self.unheld.remove(&tenant);
                 // Nobody is left to hear the answers.
                 self.questions.retain(|question| !question.is_of_room(&tenant));
             }
@@ -242,8 +246,6 @@ impl Keeper {
         if !self.nodes[index].is_ready() {
             return None;
         }
-        let now = Instant::now();
-        self.refused.retain(|_, until| *until > now);
         let full = std::mem::take(&mut self.nodes[index].full);
         if full {
             self.nodes[index].held.clear();
@@ -267,11 +269,10 @@ impl Keeper {
         questions.extend(asked.extract_if(.., |question| is_open(question.tenant())).take(room));
         self.questions = asked;
 
-        // What is left over, or refused, comes with a later round.
-        let left = !self.questions.is_empty() || self.wanted.values().any(Option::is_some) || !self.refused.is_empty();
         let has_kicks = self.wires.has_kicks(&self.layout, &self.nodes[index].server);
         let node = &mut self.nodes[index];
-        node.changed = left;
+        // What is left over comes with the next round; what is refused, when a tick finds that its pause is over.
+        node.changed = questions.len() == MAX_QUESTIONS;
         if !full && !node.is_due() && subscribe.is_empty() && unsubscribe.is_empty() && questions.is_empty() {
             return None;
         }
@@ -306,9 +307,15 @@ impl Keeper {
         self.nodes[index].succeeded(&round, &answers);
         for tenant in round.subscribe {
             match answers.refused.get(&tenant) {
-                Some(why) => self.refuses(&tenant, why),
-                // Nothing is known of what came before. A room that only opens has asked already.
-                None => self.hub.signal(Signal::Returned { tenant }).await,
+                Some(why) => {
+                    self.refuses(&tenant, why);
+                    self.unheld.entry(tenant).or_insert_with(|| Doubt::begin(Some(Instant::now())));
+                }
+                None => {
+                    self.unheld.remove(&tenant);
+                    // Nothing is known of what came before. A room that only opens has asked already.
+                    self.hub.signal(Signal::Returned { tenant }).await;
+                }
             }
         }
         for (id, kick) in answers.kicks {
@@ -390,6 +397,18 @@ impl Keeper {
                 self.tell_lost(Some(index), since).await;
             }
         }
+        let now = Instant::now();
+        let paused = self.refused.len();
+        self.refused.retain(|_, until| *until > now);
+        if self.refused.len() < paused {
+            self.nodes.iter_mut().for_each(|node| node.changed = true);
+        }
+        let doubted = self.unheld.iter_mut().filter_map(|(tenant, doubt)| Some((tenant.clone(), doubt.tell()?)));
+        for (tenant, since) in doubted.collect::<Vec<_>>() {
+            warn!(%tenant, "Redis would not subscribe to a tenant for a second");
+            let outage = Outage { reason: "redis", since };
+            self.hub.signal(Signal::Lost { tenant, outage }).await;
+        }
         if let Some(since) = self.adrift.as_mut().and_then(Doubt::tell) {
             self.tell_lost(None, since).await;
         }
@@ -404,8 +423,8 @@ impl Keeper {
     }
 
     fn show(&self) {
-        let held: HashSet<_> = self.nodes.iter().flat_map(|node| &node.held).collect();
-        let pending = self.wanted.keys().filter(|tenant| !held.contains(tenant)).count();
+        let is_held = |tenant: &&TenantId| self.nodes.iter().any(|node| node.held.contains(*tenant));
+        let pending = self.wanted.len() - self.wanted.keys().filter(is_held).count();
         self.metrics.subscriptions_pending(pending);
         self.metrics.engine_up(self.adrift.is_none() && self.nodes.iter().all(|node| node.leaving || node.is_up()));
     }
