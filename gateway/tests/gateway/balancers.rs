@@ -90,7 +90,7 @@ async fn browsers_of_a_killed_gateway_resume_on_another() {
         let (mut again, _) = Dashboard::connect(balancer.addr, &headers).await.unwrap();
         let joined = again.resume(tenant.as_str(), &Token::of(tenant.as_str()).sign(), &cursor).await;
         assert_eq!(joined.data["recovered"], true, "{}", joined.raw);
-        assert_eq!(again.next_event().await.seq, Some(missed.seq));
+        assert_eq!(again.next_event().await.seq, missed.seq);
         again.close().await;
     }
 }

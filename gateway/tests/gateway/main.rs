@@ -6,6 +6,7 @@
 
 mod balancers;
 mod billing_api;
+mod chaos;
 mod claims;
 mod client_faults;
 mod cluster;

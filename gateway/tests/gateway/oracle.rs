@@ -6,7 +6,7 @@ use publisher::TenantId;
 
 use crate::harness::Oracle;
 use crate::harness::ledger::{Cursor, Entry, Ledger};
-use crate::harness::oracle::Receipt;
+use crate::harness::oracle::{Breach, Life, Receipt};
 
 fn at(epoch: &str, seq: u64) -> Cursor {
     Cursor { epoch: epoch.to_owned(), seq }
@@ -30,7 +30,7 @@ fn ledger(entries: impl IntoIterator<Item = Entry>) -> Ledger {
 
 fn published(tenant: &str, seq: u64, id: &str) -> Receipt {
     let tenant: TenantId = tenant.parse().unwrap();
-    Receipt { tenant, id: id.to_owned(), seq, at: Instant::now() }
+    Receipt { tenant, id: id.to_owned(), seq: Some(seq), at: Instant::now() }
 }
 
 #[test]
@@ -107,4 +107,29 @@ fn o6_a_recovery_into_another_epoch_is_noticed() {
 #[should_panic(expected = "O6")]
 fn o6_a_heartbeat_ahead_of_what_was_delivered_is_noticed() {
     Oracle::default().judge("the hole", &ledger([joined(3, false), Entry::Heartbeat(at("e1", 5))]));
+}
+
+#[test]
+#[should_panic(expected = "O4")]
+fn o4_a_counter_that_goes_back_is_noticed() {
+    Oracle::default().judge("the one sent back", &ledger([joined(3, false), Entry::Resync(at("e1", 2))]));
+}
+
+#[test]
+fn a_life_is_judged_in_parts() {
+    let mut oracle = Oracle::new([published("acorn", 1, "one")]);
+    let mut life = Life::default();
+    let mut lived = ledger([joined(0, false), event(1, "one")]);
+    oracle.check_to_the_end("the first part", &mut life, &lived.take()).unwrap();
+    oracle.turn();
+    life.turn();
+    assert_eq!(lived.cursor(), Some(at("e1", 1)), "the position outlives the entries");
+
+    oracle.learn([published("acorn", 2, "two")]);
+    let lost = oracle.check_to_the_end("nothing came", &mut life, &lived.take()).unwrap_err();
+    assert_eq!(lost.breach, Breach::Missed, "{lost}");
+    lived.record(event(2, "one"));
+    let doubled = oracle.check_to_the_end("the echo", &mut life, &lived.take()).unwrap_err();
+    assert_eq!(doubled.breach, Breach::Doubled, "{doubled}");
+    assert_eq!(life.told.len(), 0);
 }

@@ -363,12 +363,7 @@ async fn f16_failover_to_a_replica_that_lags() {
     let mut master = RedisServer::start().await;
     let replication = Proxy::to(master.addr()).await;
     let replica = RedisServer::start().await;
-    let port = replication.addr().port().to_string();
-    replica.command(&["REPLICAOF", "127.0.0.1", &port]).await;
-    let linked = async |replica: &RedisServer| {
-        replica.command(&["INFO", "replication"]).await.text().contains("master_link_status:up").then_some(())
-    };
-    eventually("the replica follows", Duration::from_secs(10), async || linked(&replica).await).await;
+    replica.follow(replication.addr()).await;
 
     // Everybody reaches "Redis" through one address, which will lead elsewhere.
     let front = Proxy::to(master.addr()).await;
@@ -406,7 +401,7 @@ async fn f16_failover_to_a_replica_that_lags() {
 
     master.kill9();
     drop(replication);
-    replica.command(&["REPLICAOF", "NO", "ONE"]).await;
+    replica.promote().await;
     front.retarget(replica.addr());
     publish(3).await;
     // O4, O6: the new master counts from where the old one was once, and everybody is told before they see it.

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use publisher::TenantId;
-use sqlx::Connection;
 use tokio::sync::Notify;
 
 use super::harness::books::{emit, emit_all, fates};
+use super::harness::oracle::Receipt;
 use super::harness::proxy::{Direction, Fate, Proxy};
 use super::harness::redis::RedisServer;
 use super::harness::{
-    Dashboard, Database, Follower, Gateway, Oracle, PostgresServer, Setup, Stack, eventually, payment, tenant, within,
+    Dashboard, Database, Follower, Gateway, Oracle, PostgresServer, Setup, Stack, Traffic, eventually, payment, tenant,
+    within,
 };
 
 /// The next events are these, in this order, and no others.
@@ -37,39 +38,9 @@ async fn leader_among(gateways: &[&Gateway]) -> usize {
     .await
 }
 
-/// Emits a payment every 50 ms until told to stop, whatever happens to the database; what committed, in order.
-async fn stream(url: String, acorn: TenantId, stop: Arc<Notify>) -> Vec<String> {
-    let mut committed = Vec::new();
-    let mut client: Option<sqlx::PgConnection> = None;
-    let mut tick = tokio::time::interval(Duration::from_millis(150));
-    for number in 0.. {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = stop.notified() => break,
-        }
-        let insert = async {
-            let mut connected = match client.take() {
-                Some(connected) => connected,
-                None => sqlx::PgConnection::connect(&url).await?,
-            };
-            let emit = "select dashboard.emit($1, 'payment_received', $2::jsonb)::text";
-            let data = super::harness::books::payment_data(number);
-            let mut transaction = connected.begin().await?;
-            let id: String =
-                sqlx::query_scalar(emit).bind(acorn.as_str()).bind(data).fetch_one(&mut *transaction).await?;
-            transaction.commit().await?;
-            client = Some(connected);
-            Ok::<_, sqlx::Error>(id)
-        };
-        if let Ok(Ok(id)) = tokio::time::timeout(Duration::from_secs(20), insert).await {
-            committed.push(id);
-        }
-    }
-    committed
-}
-
 /// What became of the stream's payments on the follower's socket: all of them, once, in the order of their commits.
-async fn complete(follower: Follower, committed: &[String]) {
+async fn complete(follower: Follower, committed: &[Receipt]) {
+    let committed: Vec<&str> = committed.iter().map(|receipt| receipt.id.as_str()).collect();
     let last = committed.last().expect("payments were emitted");
     eventually("the last payment has arrived", Duration::from_secs(30), async || {
         follower.ledger().has(last).then_some(())
@@ -77,8 +48,8 @@ async fn complete(follower: Follower, committed: &[String]) {
     .await;
     let ledger = follower.stop().await;
     Oracle::default().judge("the follower", &ledger);
-    let seen: Vec<&str> = ledger.ids().filter(|id| committed.iter().any(|committed| committed == id)).collect();
-    assert_eq!(seen, committed.iter().map(String::as_str).collect::<Vec<_>>());
+    let seen: Vec<&str> = ledger.ids().filter(|id| committed.contains(id)).collect();
+    assert_eq!(seen, committed);
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -197,8 +168,7 @@ async fn f35_a_frozen_leader_is_succeeded_and_wakes_up_harmless() {
     let leader = leader_among(&stack.gateways.iter().collect::<Vec<_>>()).await;
     let others: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
     let follower = Follower::start(&[stack.gateways[others[0]].public], &acorn).await;
-    let stop = Arc::new(Notify::new());
-    let streaming = tokio::spawn(stream(database.url.clone(), acorn.clone(), stop.clone()));
+    let streaming = Traffic::into_outbox(&database, std::slice::from_ref(&acorn), 7);
     eventually("payments arrive", Duration::from_secs(10), async || {
         (follower.ledger().ids().count() > 5).then_some(())
     })
@@ -220,8 +190,7 @@ async fn f35_a_frozen_leader_is_succeeded_and_wakes_up_harmless() {
     })
     .await;
     leader_among(&all).await;
-    stop.notify_one();
-    complete(follower, &streaming.await.unwrap()).await;
+    complete(follower, &streaming.stop().await).await;
     stack.gateways[leader].assert_unharmed();
 }
 
@@ -279,8 +248,7 @@ async fn f37_sessions_that_are_terminated_come_back() {
     let stack = Setup::new().database(&database).start().await;
     let acorn = tenant();
     let follower = Follower::start(&stack.addrs(), &acorn).await;
-    let stop = Arc::new(Notify::new());
-    let streaming = tokio::spawn(stream(database.url.clone(), acorn.clone(), stop.clone()));
+    let streaming = Traffic::into_outbox(&database, std::slice::from_ref(&acorn), 7);
     for _ in 0..3 {
         let before = follower.ledger().ids().count();
         eventually("payments arrive", Duration::from_secs(10), async || {
@@ -291,8 +259,7 @@ async fn f37_sessions_that_are_terminated_come_back() {
             where datname = current_database() and application_name like 'crechebooks%'";
         assert!(database.value::<i64>(terminate).await > 0);
     }
-    stop.notify_one();
-    complete(follower, &streaming.await.unwrap()).await;
+    complete(follower, &streaming.stop().await).await;
     stack.finish().await;
 }
 
@@ -302,8 +269,7 @@ async fn redis_killed_for_five_seconds_during_a_stream_of_payments() {
     let mut stack = Setup::new().database(&database).start_on(Some(RedisServer::start_durable().await)).await;
     let acorn = tenant();
     let follower = Follower::start(&stack.addrs(), &acorn).await;
-    let stop = Arc::new(Notify::new());
-    let streaming = tokio::spawn(stream(database.url.clone(), acorn.clone(), stop.clone()));
+    let streaming = Traffic::into_outbox(&database, std::slice::from_ref(&acorn), 7);
     eventually("payments arrive", Duration::from_secs(10), async || {
         (follower.ledger().ids().count() > 5).then_some(())
     })
@@ -317,8 +283,7 @@ async fn redis_killed_for_five_seconds_during_a_stream_of_payments() {
         (stack.gateway().metric("relay_lag_seconds", &[]).await < 1.0).then_some(())
     })
     .await;
-    stop.notify_one();
-    let committed = streaming.await.unwrap();
+    let committed: Vec<String> = streaming.stop().await.into_iter().map(|receipt| receipt.id).collect();
     eventually("every row is published", Duration::from_secs(10), async || {
         (fates(&database, &acorn).await == BTreeMap::from([("published".to_owned(), committed.len() as i64)]))
             .then_some(())
@@ -376,8 +341,7 @@ async fn f33_postgres_killed_and_frozen_during_a_stream_of_payments() {
     let (acorn, direct) = (tenant(), tenant());
     let follower = Follower::start(&stack.addrs(), &acorn).await;
     let mut live = stack.dashboard(&direct).await;
-    let stop = Arc::new(Notify::new());
-    let streaming = tokio::spawn(stream(database.url.clone(), acorn.clone(), stop.clone()));
+    let streaming = Traffic::into_outbox(&database, std::slice::from_ref(&acorn), 7);
     let flows = async |follower: &Follower| {
         let before = follower.ledger().ids().count();
         eventually("payments arrive", Duration::from_secs(20), async || {
@@ -404,8 +368,7 @@ async fn f33_postgres_killed_and_frozen_during_a_stream_of_payments() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     server.thaw();
     flows(&follower).await;
-    stop.notify_one();
-    let committed = streaming.await.unwrap();
+    let committed = streaming.stop().await;
     // A commit whose answer was lost is shown too; every one that was answered must be.
     complete(follower, &committed).await;
     live.close().await;

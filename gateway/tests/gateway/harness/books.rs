@@ -18,12 +18,16 @@ pub fn payment_data(number: u32) -> String {
 
 /// Emits on the caller's connection, in the caller's transaction if one is open; returns the event's id.
 pub async fn emit(client: &mut PgConnection, tenant: &TenantId, number: u32) -> String {
+    try_emit(client, tenant, number).await.unwrap()
+}
+
+/// The same where the database may fail.
+pub async fn try_emit(client: &mut PgConnection, tenant: &TenantId, number: u32) -> sqlx::Result<String> {
     sqlx::query_scalar("select dashboard.emit($1, 'payment_received', $2::jsonb)::text")
         .bind(tenant.as_str())
         .bind(payment_data(number))
         .fetch_one(client)
         .await
-        .unwrap()
 }
 
 /// Emits so many payments in one transaction; their ids, in order.

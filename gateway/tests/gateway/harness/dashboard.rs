@@ -272,8 +272,18 @@ impl Dashboard {
         &self.ledger
     }
 
+    /// What it has seen since somebody last took it.
+    pub fn take_ledger(&mut self) -> Ledger {
+        self.ledger.take()
+    }
+
     pub fn cursor(&self) -> Cursor {
         self.ledger.cursor().expect("the dashboard is in a room")
+    }
+
+    /// Goes as a crash does: the gateway reads `ECONNRESET`.
+    pub fn reset(self) {
+        let _ = self.socket.get_ref().set_zero_linger();
     }
 
     /// Goes as a browser tab does: a Close, and its echo.

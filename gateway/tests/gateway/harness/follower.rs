@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use publisher::TenantId;
+use serde_json::json;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dashboard::{Dashboard, Incoming};
-use super::ledger::{Entry, Ledger};
+use super::ledger::{Entry, Ledger, Standing};
 use super::oracle::{Oracle, Receipt};
 use super::token::Token;
 use super::wait::{PATIENCE, eventually};
@@ -20,8 +22,22 @@ use super::wait::{PATIENCE, eventually};
 pub struct Follower {
     pub tenant: TenantId,
     ledger: Arc<Mutex<Ledger>>,
+    whims: mpsc::UnboundedSender<Whim>,
     stop: CancellationToken,
     task: AbortOnDropHandle<()>,
+}
+
+/// What a browser may do at any moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whim {
+    /// Its network dies; it comes back.
+    Reset,
+    /// Its page is too busy to read for so long.
+    Deafness(Duration),
+    /// Its lid is closed for so long.
+    Absence(Duration),
+    /// It leaves the room and joins anew after so long, on the same socket.
+    Leave(Duration),
 }
 
 impl Follower {
@@ -29,16 +45,18 @@ impl Follower {
     pub async fn start(gateways: &[SocketAddr], tenant: &TenantId) -> Self {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let stop = CancellationToken::new();
+        let (whims, moods) = mpsc::unbounded_channel();
         let browser = Browser {
             tenant: tenant.clone(),
             token: Token::of(tenant.as_str()).sign(),
             shared: Arc::clone(&ledger),
+            whims: moods,
             cookie: None,
             socket: None,
             failures: 0,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(browser.follow(gateways.to_vec(), stop.clone())));
-        let follower = Self { tenant: tenant.clone(), ledger, stop, task };
+        let follower = Self { tenant: tenant.clone(), ledger, whims, stop, task };
         eventually("a follower has joined", PATIENCE, async || follower.ledger().cursor()).await;
         follower
     }
@@ -53,9 +71,23 @@ impl Follower {
         futures::future::join_all(starts).await
     }
 
-    /// What it has seen until now.
+    /// What it has seen until now, and nobody has taken yet.
     pub fn ledger(&self) -> Ledger {
         self.ledger.lock().unwrap().clone()
+    }
+
+    /// The same, and its memory is free again.
+    pub fn take_ledger(&self) -> Ledger {
+        self.ledger.lock().unwrap().take()
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.ledger.lock().unwrap().standing()
+    }
+
+    /// As soon as it is joined.
+    pub fn feel(&self, whim: Whim) {
+        let _ = self.whims.send(whim);
     }
 
     /// Whether it came into its room after this moment.
@@ -95,6 +127,7 @@ struct Browser {
     tenant: TenantId,
     token: String,
     shared: Arc<Mutex<Ledger>>,
+    whims: mpsc::UnboundedReceiver<Whim>,
     /// The balancer's, which leads back to the same gateway.
     cookie: Option<String>,
     socket: Option<Dashboard>,
@@ -121,31 +154,15 @@ impl Browser {
 
     /// One connection, from its first packet to its end; how long to stay away then.
     async fn connection(&mut self, addr: SocketAddr) -> Duration {
-        let mut until = Instant::now() + ATTEMPT_LIMIT;
-        let (mut joined, mut told) = (None, None);
+        let begun = Instant::now();
         self.shared.lock().unwrap().record(Entry::Dialled);
-        if let Ok(Ok(dashboard)) = timeout_at(until, self.dial(addr)).await {
-            let dashboard = self.socket.insert(dashboard);
-            let resume = dashboard.ledger().cursor();
-            dashboard.send_join(self.tenant.as_str(), Some(&self.token), resume.as_ref()).await;
-            let mut patience = ATTEMPT_LIMIT;
-            while let Ok(incoming) = timeout_at(until, dashboard.next_unbounded()).await {
-                let newest = dashboard.ledger().entries.last().unwrap().clone();
-                self.shared.lock().unwrap().entries.push(newest);
-                let Incoming::Message(message) = incoming else { break };
-                match message.kind.as_str() {
-                    "joined" => {
-                        joined = Some(Instant::now());
-                        let heartbeat = Duration::from_secs(message.data["heartbeatSeconds"].as_u64().unwrap());
-                        patience = heartbeat.mul_f64(SILENT_INTERVALS);
-                        until = Instant::now() + patience;
-                    }
-                    "heartbeat" => until = Instant::now() + patience,
-                    "error" => told = message.data["retryInMs"].as_u64().map(Duration::from_millis),
-                    _ => {}
-                }
+        let (joined, told) = match timeout_at(begun + ATTEMPT_LIMIT, self.dial(addr)).await {
+            Ok(Ok(dashboard)) => {
+                self.socket = Some(dashboard);
+                self.life(begun + ATTEMPT_LIMIT).await
             }
-        }
+            _ => (None, None),
+        };
         if joined.is_some_and(|at| at.elapsed() >= STABLE) {
             self.failures = 0;
         }
@@ -155,6 +172,53 @@ impl Browser {
         })
     }
 
+    /// The open socket, until it ends or is silent for too long: when it joined, and when to come back if that is known.
+    async fn life(&mut self, mut until: Instant) -> (Option<Instant>, Option<Duration>) {
+        let resume = self.shared.lock().unwrap().cursor();
+        let dashboard = self.socket.as_mut().expect("just opened");
+        dashboard.send_join(self.tenant.as_str(), Some(&self.token), resume.as_ref()).await;
+        let (mut joined, mut told) = (None, None);
+        let (mut patience, mut outside) = (ATTEMPT_LIMIT, Duration::ZERO);
+        loop {
+            let incoming = tokio::select! {
+                incoming = timeout_at(until, dashboard.next_unbounded()) => incoming,
+                Some(whim) = self.whims.recv(), if joined.is_some() => {
+                    match whim {
+                        Whim::Reset => {
+                            self.socket.take().expect("open").reset();
+                            return (joined, None);
+                        }
+                        Whim::Absence(time) => return (joined, Some(time)),
+                        Whim::Deafness(time) => tokio::time::sleep(time).await,
+                        Whim::Leave(time) => {
+                            outside = time;
+                            dashboard.send_json(json!({ "event": "leave" })).await;
+                        }
+                    }
+                    continue;
+                }
+            };
+            self.shared.lock().unwrap().entries.extend(dashboard.take_ledger().entries);
+            let Ok(Incoming::Message(message)) = incoming else { return (joined, told) };
+            match message.kind.as_str() {
+                "joined" => {
+                    joined = Some(Instant::now());
+                    let heartbeat = Duration::from_secs(message.data["heartbeatSeconds"].as_u64().unwrap());
+                    patience = heartbeat.mul_f64(SILENT_INTERVALS);
+                    until = Instant::now() + patience;
+                }
+                "heartbeat" => until = Instant::now() + patience,
+                "left" => {
+                    tokio::time::sleep(outside).await;
+                    until = Instant::now() + ATTEMPT_LIMIT;
+                    dashboard.send_join(self.tenant.as_str(), Some(&self.token), None).await;
+                }
+                "error" => told = message.data["retryInMs"].as_u64().map(Duration::from_millis),
+                _ => {}
+            }
+        }
+    }
+
     async fn dial(&mut self, addr: SocketAddr) -> Result<Dashboard, tungstenite::Error> {
         let cookie = self.cookie.clone();
         let headers: Vec<_> = cookie.iter().map(|cookie| ("cookie", cookie.as_str())).collect();
@@ -162,7 +226,7 @@ impl Browser {
         if let Some(set) = response.headers().get("set-cookie") {
             self.cookie = Some(set.to_str().unwrap().split(';').next().unwrap().to_owned());
         }
-        Ok(dashboard.continuing(self.shared.lock().unwrap().clone()))
+        Ok(dashboard)
     }
 }
 

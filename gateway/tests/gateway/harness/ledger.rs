@@ -43,13 +43,35 @@ pub enum Entry {
     Closed(Option<u16>),
 }
 
+/// What a client knows about itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// `None` before the first join and after a leave.
+    pub at: Option<Cursor>,
+    /// Whether it was told that delivery is in doubt, and not yet that it no longer is.
+    pub degraded: bool,
+}
+
 /// The log of one client over all of its sockets.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
+    /// Before the first entry: entries may have been taken away already.
+    start: Standing,
     pub entries: Vec<(Instant, Entry)>,
 }
 
 impl Ledger {
+    /// Takes the entries away, for a judge who goes on where he left off; the standing remains.
+    pub fn take(&mut self) -> Self {
+        let start = self.standing();
+        std::mem::replace(self, Self { start, entries: Vec::new() })
+    }
+
+    /// The same up to the entry with this index.
+    pub fn up_to(&self, index: usize) -> Self {
+        Self { start: self.start.clone(), entries: self.entries[..=index].to_vec() }
+    }
+
     pub fn record(&mut self, entry: Entry) {
         self.entries.push((Instant::now(), entry));
     }
@@ -101,19 +123,31 @@ impl Ledger {
         self.count(|entry| matches!(entry, Entry::Resync(_)))
     }
 
-    /// The position after everything seen so far; `None` before the first join and after a leave.
-    pub fn cursor(&self) -> Option<Cursor> {
-        let mut at: Option<Cursor> = None;
+    /// After everything seen so far.
+    pub fn standing(&self) -> Standing {
+        let mut standing = self.start.clone();
         for (_, entry) in &self.entries {
             match entry {
                 Entry::Joined { recovered: true, .. } => {}
-                Entry::Joined { at: cursor, .. } | Entry::Resync(cursor) => at = Some(cursor.clone()),
-                Entry::Event { seq, .. } => at = at.map(|at| Cursor { seq: *seq, ..at }),
-                Entry::Left { .. } => at = None,
-                _ => {}
+                Entry::Joined { at, .. } | Entry::Resync(at) => standing.at = Some(at.clone()),
+                Entry::Event { seq, .. } => {
+                    if let Some(at) = &mut standing.at {
+                        at.seq = *seq;
+                    }
+                }
+                Entry::Left { .. } => standing.at = None,
+                Entry::Degraded => standing.degraded = true,
+                // Another socket will be told anew.
+                Entry::Restored | Entry::Closed(_) => standing.degraded = false,
+                Entry::Dialled | Entry::Heartbeat(_) | Entry::Other { .. } => {}
             }
         }
-        at
+        standing
+    }
+
+    /// The position after everything seen so far.
+    pub fn cursor(&self) -> Option<Cursor> {
+        self.standing().at
     }
 }
 

@@ -3,7 +3,9 @@
 //! O1 nothing lost, O2 no gap, O3 no duplicate, O4 one (epoch, seq) is one event, O5 nothing foreign,
 //! O6 no hole without a word, O8 at most ten events in any second of Redis' own clock.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
 use std::time::Instant;
 
 use publisher::TenantId;
@@ -16,120 +18,238 @@ use super::redis::RedisServer;
 pub struct Receipt {
     pub tenant: TenantId,
     pub id: String,
-    pub seq: u64,
-    /// When the call that succeeded had returned; for a duplicate, when the first attempt began: it may have been
-    /// that one.
+    /// `None` when somebody else gives it a number: the outbox' relay.
+    pub seq: Option<u64>,
+    /// When the call that succeeded had returned. Where another may have published it before that (a duplicate, the
+    /// relay), when the first attempt began.
     pub at: Instant,
+}
+
+/// How a promise was broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breach {
+    Missed,
+    Doubled,
+    /// A position that is another event's, or that doesn't exist.
+    Misnumbered,
+    Foreign,
+}
+
+#[derive(Debug)]
+pub struct Violation {
+    pub breach: Breach,
+    text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// One client's life, as far as it has been judged.
+#[derive(Default)]
+pub struct Life {
+    tenant: Option<String>,
+    at: Option<Cursor>,
+    /// When and where it last began without a past: everything published later must come.
+    fresh: Option<(Instant, Cursor)>,
+    seen: Recent<String, ()>,
+    /// When it was told that it had missed something, since somebody last asked.
+    pub told: Vec<Instant>,
+}
+
+impl Life {
+    /// Forgets what can't come again; see [`Oracle::turn`].
+    pub fn turn(&mut self) {
+        self.seen.turn();
+    }
+
+    fn begin(&mut self, when: Instant, head: &Cursor) {
+        if self.at.is_some() {
+            self.told.push(when);
+        }
+        self.at = Some(head.clone());
+        self.fresh = Some((when, head.clone()));
+    }
+}
+
+/// Remembers what came since the turn before the last.
+struct Recent<K, V> {
+    new: HashMap<K, V>,
+    old: HashMap<K, V>,
+}
+
+impl<K, V> Default for Recent<K, V> {
+    fn default() -> Self {
+        Self { new: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<K: Hash + Eq, V> Recent<K, V> {
+    fn insert(&mut self, key: K, value: V) {
+        self.new.insert(key, value);
+    }
+
+    fn get(&self, key: &K) -> Option<&V> {
+        self.new.get(key).or_else(|| self.old.get(key))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.old.iter().chain(&self.new)
+    }
+
+    fn turn(&mut self) {
+        self.old = std::mem::take(&mut self.new);
+    }
 }
 
 #[derive(Default)]
 pub struct Oracle {
+    /// Since the last turn.
     published: HashMap<TenantId, Vec<Receipt>>,
-    owners: HashMap<String, TenantId>,
+    owners: Recent<String, TenantId>,
     /// O4, over all clients and gateways.
-    identities: HashMap<(String, Cursor), String>,
+    identities: Recent<(String, Cursor), String>,
 }
 
 impl Oracle {
     pub fn new(receipts: impl IntoIterator<Item = Receipt>) -> Self {
         let mut oracle = Self::default();
-        for receipt in receipts {
-            oracle.owners.insert(receipt.id.clone(), receipt.tenant.clone());
-            oracle.published.entry(receipt.tenant.clone()).or_default().push(receipt);
-        }
+        oracle.learn(receipts);
         oracle
+    }
+
+    /// What else was published.
+    pub fn learn(&mut self, receipts: impl IntoIterator<Item = Receipt>) {
+        for receipt in receipts {
+            self.owners.insert(receipt.id.clone(), receipt.tenant.clone());
+            self.published.entry(receipt.tenant.clone()).or_default().push(receipt);
+        }
+    }
+
+    /// Every client has been judged to the end: what was published until now is settled, and what was published until
+    /// the turn before is forgotten, so that a run may last for days.
+    pub fn turn(&mut self) {
+        self.published.clear();
+        self.owners.turn();
+        self.identities.turn();
     }
 
     /// Everything, for a client that stayed until nothing more was published.
     pub fn judge_to_the_end(&mut self, name: &str, ledger: &Ledger) {
-        self.judge(name, ledger);
-        self.nothing_lost(name, ledger);
+        self.check_to_the_end(name, &mut Life::default(), ledger).unwrap_or_else(|violation| panic!("{violation}"));
     }
 
     /// O2–O6, position by position, for any client; `name` is for the failure's text.
     pub fn judge(&mut self, name: &str, ledger: &Ledger) {
-        let mut tenant: Option<String> = None;
-        let mut at: Option<Cursor> = None;
-        let mut seen = HashSet::new();
-        for (index, (_, entry)) in ledger.entries.iter().enumerate() {
-            let fail = |rule: &str| -> ! {
-                let until_here = Ledger { entries: ledger.entries[..=index].to_vec() };
-                panic!("{name} breaks {rule}: {until_here}")
-            };
-            match entry {
-                Entry::Joined { tenant: joined, at: head, recovered } => {
-                    let resumed = at.as_ref().is_some_and(|at| at.epoch == head.epoch && at.seq <= head.seq);
-                    match recovered {
-                        true if !resumed => fail("O6 (recovered without a position that could be)"),
-                        true => {}
-                        false => at = Some(head.clone()),
-                    }
-                    tenant = Some(joined.clone());
-                }
-                Entry::Resync(head) => match at {
-                    Some(_) => at = Some(head.clone()),
-                    None => fail("O5 (resync outside a room)"),
-                },
-                Entry::Event { seq, id } => {
-                    let Some(position) = at.as_mut() else { fail("O5 (event outside a room)") };
-                    if *seq != position.seq + 1 {
-                        fail("O2 (gap or duplicate)");
-                    }
-                    position.seq = *seq;
-                    if !seen.insert(id.clone()) {
-                        fail("O3 (an id twice)");
-                    }
-                    let room = tenant.clone().expect("a position comes with a tenant");
-                    if self.owners.get(id).is_some_and(|owner| owner.as_str() != room) {
-                        fail("O5 (foreign event)");
-                    }
-                    let known = self.identities.entry((room, position.clone())).or_insert_with(|| id.clone());
-                    if known != id {
-                        fail("O4 (one seq, two events)");
-                    }
-                }
-                Entry::Heartbeat(head) => {
-                    if at.as_ref().is_some_and(|at| at != head) {
-                        fail("O6 (the heartbeat speaks of a position that was not delivered)");
-                    }
-                }
-                Entry::Left { .. } => (tenant, at) = (None, None),
-                Entry::Dialled | Entry::Degraded | Entry::Restored | Entry::Other { .. } | Entry::Closed(_) => {}
-            }
+        self.check(name, &mut Life::default(), ledger).unwrap_or_else(|violation| panic!("{violation}"));
+    }
+
+    /// The same for the next part of a client's life, at a point where nothing is under way to it.
+    pub fn check_to_the_end(&mut self, name: &str, life: &mut Life, ledger: &Ledger) -> Result<(), Violation> {
+        self.check(name, life, ledger)?;
+        self.nothing_lost(name, life, ledger)
+    }
+
+    fn check(&mut self, name: &str, life: &mut Life, ledger: &Ledger) -> Result<(), Violation> {
+        for (index, (when, entry)) in ledger.entries.iter().enumerate() {
+            self.check_entry(life, *when, entry).map_err(|(breach, rule)| {
+                let text = format!("{name} breaks {rule}: {}", ledger.up_to(index));
+                Violation { breach, text }
+            })?;
         }
+        Ok(())
+    }
+
+    fn check_entry(&mut self, life: &mut Life, when: Instant, entry: &Entry) -> Result<(), (Breach, &'static str)> {
+        match entry {
+            Entry::Joined { tenant, at: head, recovered } => {
+                let before = life.at.as_ref().filter(|at| at.epoch == head.epoch);
+                if before.is_some_and(|before| before.seq > head.seq) {
+                    return Err((Breach::Misnumbered, "O4 (the counter of an epoch went back)"));
+                }
+                match recovered {
+                    true if before.is_none() => {
+                        return Err((Breach::Missed, "O6 (recovered without a position that could be)"));
+                    }
+                    true => {}
+                    false => life.begin(when, head),
+                }
+                life.tenant = Some(tenant.clone());
+            }
+            Entry::Resync(head) => match &life.at {
+                Some(at) if at.epoch == head.epoch && at.seq > head.seq => {
+                    return Err((Breach::Misnumbered, "O4 (the counter of an epoch went back)"));
+                }
+                Some(_) => life.begin(when, head),
+                None => return Err((Breach::Foreign, "O5 (resync outside a room)")),
+            },
+            Entry::Event { seq, id } => return self.check_event(life, *seq, id),
+            Entry::Heartbeat(head) => {
+                if life.at.as_ref().is_some_and(|at| at != head) {
+                    let rule = "O6 (the heartbeat speaks of a position that was not delivered)";
+                    return Err((Breach::Missed, rule));
+                }
+            }
+            Entry::Left { .. } => (life.tenant, life.at, life.fresh) = (None, None, None),
+            Entry::Dialled | Entry::Degraded | Entry::Restored | Entry::Other { .. } | Entry::Closed(_) => {}
+        }
+        Ok(())
+    }
+
+    fn check_event(&mut self, life: &mut Life, seq: u64, id: &str) -> Result<(), (Breach, &'static str)> {
+        let Some(position) = life.at.as_mut() else {
+            return Err((Breach::Foreign, "O5 (event outside a room)"));
+        };
+        let breach = if seq > position.seq { Breach::Missed } else { Breach::Doubled };
+        if seq != position.seq + 1 {
+            return Err((breach, "O2 (gap or duplicate)"));
+        }
+        position.seq = seq;
+        let id = id.to_owned();
+        if life.seen.get(&id).is_some() {
+            return Err((Breach::Doubled, "O3 (an id twice)"));
+        }
+        life.seen.insert(id.clone(), ());
+        let room = life.tenant.clone().expect("a position comes with a tenant");
+        if self.owners.get(&id).is_some_and(|owner| owner.as_str() != room) {
+            return Err((Breach::Foreign, "O5 (foreign event)"));
+        }
+        let key = (room, position.clone());
+        match self.identities.get(&key) {
+            Some(known) if *known != id => return Err((Breach::Misnumbered, "O4 (one seq, two events)")),
+            Some(_) => {}
+            None => self.identities.insert(key, id),
+        }
+        Ok(())
     }
 
     /// O1: what was published after the client's last fresh start, and before the run ended, has arrived.
     ///
     /// A fresh start (a join that recovered nothing, a resync) replaces the client's state as of then.
-    fn nothing_lost(&self, name: &str, ledger: &Ledger) {
-        let mut room = "";
-        let mut fresh: Option<(Instant, u64)> = None;
-        for (when, entry) in &ledger.entries {
-            match entry {
-                Entry::Joined { tenant, at, recovered: false } => {
-                    room = tenant;
-                    fresh = Some((*when, at.seq));
-                }
-                Entry::Resync(at) => fresh = Some((*when, at.seq)),
-                Entry::Left { .. } => fresh = None,
-                _ => {}
-            }
-        }
-        let Some((since, head)) = fresh else { return };
-        let seen: HashSet<&str> = ledger.ids().collect();
+    fn nothing_lost(&self, name: &str, life: &Life, ledger: &Ledger) -> Result<(), Violation> {
+        let (Some((since, head)), Some(room)) = (&life.fresh, &life.tenant) else { return Ok(()) };
         let tenant: TenantId = room.parse().unwrap();
-        for receipt in self.published.get(&tenant).into_iter().flatten() {
+        let missing = self.published.get(&tenant).into_iter().flatten().find(|receipt| {
             // A receipt may come back later than the fresh start that already counts its event.
-            let replaced = receipt.at <= since || receipt.seq <= head;
-            assert!(
-                replaced || seen.contains(receipt.id.as_str()),
-                "{name} breaks O1: seq {} ({}), published {:?} after its last fresh start at {head}, never came",
-                receipt.seq,
-                receipt.id,
-                receipt.at - since,
-            );
-        }
+            let replaced = receipt.at <= *since || receipt.seq.is_some_and(|seq| seq <= head.seq);
+            !replaced && life.seen.get(&receipt.id).is_none() && !self.is_of_another_epoch(receipt, room, head)
+        });
+        let Some(receipt) = missing else { return Ok(()) };
+        let text = format!(
+            "{name} breaks O1: seq {:?} ({}), published {:?} after its last fresh start at {head:?}, never came: {ledger}",
+            receipt.seq,
+            receipt.id,
+            receipt.at - *since,
+        );
+        Err(Violation { breach: Breach::Missed, text })
+    }
+
+    /// Whether others saw it under an epoch that was over when the client began in the present one.
+    fn is_of_another_epoch(&self, receipt: &Receipt, room: &str, head: &Cursor) -> bool {
+        let mut sightings = self.identities.iter().filter(|(_, id)| **id == receipt.id);
+        sightings.any(|((tenant, at), _)| tenant == room && at.epoch != head.epoch)
     }
 }
 

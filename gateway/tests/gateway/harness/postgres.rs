@@ -238,6 +238,12 @@ impl Database {
         self.url.replace(&self.addr.to_string(), &proxy.to_string())
     }
 
+    /// Ends every session, the caller's next one excepted.
+    pub async fn terminate_sessions(&self) {
+        self.run("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
+            .await;
+    }
+
     /// Runs statements; an error is the test's end.
     pub async fn run(&self, statements: &str) {
         let mut client = self.client().await;

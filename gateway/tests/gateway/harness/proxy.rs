@@ -1,12 +1,14 @@
-//! A TCP proxy that does to a connection what networks do: nothing at all, an end, another destination, a lost frame.
+//! A TCP proxy that does to a connection what networks do: nothing at all, delay, an end, another destination, a lost frame.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::resp::Reply;
@@ -47,14 +49,41 @@ struct Shared {
 struct Mode {
     /// Neither reads nor writes, and closes nothing: a black hole.
     frozen: bool,
-    /// Connections of an older generation are closed.
+    latency: Option<Latency>,
+    /// Bytes a second, each way.
+    bandwidth: Option<usize>,
+    /// Connections of an older generation end, in this way.
     generation: u64,
+    end: End,
+}
+
+/// How long bytes are on their way, each way: at least the difference, at most the sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Latency {
+    mean: Duration,
+    jitter: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Both sides read an end.
+    Close,
+    /// Both sides read `ECONNRESET`.
+    Reset,
+    /// The client reads an end; what it still says goes on to the server until it closes as well.
+    HalfClose,
 }
 
 pub struct Proxy {
     addr: SocketAddr,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
+}
+
+impl Latency {
+    fn draw(self) -> Duration {
+        rand::random_range(self.mean.saturating_sub(self.jitter)..=self.mean + self.jitter)
+    }
 }
 
 impl Proxy {
@@ -79,7 +108,8 @@ impl Proxy {
     async fn start(target: SocketAddr, rule: Option<Rule>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let mode = watch::Sender::new(Mode { frozen: false, generation: 0 });
+        let mode =
+            watch::Sender::new(Mode { frozen: false, latency: None, bandwidth: None, generation: 0, end: End::Close });
         let shared = Arc::new(Shared { target: Mutex::new(target), rule, mode });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { addr, shared, accepting }
@@ -93,9 +123,43 @@ impl Proxy {
         self.shared.mode.send_modify(|mode| mode.frozen = true);
     }
 
+    pub fn thaw(&self) {
+        self.shared.mode.send_modify(|mode| mode.frozen = false);
+    }
+
+    /// Bytes take so long from now on, give or take `jitter`, and stay in order.
+    pub fn delay(&self, mean: Duration, jitter: Duration) {
+        self.shared.mode.send_modify(|mode| mode.latency = Some(Latency { mean, jitter }));
+    }
+
+    /// Lets through so many bytes a second, each way. The kernel's buffers of connections made from now on are as small as
+    /// they can be: what doesn't pass stays with the sender.
+    pub fn bandwidth(&self, bytes_per_second: usize) {
+        self.shared.mode.send_modify(|mode| mode.bandwidth = Some(bytes_per_second));
+    }
+
+    /// No delay and no limit any more.
+    pub fn speed_up(&self) {
+        self.shared.mode.send_modify(|mode| (mode.latency, mode.bandwidth) = (None, None));
+    }
+
     /// Ends every connection, losing what was on its way; new ones are welcome.
     pub fn cut(&self) {
-        self.shared.mode.send_modify(|mode| mode.generation += 1);
+        self.end(End::Close);
+    }
+
+    /// The same as a crash does it: both sides are told that the connection is no more.
+    pub fn reset(&self) {
+        self.end(End::Reset);
+    }
+
+    /// Ends the way to the client of every connection, and leaves the way to the server open.
+    pub fn half_close(&self) {
+        self.end(End::HalfClose);
+    }
+
+    fn end(&self, end: End) {
+        self.shared.mode.send_modify(|mode| (mode.generation, mode.end) = (mode.generation + 1, end));
     }
 
     /// New connections go elsewhere from now on, and the old ones end.
@@ -124,22 +188,65 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn connection(client: TcpStream, shared: Arc<Shared>) {
     let target = *shared.target.lock().unwrap();
     let mut mode = shared.mode.subscribe();
-    let generation = mode.borrow_and_update().generation;
-    let Ok(server) = TcpStream::connect(target).await else { return };
+    let Mode { generation, bandwidth, .. } = *mode.borrow_and_update();
+    let Ok(server) = connect(target, bandwidth.is_some()).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
-    // The first direction to end ends both: a half-open leftover is a fault of its own, injected by `freeze`.
-    tokio::select! {
-        () = pump(Direction::ToServer, from_client, to_server, &shared) => {}
-        () = pump(Direction::ToClient, from_server, to_client, &shared) => {}
-        _ = mode.wait_for(|mode| mode.generation != generation) => {}
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    {
+        let mut onward = pin!(pump(Direction::ToServer, &mut from_client, &mut to_server, &shared));
+        // The first direction to end ends both, unless it is the fault that only one of them does.
+        let end = tokio::select! {
+            () = &mut onward => return,
+            () = pump(Direction::ToClient, &mut from_server, &mut to_client, &shared) => return,
+            ended = mode.wait_for(|mode| mode.generation != generation) => ended.map_or(End::Close, |mode| mode.end),
+        };
+        match end {
+            End::Close => return,
+            End::HalfClose => {
+                drop(to_client);
+                return onward.await;
+            }
+            End::Reset => {}
+        }
+    }
+    for (stream, writing) in [(from_client, to_client), (from_server, to_server)] {
+        let _ = stream.as_ref().set_zero_linger();
+        // Dropped, it would send an orderly end first.
+        writing.forget();
     }
 }
 
-async fn pump(direction: Direction, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared) {
+async fn connect(target: SocketAddr, narrow: bool) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    if narrow {
+        socket.set_recv_buffer_size(4096)?;
+    }
+    socket.connect(target).await
+}
+
+/// Carries one direction until its source ends.
+async fn pump(direction: Direction, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, shared: &Shared) {
+    // Room for what is on its way when there is latency; beyond it the source has to wait.
+    let (sender, receiver) = mpsc::channel(64);
+    let receiving = async {
+        receive(direction, from, sender, shared).await;
+        // What is on its way still arrives.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = receiving => {}
+        () = send(to, receiver, shared) => {}
+    }
+}
+
+/// What came, and when it may go on.
+type InFlight = (Instant, Vec<u8>);
+
+async fn receive(direction: Direction, from: &mut OwnedReadHalf, onward: mpsc::Sender<InFlight>, shared: &Shared) {
     let mut mode = shared.mode.subscribe();
     let mut pending = Vec::new();
+    let mut due = Instant::now();
     loop {
         if mode.wait_for(|mode| !mode.frozen).await.is_err() {
             return;
@@ -150,8 +257,35 @@ async fn pump(direction: Direction, mut from: OwnedReadHalf, mut to: OwnedWriteH
             read = from.read_buf(&mut pending) => if !matches!(read, Ok(1..)) { return },
         }
         let Some(passing) = judge(direction, &mut pending, shared.rule.as_ref()) else { return };
-        if to.write_all(&passing).await.is_err() {
+        // Later bytes don't overtake earlier ones, whatever their luck.
+        let latency = shared.mode.borrow().latency;
+        due = due.max(Instant::now() + latency.map_or(Duration::ZERO, Latency::draw));
+        if onward.send((due, passing)).await.is_err() {
             return;
+        }
+    }
+}
+
+async fn send(to: &mut OwnedWriteHalf, mut arriving: mpsc::Receiver<InFlight>, shared: &Shared) {
+    let mut mode = shared.mode.subscribe();
+    while let Some((due, bytes)) = arriving.recv().await {
+        tokio::time::sleep_until(due.into()).await;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let Ok(bandwidth) = mode.wait_for(|mode| !mode.frozen).await.map(|mode| mode.bandwidth) else { return };
+            // Ten portions a second, or one byte at a time.
+            let portion = bandwidth.map_or(rest.len(), |limit| limit.div_ceil(10).min(rest.len()));
+            let (now, later) = rest.split_at(portion);
+            if to.write_all(now).await.is_err() {
+                return;
+            }
+            rest = later;
+            if let Some(limit) = bandwidth {
+                tokio::time::sleep(
+                    Duration::from_secs(1) * u32::try_from(portion).unwrap() / u32::try_from(limit).unwrap(),
+                )
+                .await;
+            }
         }
     }
 }

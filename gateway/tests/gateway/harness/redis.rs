@@ -120,6 +120,30 @@ impl RedisServer {
         self.ready().await;
     }
 
+    /// On the same port, and with nothing.
+    pub async fn restart_empty(&mut self) {
+        match std::fs::remove_dir_all(self.directory.join("appendonlydir")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            _ => self.restart().await,
+        }
+    }
+
+    /// Copies `master` from now on; returns once the first copy is made.
+    pub async fn follow(&self, master: SocketAddr) {
+        self.command(&["REPLICAOF", &master.ip().to_string(), &master.port().to_string()]).await;
+        eventually("the replica follows", PATIENCE, async || {
+            // While it loads the copy it answers with an error.
+            let state = self.client().await.try_command(&["INFO", "replication"]).await.ok()?;
+            state.texts().first()?.contains("master_link_status:up").then_some(())
+        })
+        .await;
+    }
+
+    /// Becomes a master, with whatever has been copied.
+    pub async fn promote(&self) {
+        self.command(&["REPLICAOF", "NO", "ONE"]).await;
+    }
+
     /// Channels under `prefix` that belong to tenants and have a subscriber, sorted.
     pub async fn subscribed_channels(&self, prefix: &str) -> Vec<String> {
         let reply = self.command(&["PUBSUB", "CHANNELS", &format!("{prefix}:{{*")]).await;

@@ -292,7 +292,7 @@ impl Bystanders {
         for (tenant, dashboard) in [(&self.victim, &mut self.same), (&self.other_tenant, &mut self.other)] {
             let receipt = stack.publish(tenant, &payment()).await;
             let event = dashboard.next_event().await;
-            assert_eq!((event.seq, event.id), (Some(receipt.seq), Some(receipt.id)));
+            assert_eq!((event.seq, event.id), (receipt.seq, Some(receipt.id)));
         }
     }
 
