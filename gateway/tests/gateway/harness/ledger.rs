@@ -135,11 +135,12 @@ impl Ledger {
                         at.seq = *seq;
                     }
                 }
-                Entry::Left { .. } => standing.at = None,
                 Entry::Degraded => standing.degraded = true,
-                // Another socket will be told anew.
-                Entry::Restored | Entry::Closed(_) => standing.degraded = false,
-                Entry::Dialled | Entry::Heartbeat(_) | Entry::Other { .. } => {}
+                Entry::Restored => standing.degraded = false,
+                // Whoever joins while it lasts is told anew.
+                Entry::Left { .. } => standing = Standing::default(),
+                Entry::Dialled | Entry::Closed(_) => standing.degraded = false,
+                Entry::Heartbeat(_) | Entry::Other { .. } => {}
             }
         }
         standing
@@ -154,7 +155,7 @@ impl Ledger {
 /// The newest entries, one a line, for failures.
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let skipped = self.entries.len().saturating_sub(30);
+        let skipped = self.entries.len().saturating_sub(60);
         write!(f, "{skipped} entries, and then:")?;
         let newest = self.entries.last().map(|(at, _)| *at);
         for (at, entry) in &self.entries[skipped..] {
