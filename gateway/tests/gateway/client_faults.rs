@@ -1,4 +1,4 @@
-//! Faults of clients and of the way to them: F26–F28, F30, F31.
+//! Faults of clients and of the way to them: F26–F31.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -144,6 +144,40 @@ async fn f27_client_that_stops_reading_is_4413() {
         back.next_event().await;
     }
     oracle.judge_to_the_end("the slow one", &back.close().await);
+    publisher.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f29_client_that_reads_a_byte_a_second_is_let_go() {
+    const EVENTS: usize = 450;
+    let stack = Setup::new().env("EVENTS_PER_SECOND", "500").start().await;
+    let publisher = unlimited(&stack).await;
+    let room = tenant();
+    let wire = Proxy::to(stack.addr()).await;
+    // As fast as any at first, but with buffers that hold little.
+    wire.bandwidth(1_000_000);
+    let slow = Dashboard::joined(wire.addr(), room.as_str(), &Token::of(room.as_str()).sign()).await;
+    let healthy = stack.dashboard(&room).await;
+    wire.bandwidth(1);
+    let reading = tokio::spawn(read_events(healthy, EVENTS));
+    let before = stack.gateway().resident_kib();
+    for _ in 0..EVENTS {
+        publish(&publisher, &room, &bulky()).await;
+    }
+    let (healthy, waits) = within("the healthy one has all events", Duration::from_secs(30), reading).await.unwrap();
+    assert_undisturbed(waits);
+    let grown = stack.gateway().resident_kib().saturating_sub(before);
+    assert!(grown < 24 * 1024, "memory grew by {grown} KiB");
+    // Which of the two comes first is a matter of the queue's length and the heartbeat's.
+    stack.gateway().metric_becomes("gateway_connections", &[], 1.0).await;
+    let mut given_up = 0.0;
+    for metric in ["gateway_slow_consumers_total", "gateway_heartbeat_timeouts_total"] {
+        given_up += stack.gateway().metric(metric, &[]).await;
+    }
+    assert_eq!(given_up, 1.0);
+    drop(slow);
+    healthy.close().await;
     publisher.close().await;
     stack.finish().await;
 }

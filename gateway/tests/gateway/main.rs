@@ -28,6 +28,7 @@ mod publish_api;
 mod redis_access;
 mod redis_cluster;
 mod redis_faults;
+mod redis_way;
 mod relay;
 mod relay_faults;
 mod sentinel;

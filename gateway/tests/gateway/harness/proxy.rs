@@ -10,6 +10,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use super::resp::Reply;
 
@@ -27,6 +28,8 @@ pub enum Fate {
     Swallow,
     /// The connection ends instead, in both directions.
     Cut,
+    /// Nothing arrives any more on this connection, in either direction, and nobody is told.
+    BlackHole,
 }
 
 type OfFrames = Box<dyn Fn(Direction, &Reply) -> Fate + Send + Sync>;
@@ -194,11 +197,12 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     {
-        let mut onward = pin!(pump(Direction::ToServer, &mut from_client, &mut to_server, &shared));
+        let hole = CancellationToken::new();
+        let mut onward = pin!(pump(Direction::ToServer, &mut from_client, &mut to_server, &shared, &hole));
         // The first direction to end ends both, unless it is the fault that only one of them does.
         let end = tokio::select! {
             () = &mut onward => return,
-            () = pump(Direction::ToClient, &mut from_server, &mut to_client, &shared) => return,
+            () = pump(Direction::ToClient, &mut from_server, &mut to_client, &shared, &hole) => return,
             ended = mode.wait_for(|mode| mode.generation != generation) => ended.map_or(End::Close, |mode| mode.end),
         };
         match end {
@@ -226,24 +230,44 @@ async fn connect(target: SocketAddr, narrow: bool) -> std::io::Result<TcpStream>
 }
 
 /// Carries one direction until its source ends.
-async fn pump(direction: Direction, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, shared: &Shared) {
+async fn pump(
+    direction: Direction,
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    shared: &Shared,
+    hole: &CancellationToken,
+) {
     // Room for what is on its way when there is latency; beyond it the source has to wait.
     let (sender, receiver) = mpsc::channel(64);
     let receiving = async {
-        receive(direction, from, sender, shared).await;
+        receive(direction, from, sender, shared, hole).await;
         // What is on its way still arrives.
         std::future::pending::<()>().await;
     };
     tokio::select! {
+        biased;
+        () = hole.cancelled() => std::future::pending().await,
         () = receiving => {}
         () = send(to, receiver, shared) => {}
     }
 }
 
+/// What a rule has decided about a whole connection.
+enum Doom {
+    Cut,
+    BlackHole,
+}
+
 /// What came, and when it may go on.
 type InFlight = (Instant, Vec<u8>);
 
-async fn receive(direction: Direction, from: &mut OwnedReadHalf, onward: mpsc::Sender<InFlight>, shared: &Shared) {
+async fn receive(
+    direction: Direction,
+    from: &mut OwnedReadHalf,
+    onward: mpsc::Sender<InFlight>,
+    shared: &Shared,
+    hole: &CancellationToken,
+) {
     let mut mode = shared.mode.subscribe();
     let mut pending = Vec::new();
     let mut due = Instant::now();
@@ -251,12 +275,20 @@ async fn receive(direction: Direction, from: &mut OwnedReadHalf, onward: mpsc::S
         if mode.wait_for(|mode| !mode.frozen).await.is_err() {
             return;
         }
+        pending.reserve(16 * 1024);
         tokio::select! {
             biased;
             _ = mode.wait_for(|mode| mode.frozen) => continue,
             read = from.read_buf(&mut pending) => if !matches!(read, Ok(1..)) { return },
         }
-        let Some(passing) = judge(direction, &mut pending, shared.rule.as_ref()) else { return };
+        let passing = match judge(direction, &mut pending, shared.rule.as_ref()) {
+            Ok(passing) => passing,
+            Err(Doom::Cut) => return,
+            Err(Doom::BlackHole) => {
+                hole.cancel();
+                return std::future::pending().await;
+            }
+        };
         // Later bytes don't overtake earlier ones, whatever their luck.
         let latency = shared.mode.borrow().latency;
         due = due.max(Instant::now() + latency.map_or(Duration::ZERO, Latency::draw));
@@ -281,26 +313,24 @@ async fn send(to: &mut OwnedWriteHalf, mut arriving: mpsc::Receiver<InFlight>, s
             }
             rest = later;
             if let Some(limit) = bandwidth {
-                tokio::time::sleep(
-                    Duration::from_secs(1) * u32::try_from(portion).unwrap() / u32::try_from(limit).unwrap(),
-                )
-                .await;
+                tokio::time::sleep(Duration::from_secs_f64(portion as f64 / limit as f64)).await;
             }
         }
     }
 }
 
-/// What may go on of the bytes that came; incomplete frames stay pending. `None`: a frame cut the connection.
-fn judge(direction: Direction, pending: &mut Vec<u8>, rule: Option<&Rule>) -> Option<Vec<u8>> {
+/// What may go on of the bytes that came, unless they end the connection; incomplete frames stay pending.
+fn judge(direction: Direction, pending: &mut Vec<u8>, rule: Option<&Rule>) -> Result<Vec<u8>, Doom> {
     let rule = match rule {
-        None => return Some(std::mem::take(pending)),
+        None => return Ok(std::mem::take(pending)),
         Some(Rule::Redis(rule)) => rule,
         Some(Rule::Chunks(rule)) => {
             let chunk = std::mem::take(pending);
             return match rule(direction) {
-                Fate::Pass => Some(chunk),
-                Fate::Swallow => Some(Vec::new()),
-                Fate::Cut => None,
+                Fate::Pass => Ok(chunk),
+                Fate::Swallow => Ok(Vec::new()),
+                Fate::Cut => Err(Doom::Cut),
+                Fate::BlackHole => Err(Doom::BlackHole),
             };
         }
     };
@@ -310,8 +340,9 @@ fn judge(direction: Direction, pending: &mut Vec<u8>, rule: Option<&Rule>) -> Op
         match rule(direction, &frame) {
             Fate::Pass => passing.extend(bytes),
             Fate::Swallow => {}
-            Fate::Cut => return None,
+            Fate::Cut => return Err(Doom::Cut),
+            Fate::BlackHole => return Err(Doom::BlackHole),
         }
     }
-    Some(passing)
+    Ok(passing)
 }
