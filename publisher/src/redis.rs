@@ -29,6 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::{
+    complaints::Complaints,
     error::ConnectError,
     script::Script,
     topology::{Layout, RedisUrl, Server, Servers, is_elsewhere},
@@ -45,8 +46,6 @@ const RECONNECT_DELAY_MS: u32 = 100;
 const RECONNECT_JITTER_MS: u32 = 150;
 /// The kernel gives a connection up when what it sent isn't taken for so long. A write into a full buffer ends with it.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
-/// A cause that stays (a wrong password) is logged this often.
-const LOG_AGAIN: Duration = Duration::from_secs(60);
 
 /// One run of a script. Cheap to send again: its parts are shared.
 pub(crate) struct Call {
@@ -299,20 +298,19 @@ impl Connection {
         }
     }
 
-    /// Keeps `up` true to what the library reports, and logs each change once.
+    /// Keeps `up` true to what the library reports, and logs why.
     async fn watch(self: Arc<Self>) {
         let (mut errors, mut connects) = (self.client.error_rx(), self.client.reconnect_rx());
-        let mut logged: Option<Instant> = None;
+        let mut complaints = Complaints::default();
         loop {
             // Errors first: an error and the reconnection after it may both be waiting.
             tokio::select! {
                 biased;
                 error = errors.recv() => {
-                    let was_up = self.up.send_replace(false);
-                    if was_up || logged.is_none_or(|at| at.elapsed() > LOG_AGAIN) {
-                        let error = error.map_or_else(|_| "unknown".to_owned(), |(error, _)| error.to_string());
+                    self.up.send_replace(false);
+                    let error = error.map_or_else(|_| "unknown".to_owned(), |(error, _)| error.to_string());
+                    if complaints.may_say(&error) {
                         warn!(server = %self.server, connection = self.number, error, "no connection to Redis");
-                        logged = Some(Instant::now());
                     }
                 }
                 _ = connects.recv() => self.is_alive(),

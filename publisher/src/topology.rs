@@ -29,7 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use url::Url;
 
-use crate::error::ConnectError;
+use crate::{complaints::Complaints, error::ConnectError};
 
 pub use fred::types::config::Server;
 
@@ -39,8 +39,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Dialling, greeting and answering must each be done in this time.
 const LIMIT: Duration = Duration::from_secs(1);
-/// A cause that stays is logged this often.
-const LOG_AGAIN: Duration = Duration::from_secs(60);
 const LAST_SLOT: u16 = 16_383;
 
 /// An address of Redis, checked.
@@ -318,7 +316,7 @@ impl Scout {
     }
 
     async fn run(mut self, found: watch::Sender<Arc<Layout>>, doubt: Arc<Notify>) {
-        let mut complained: Option<tokio::time::Instant> = None;
+        let mut complaints = Complaints::default();
         let mut doubted = true;
         loop {
             let known = found.borrow().clone();
@@ -340,9 +338,8 @@ impl Scout {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    if complained.is_none_or(|at| at.elapsed() > LOG_AGAIN) {
+                    if complaints.may_say(&error.to_string()) {
                         warn!(%error, "nobody says which Redis server to use");
-                        complained = Some(tokio::time::Instant::now());
                     }
                 }
             }

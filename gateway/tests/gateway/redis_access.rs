@@ -155,7 +155,7 @@ async fn f20_rights_that_are_taken_away_are_missed_aloud_and_given_back_unnotice
         // Meanwhile it tries again, many times a second.
         tokio::time::sleep(Duration::from_secs(2).saturating_sub(begun.elapsed())).await;
         let said = stack.gateway().log().lines()[lines..].join("\n");
-        assert!(said.contains("NOPERM") || said.contains("WRONGPASS"), "{said}");
+        assert!(said.contains("ACL LOG") || said.contains("WRONGPASS"), "{said}");
         // One line for each connection that is lost, and one for what is refused on it.
         assert!(said.lines().count() <= 6, "{said}");
         give(stack.redis(), &rights).await;

@@ -202,7 +202,7 @@ impl Keeper {
         let node = &mut self.nodes[index];
         match push {
             Push::Broken(error) => {
-                if node.complaints.may_speak() {
+                if node.complaints.may_say(&error) {
                     warn!(server = %node.server, error, "no connection to Redis");
                 }
                 node.breaks();
@@ -333,7 +333,7 @@ impl Keeper {
                     broke = Some(error);
                 }
                 Err(error) => {
-                    if self.nodes[index].complaints.may_speak() {
+                    if self.nodes[index].complaints.may_say(&error.to_string()) {
                         warn!(tenant = %question.tenant(), %error, "Redis does not answer for a tenant");
                     }
                     self.refuses(question.tenant(), error.refusal());

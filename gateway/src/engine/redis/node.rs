@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::future::OptionFuture;
 use publisher::TenantId;
+use publisher::complaints::Complaints;
 use publisher::topology::Server;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -27,8 +28,6 @@ const AUDIT: Duration = Duration::from_secs(2);
 pub const RETRY: Duration = Duration::from_millis(100);
 /// Questions asked at once, at the most.
 const MAX_WIDTH: usize = 32;
-/// A cause that stays is logged this often.
-const LOG_AGAIN: Duration = Duration::from_secs(60);
 
 /// The state of one server's connections.
 pub struct Node {
@@ -59,6 +58,7 @@ pub struct Node {
     /// When the last full round succeeded.
     whole: Option<Instant>,
     connected_before: bool,
+    /// What was said of it.
     pub complaints: Complaints,
 }
 
@@ -84,25 +84,6 @@ impl Doubt {
         let due = !self.told && Instant::now() >= self.due;
         self.told |= due;
         due.then_some(self.since)
-    }
-}
-
-/// Says what is wrong at most once in a while, and that it is over only when it was said.
-#[derive(Default)]
-pub struct Complaints {
-    last: Option<Instant>,
-    open: bool,
-}
-
-impl Complaints {
-    /// Whether to speak up.
-    pub fn may_speak(&mut self) -> bool {
-        let may = self.last.is_none_or(|at| at.elapsed() >= LOG_AGAIN);
-        if may {
-            self.last = Some(Instant::now());
-            self.open = true;
-        }
-        may
     }
 }
 
@@ -211,7 +192,7 @@ impl Node {
         if round.full {
             self.doubt = None;
             self.whole = Some(Instant::now());
-            if std::mem::take(&mut self.complaints.open) {
+            if self.complaints.is_over() {
                 info!(server = %self.server, subscriptions = self.held.len(), "connected to Redis");
             }
         }
@@ -231,13 +212,19 @@ impl Node {
         match &error {
             RoundError::Mismatch { .. } => {
                 self.mismatches += 1;
-                warn!(server = %self.server, %error, "subscriptions are not as they should be, subscribing anew");
+                // The library drops a refusal of SUBSCRIBE, so that only the server knows the reason, if there is one.
+                if self.complaints.may_say("subscriptions") {
+                    warn!(
+                        server = %self.server, %error,
+                        "subscriptions are not as they should be, subscribing anew; a server that refuses them has ACL LOG"
+                    );
+                }
                 if self.mismatches > 1 {
                     self.wire.reconnect().await;
                 }
             }
             RoundError::Wire(cause) => {
-                if self.complaints.may_speak() {
+                if self.complaints.may_say(&error.to_string()) {
                     warn!(server = %self.server, %error, "Redis does not answer as it should");
                 }
                 if !cause.is_connection() {
