@@ -11,8 +11,9 @@ fn check(input: &[u8]) {
     };
     let written = write(&event);
     assert!(written.len() <= MAX_EVENT_BYTES, "{} bytes", written.len());
-    // Compared as it is written: a time is cut to microseconds then.
     let again = DashboardEvent::from_json(&written).expect("an event of ours");
+    assert_eq!((&again.id, &again.data), (&event.id, &event.data));
+    // Times are written in microseconds.
     assert_eq!(write(&again), written);
 
     let epoch = "1".parse().expect("an epoch");

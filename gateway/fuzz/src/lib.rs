@@ -1,16 +1,17 @@
 //! What must hold of every parser that strangers reach, for any input: targets of cargo-fuzz.
 //!
-//! A file of `fuzz_targets` says what it is for one parser. `corpus/` has inputs that lead into every corner of it; `cargo test`
-//! puts them to the target with the compiler and the profile of every other test. With a nightly compiler, cargo-fuzz finds more:
+//! A file of `fuzz_targets` says what it is for one parser. `corpus/` has inputs that lead into its corners; `cargo test` puts them
+//! to the target with the compiler and the profile of every other test. With a nightly compiler, cargo-fuzz finds more:
 //!
 //! ```text
-//! cargo install cargo-fuzz && cd gateway
-//! export CARGO_PROFILE_RELEASE_LTO=off                       # the linker would drop what counts the coverage
-//! cargo +nightly fuzz run frames /tmp/found fuzz/corpus/frames -- -max_total_time=600 -max_len=4096
+//! cargo install cargo-fuzz && cd gateway && mkdir -p ../target/found
+//! export CARGO_PROFILE_RELEASE_LTO=off                # spares minutes of linking
+//! cargo +nightly fuzz run frames ../target/found fuzz/corpus/frames -- -max_total_time=600 -max_len=2048
 //! ```
 //!
-//! New inputs go to the first directory, and one that breaks a promise to `fuzz/artifacts`. The corpus is made of what was found
-//! so: the fewest short inputs that reach the same code, `-merge=1 -use_counters=0 -max_len=512 fuzz/corpus/frames /tmp/found`.
+//! What it finds goes to the first directory, and an input that breaks a promise to `fuzz/artifacts`: that one belongs into the
+//! corpus, under a name. The other names are libFuzzer's: few and short, for what they reach (`-set_cover_merge=1 -use_counters=0
+//! -max_len=512 fuzz/corpus/frames ../target/found` adds such).
 
 use std::fs;
 use std::path::Path;
