@@ -53,7 +53,7 @@ impl Absent {
     pub async fn is_told(self, stack: &mut Stack) {
         let mut seq = 0;
         while seq < self.at.seq {
-            seq = stack.publish(&self.room, &payment()).await.seq.unwrap_or(seq);
+            seq = stack.publish(&self.room, &payment()).await.seq.unwrap();
         }
         let mut back = Dashboard::open(stack.addr()).await;
         let joined = back.resume(self.room.as_str(), &Token::of(self.room.as_str()).sign(), &self.at).await;
