@@ -7,7 +7,7 @@ use publisher::TenantId;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::harness::failover::{Absent, assert_sockets_stayed_open, until_all_arrives};
+use crate::harness::failover::{Absent, assert_sockets_stayed_open, until_all_arrives, until_delivery_is_back};
 use crate::harness::follower::judge;
 use crate::harness::ledger::Ledger;
 use crate::harness::{Follower, RedisCluster, Setup, Stack, Token, Traffic, eventually, http, payment, tenants};
@@ -119,11 +119,12 @@ async fn f19_a_slot_that_moves_in_silence_is_found_within_seconds() {
     let channel = stack.channel(&rooms[0]);
     assert_eq!(cluster.subscribers(0, &channel).await, 1);
     cluster.move_slot(&rooms[0], 1).await;
+    let moved = Instant::now();
     eventually("subscribed on the new node", Duration::from_secs(5), async || {
         (cluster.subscribers(1, &channel).await == 1).then_some(())
     })
     .await;
-    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    until_delivery_is_back(&mut stack, &followers, &mut receipts, moved).await;
     assert_sockets_stayed_open(&judge(followers, receipts).await);
     stack.finish().await;
 }
@@ -144,8 +145,7 @@ async fn f19_a_node_that_dies_is_replaced_by_its_replica() {
     .await;
     let took_over = died.elapsed();
     let mut receipts = traffic.stop().await;
-    until_all_arrives(&mut stack, &followers, &mut receipts).await;
-    let back = died.elapsed();
+    let back = until_delivery_is_back(&mut stack, &followers, &mut receipts, died).await;
     assert!(back - took_over < Duration::from_secs(5), "the cluster took {took_over:?}, delivery {back:?}");
 
     // And it comes back, as the replica of its replica; nobody minds.
@@ -178,8 +178,9 @@ async fn f16_a_cluster_promotes_a_replica_that_lags() {
     let old = followers[0].ledger().cursor().unwrap();
     assert_eq!(old.seq, 4);
     cluster.nodes[0].kill9();
+    let died = Instant::now();
     cluster.nodes[3].thaw();
-    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    until_delivery_is_back(&mut stack, &followers, &mut receipts, died).await;
     absent.is_told(&mut stack).await;
     let ledgers = judge(followers, receipts).await;
     assert_sockets_stayed_open(&ledgers);

@@ -1,5 +1,7 @@
 //! What every failover is looked at with: delivery comes back, sockets stay open, and who was away is told.
 
+use std::time::{Duration, Instant};
+
 use publisher::TenantId;
 
 use super::dashboard::Dashboard;
@@ -9,6 +11,18 @@ use super::ledger::{Cursor, Entry, Ledger};
 use super::oracle::Receipt;
 use super::stack::Stack;
 use super::token::Token;
+
+/// Publishes to every follower's tenant until all of it arrives; says how long ago it broke (`--nocapture`).
+pub async fn until_delivery_is_back(
+    stack: &mut Stack,
+    followers: &[Follower],
+    receipts: &mut Vec<Receipt>,
+    broke: Instant,
+) -> Duration {
+    until_all_arrives(stack, followers, receipts).await;
+    println!("everybody has a new event {:.2} s after it broke", broke.elapsed().as_secs_f32());
+    broke.elapsed()
+}
 
 /// Publishes to every follower's tenant until all of it arrives.
 pub async fn until_all_arrives(stack: &mut Stack, followers: &[Follower], receipts: &mut Vec<Receipt>) {
