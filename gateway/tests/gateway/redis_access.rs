@@ -13,8 +13,8 @@ use crate::harness::redis::{RedisServer, free_port};
 use crate::harness::resp::Reply;
 use crate::harness::tls::self_signed;
 use crate::harness::{
-    Dashboard, Follower, RedisCluster, Setup, Stack, Token, eventually, follower, http, payment, tenant, tenants,
-    traffic,
+    Dashboard, Follower, Gateway, RedisCluster, Sentinels, Setup, Stack, Token, eventually, follower, http, payment,
+    tenant, tenants, traffic,
 };
 
 const RUNBOOK: &str = include_str!("../../../deploy/README.md");
@@ -271,4 +271,43 @@ async fn a_certificate_that_nobody_vouches_for_is_not_believed() {
     .await;
     assert_eq!(stack.gateway().metric("gateway_redis_up", &[]).await, 0.0);
     stack.finish().await;
+}
+
+/// What `gateway check` says of a Redis, and whether it is content.
+async fn checked(url: &str) -> (bool, String) {
+    let setup = Setup::new().env("REDIS_URL", url);
+    let begun = Instant::now();
+    let (status, log) = Gateway::run(&["check"], setup.environment()).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?} for {url}", begun.elapsed());
+    (status.success(), log.lines().into_iter().filter(|line| line.starts_with("redis:")).collect::<Vec<_>>().join("\n"))
+}
+
+#[tokio::test]
+async fn check_names_the_server_and_what_is_wrong_with_it() {
+    let redis = RedisServer::start().await;
+    redis.command(&["CONFIG", "SET", "requirepass", PASSWORD]).await;
+    let (addr, with) = (redis.addr(), |password: &str| redis.url().replace("//", &format!("//:{password}@")));
+    assert_eq!(checked(&with(ENCODED)).await, (true, format!("redis: {addr} answers")));
+    for (url, why) in
+        [(with("hunter2"), "WRONGPASS"), (redis.url(), "NOAUTH"), ("redis://127.0.0.1:1".into(), "refused")]
+    {
+        let (content, said) = checked(&url).await;
+        assert!(!content && said.contains("cannot be used") && said.contains(why), "{url}: {said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn check_looks_at_every_server_that_there_is() {
+    let (cluster, sentinels) = tokio::join!(RedisCluster::start(), Sentinels::start());
+    let (content, said) = checked(&cluster.url()).await;
+    let mut masters: Vec<_> = cluster.nodes[..3].iter().map(|node| format!("redis: {} answers", node.addr())).collect();
+    masters.sort();
+    let mut lines: Vec<_> = said.lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!((content, lines), (true, masters));
+    let master = format!("redis: {} answers", sentinels.servers[0].addr());
+    assert_eq!(checked(&sentinels.url()).await, (true, master));
+    let (content, said) = checked(&sentinels.url().replace("sentinelServiceName=books", "sentinelServiceName=b")).await;
+    assert!(!content && said.contains("knows no master of that name"), "{said}");
 }
