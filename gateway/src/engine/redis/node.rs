@@ -227,9 +227,10 @@ impl Node {
                 if self.complaints.may_say(&error.to_string()) {
                     warn!(server = %self.server, %error, "Redis does not answer as it should");
                 }
-                if !cause.is_connection() {
-                    // A refusal that was meant for another command: the answers after it may be shifted as well, and
-                    // one tenant's must never be taken for another's.
+                // Silence: nothing else would ever end a connection that something in between swallows. Or a refusal that
+                // was meant for another command: the answers after it may be shifted as well, and one tenant's must never
+                // be taken for another's.
+                if !cause.is_of_a_lost_connection() {
                     self.wire.reconnect().await;
                 }
             }

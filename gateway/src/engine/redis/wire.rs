@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::clients::Client;
+use fred::error::ErrorKind;
 use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::config::{Config, ConnectionConfig, Options, PerformanceConfig, ReconnectPolicy, Server, TcpConfig};
 use fred::types::{Builder, ClusterHash, CustomCommand, Message as PushMessage, Resp3Frame};
@@ -54,9 +55,9 @@ pub enum WireError {
 }
 
 impl WireError {
-    /// Whether there is no answer, as against one that is no good.
-    pub fn is_connection(&self) -> bool {
-        matches!(self, Self::Connection(_))
+    /// Whether the connection is gone, which the library sees by itself, and makes it anew.
+    pub fn is_of_a_lost_connection(&self) -> bool {
+        matches!(self, Self::Connection(error) if *error.kind() != ErrorKind::Timeout)
     }
 
     /// What the server said when it refused.
