@@ -3,6 +3,7 @@
 //! A shard is one task that owns its rooms, so what happens in a room happens in one order; a tenant always lives in the
 //! same shard. Sockets and the engine talk to shards by message and never wait for each other.
 
+mod admission;
 mod audience;
 mod kicks;
 pub mod room;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use publisher::TenantId;
 use tokio::sync::{mpsc, oneshot};
 
+pub use admission::Permit;
 pub use kicks::now_millis;
 pub use room::MemberId;
 
@@ -26,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::snapshots::{Snapshot, Snapshots};
 use crate::socket::link::Link;
+use admission::Admission;
 use shard::{Database, Input, Shard};
 
 /// Inputs that wait for a shard; who sends more waits with them. Redis' side is covered by the log if it waits too long.
@@ -52,12 +55,15 @@ pub struct Join {
     pub issued_at: Option<u64>,
     /// What the browser has seen.
     pub resume: Option<Position>,
+    /// The turn that it has waited for.
+    pub permit: Permit,
 }
 
 /// The way into the rooms.
 #[derive(Clone)]
 pub struct Hub {
     mailboxes: Arc<[mpsc::Sender<Input>]>,
+    admission: Admission,
 }
 
 /// The hub before it knows its engine: the engine's signals need a hub to go to.
@@ -98,7 +104,12 @@ impl Hub {
     pub fn prepare() -> Unstarted {
         let shards = std::thread::available_parallelism().map_or(1, usize::from);
         let (mailboxes, inboxes): (Vec<_>, _) = (0..shards).map(|_| mpsc::channel(MAILBOX)).unzip();
-        Unstarted { hub: Self { mailboxes: mailboxes.into() }, inboxes }
+        Unstarted { hub: Self { mailboxes: mailboxes.into(), admission: Admission::new() }, inboxes }
+    }
+
+    /// Waits until it is a join's turn; `None` when that takes too long.
+    pub async fn turn(&self) -> Option<Permit> {
+        self.admission.turn().await
     }
 
     /// Puts a socket into a room. From here on only the room writes to it; the answer comes on the socket.

@@ -35,6 +35,8 @@ pub enum Effect {
     Read(Ticket, Known),
     /// Read the tenant's snapshot; nothing up to the room's present position may be missing in it.
     Load(Ticket),
+    /// This member's answer waits for the snapshot, and for nothing else.
+    Waits(MemberId),
     /// Answer these members' joins, send them `replay`, and from then on everything that is delivered.
     Joined {
         /// Who joined.

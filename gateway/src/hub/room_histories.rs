@@ -317,7 +317,7 @@ impl World {
                         replay.iter().for_each(|message| see(at, message));
                     }
                 }
-                Effect::Filled => {}
+                Effect::Filled | Effect::Waits(_) => {}
                 Effect::Degraded(_) => assert!(!std::mem::replace(&mut self.degraded, true), "told twice"),
                 Effect::Restored(_) => {
                     assert!(std::mem::replace(&mut self.degraded, false), "restored what was not lost")

@@ -11,9 +11,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::time::{DelayQueue, delay_queue};
 use tracing::{debug, warn};
 
+use super::admission::{PATIENCE, Permit};
 use super::audience::{Audience, Member};
 use super::kicks::{Kicks, now_millis};
-use super::room::{Effect, Newcomer, Room, position_of};
+use super::room::{Effect, MemberId, Newcomer, Room, position_of};
 use super::{Hub, Join, RoomLimits};
 use crate::engine::{Engine, Kick, Kicked, Request, Signal, Ticket};
 use crate::figures::Figures;
@@ -50,6 +51,8 @@ pub enum Input {
 enum Due {
     Heartbeat(TenantId),
     Linger(TenantId),
+    /// The join isn't answered yet, and others have waited long enough for it.
+    Overdue(MemberId),
     /// The room's snapshot is too old for others.
     Stale(TenantId, Ticket),
 }
@@ -99,6 +102,8 @@ pub struct Shard {
     dirty: Vec<TenantId>,
     due: DelayQueue<Due>,
     generation: u32,
+    /// The turns of the joins that are under way.
+    joining: HashMap<MemberId, Permit>,
     kicks: Kicks,
     effects: Vec<Effect>,
 }
@@ -122,6 +127,7 @@ impl Shard {
             dirty: Vec::new(),
             due: DelayQueue::new(),
             generation: 0,
+            joining: HashMap::new(),
             kicks: Kicks::default(),
             effects: Vec::new(),
         }
@@ -146,6 +152,7 @@ impl Shard {
                 Some(due) = self.due.next(), if !self.due.is_empty() => match due.into_inner() {
                     Due::Heartbeat(tenant) => self.heartbeat(tenant),
                     Due::Linger(tenant) => self.lingered(&tenant),
+                    Due::Overdue(member) => drop(self.joining.remove(&member)),
                     Due::Stale(tenant, ticket) => self.in_room(&tenant, |room, _| room.expire(ticket)),
                 },
                 // Every room is asked at once, so that the engine answers all of them in one sweep.
@@ -190,14 +197,20 @@ impl Shard {
             Signal::Reading { tenant, ticket, reading } => {
                 self.in_room(&tenant, |room, effects| room.reading(ticket, reading, effects));
             }
-            Signal::Lost { tenant, outage } => self.in_room(&tenant, |room, effects| room.lost(outage, effects)),
+            Signal::Lost { tenant, outage } => {
+                // Nothing is answered now: whoever waits is told so, and holds nobody else up.
+                for member in self.chambers.get(&tenant).iter().flat_map(|chamber| &chamber.waiting) {
+                    self.joining.remove(&member.link.id);
+                }
+                self.in_room(&tenant, |room, effects| room.lost(outage, effects));
+            }
             Signal::Returned { tenant } => self.in_room(&tenant, |room, effects| room.returned(effects)),
             Signal::Kick(kick) => self.kick(&kick),
         }
     }
 
     fn join(&mut self, tenant: TenantId, join: Join) {
-        let Join { link, subject, issued_at, resume } = join;
+        let Join { link, subject, issued_at, resume, permit } = join;
         if self.kicks.refuse(&tenant, subject.as_deref(), issued_at) {
             self.metrics.join_refused("kicked");
             return link.condemn(CloseReason::Kicked);
@@ -219,12 +232,16 @@ impl Shard {
         if let (1, Some(database)) = (chamber.members(), &self.database) {
             database.figures.watched(&tenant);
         }
+        self.joining.insert(id, permit);
         self.in_room(&tenant, |room, effects| room.join(id, resume, effects));
 
-        // Joined or still waiting: whoever comes during an outage is told of it.
+        // Joined or still waiting: whoever comes during an outage is told of it, and holds nobody else up.
         let outage = self.chambers.get(&tenant).and_then(|chamber| chamber.room.outage());
         if let Some(degraded) = outage.map(protocol::degraded) {
+            self.joining.remove(&id);
             self.tell(&tenant, &link, &degraded);
+        } else if self.joining.contains_key(&id) {
+            self.due.insert(Due::Overdue(id), PATIENCE);
         }
     }
 
@@ -278,6 +295,7 @@ impl Shard {
         let Some(chamber) = self.chambers.get_mut(tenant) else { return };
         chamber.flush(&self.metrics);
         let left = chamber.remove(link).is_some();
+        self.joining.remove(&link.id);
         if let Some(ticket) = chamber.room.forget(link.id) {
             self.engine.request(Request::Forget { tenant: tenant.clone(), ticket });
         }
@@ -356,6 +374,8 @@ impl Shard {
                         });
                     }
                 }
+                // Snapshots have limits of their own, and waiting for one is no work.
+                Effect::Waits(member) => drop(self.joining.remove(&member)),
                 Effect::Joined { newcomers, head, recovered, snapshot, replay } => {
                     chamber.flush(&self.metrics);
                     let heartbeat = self.limits.heartbeat.as_secs();
@@ -370,6 +390,7 @@ impl Shard {
                             continue;
                         };
                         let member = chamber.waiting.swap_remove(index);
+                        self.joining.remove(&member.link.id);
                         self.metrics.joined(resumed.then_some(recovered));
                         // What was missed doesn't count against the backlog: it is bounded by the log.
                         match member.link.write(&frames, 1) {

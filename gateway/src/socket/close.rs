@@ -79,6 +79,9 @@ pub enum FullReason {
     /// `MAX_CONNECTIONS_PER_TENANT`.
     #[error("this tenant has too many dashboards open")]
     Tenant,
+    /// Its turn to join has not come in time.
+    #[error("too many dashboards join at once")]
+    Joins,
 }
 
 impl CloseReason {

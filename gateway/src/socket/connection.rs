@@ -117,7 +117,8 @@ impl Connection {
     async fn begin(&mut self, early: &mut Bytes) -> Result<(), CloseReason> {
         if let Some([tenant]) = self.claims.as_ref().map(|claims| &claims.tenants[..]) {
             let tenant = tenant.clone();
-            self.enter(tenant, None).await;
+            let entered = self.enter(tenant, None).await;
+            entered.inspect_err(|reason| self.gateway.metrics.join_refused(reason.label()))?;
         }
         let mut chunk = Chunk::default();
         let fed = self.reader.feed(&mut std::mem::take(early).to_vec(), &mut chunk);
@@ -275,7 +276,7 @@ impl Connection {
             self.exit(true).await;
             // The old room may have condemned the link while the join was on its way here: the new one must not get it.
             self.obey()?;
-            self.enter(tenant, request.resume).await;
+            self.enter(tenant, request.resume).await?;
         }
         Ok(())
     }
@@ -292,16 +293,23 @@ impl Connection {
         self.claims = claims;
     }
 
-    /// Goes into a room, which writes to the link from now on.
-    async fn enter(&mut self, tenant: TenantId, resume: Option<Position>) {
+    /// Goes into a room when it is its turn; the room writes to the link from then on.
+    async fn enter(&mut self, tenant: TenantId, resume: Option<Position>) -> Result<(), CloseReason> {
+        let permit = tokio::select! {
+            biased;
+            permit = self.gateway.hub.turn() => permit.ok_or(CloseReason::Full(FullReason::Joins))?,
+            // The end comes in its own turn, and soon.
+            () = self.gateway.shutdown.draining() => return Ok(()),
+        };
         self.clocks.join_by = None;
         // The room's Pings start the clock.
         self.clocks.heard = Instant::now();
         let (subject, issued_at) =
             self.claims.as_ref().map_or((None, None), |claims| (claims.subject.clone(), claims.issued_at));
-        let join = Join { link: self.link.clone(), subject, issued_at, resume };
+        let join = Join { link: self.link.clone(), subject, issued_at, resume, permit };
         self.room = Some(tenant.clone());
         self.gateway.hub.join(&tenant, join).await;
+        Ok(())
     }
 
     /// Comes out of the room, if in one; from then on this task writes to the link.

@@ -18,6 +18,7 @@ mod gateway_faults;
 mod handshake;
 mod harness;
 mod internal;
+mod joins;
 mod live_figures;
 mod messages;
 mod migrate;

@@ -1,14 +1,11 @@
 //! Everybody at once: rolling restarts, a balancer that dies, gateways that are all gone (F22–F24, F40), with nine hundred
 //! clients behind a real HAProxy that return as browsers do.
 
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use publisher::{Outcome, Publisher, TenantId};
-use tokio::sync::oneshot;
+use publisher::{Outcome, TenantId};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 use crate::harness::balancer::Behind;
 use crate::harness::books::{open_books, pay};
@@ -16,7 +13,7 @@ use crate::harness::follower::judge;
 use crate::harness::ledger::{Entry, Ledger};
 use crate::harness::oracle::Receipt;
 use crate::harness::{
-    Balancer, Bring, Dashboard, Database, Follower, Incoming, PUBLISH_API_KEY, PostgresServer, Setup, Stack, Token,
+    Balancer, Bring, Calm, Dashboard, Database, Follower, PUBLISH_API_KEY, PostgresServer, Setup, Stack, Token,
     Traffic, eventually, http, payment, tenants,
 };
 
@@ -181,48 +178,6 @@ async fn noted_books(rooms: &[TenantId]) -> Database {
     database
 }
 
-/// What was published, and what the untouched saw: when each event came, and how long it took from its making.
-type Calm = (Vec<Receipt>, Vec<(Instant, Duration)>);
-
-/// Billing, and clients that nothing happens to, until `stop`. On a thread of their own, since what they measure must not be
-/// what the storm costs us.
-async fn calm(stack: &Stack, rooms: &[TenantId], stop: &CancellationToken) -> JoinHandle<Calm> {
-    let (config, addrs) = (stack.publisher_config(), stack.addrs());
-    let (rooms, stop) = (rooms.to_vec(), stop.clone());
-    let (ready, joined) = oneshot::channel();
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut others = JoinSet::new();
-            for room in rooms.iter().take(10) {
-                for addr in &addrs {
-                    let token = Token::of(room.as_str()).sign();
-                    others.spawn(untouched(Dashboard::joined(*addr, room.as_str(), &token).await, stop.clone()));
-                }
-            }
-            let traffic = Traffic::start(&Publisher::connect(config).await.unwrap(), &rooms, 5);
-            ready.send(()).unwrap();
-            stop.cancelled().await;
-            (traffic.stop().await, others.join_all().await.concat())
-        })
-    });
-    joined.await.unwrap();
-    thread
-}
-
-async fn untouched(mut dashboard: Dashboard, stop: CancellationToken) -> Vec<(Instant, Duration)> {
-    let mut seen = Vec::new();
-    while let Some(incoming) = stop.run_until_cancelled(dashboard.next_unbounded()).await {
-        match incoming {
-            Incoming::Message(message) if message.is_event() => seen.push((Instant::now(), message.age())),
-            Incoming::Message(_) => {}
-            Incoming::Closed(code) => panic!("an untouched client was closed with {code:?}"),
-        }
-    }
-    dashboard.close().await;
-    seen
-}
-
 /// How many gateways have a dashboard of the room.
 async fn holders(stack: &Stack, room: &TenantId) -> i64 {
     let authorization = format!("Bearer {PUBLISH_API_KEY}");
@@ -238,11 +193,9 @@ async fn holders(stack: &Stack, room: &TenantId) -> i64 {
 async fn f40_a_killed_balancer_has_everybody_back_and_nobody_else_notices() {
     let rooms = tenants(ROOMS);
     let database = noted_books(&rooms).await;
-    let (mut stack, mut balancer) =
-        cluster(Setup::new().database(&database).env("UNSUBSCRIBE_LINGER_SECONDS", "5")).await;
+    let (stack, mut balancer) = cluster(Setup::new().database(&database).env("UNSUBSCRIBE_LINGER_SECONDS", "5")).await;
     let followers = crowd(&balancer, &rooms).await;
-    let stop = CancellationToken::new();
-    let calm = calm(&stack, &rooms, &stop).await;
+    let calm = Calm::start(&stack, &rooms, 5).await;
     database.run("truncate public.reads").await;
 
     let cut = Instant::now();
@@ -274,14 +227,11 @@ async fn f40_a_killed_balancer_has_everybody_back_and_nobody_else_notices() {
         range between current row and interval '950 ms' following) reads from public.reads) counted";
     let (reads, busiest): (i64, i64) =
         (database.value("select count(*) from public.reads").await, database.value(busiest).await);
-    stop.cancel();
-    let (receipts, seen) = tokio::task::spawn_blocking(|| calm.join().unwrap()).await.unwrap();
+    let (receipts, latencies) = calm.stop().await;
     assert_all_resumed(&judge(followers, receipts).await);
     assert!(busiest <= 3, "{busiest} snapshots of one tenant in a second, with three gateways");
 
-    let in_the_storm = seen.into_iter().filter(|(at, _)| storm.contains(at));
-    let mut latencies: Vec<_> = in_the_storm.map(|(_, latency)| latency).collect();
-    latencies.sort_unstable();
+    let latencies = latencies.during(storm);
     let p99 = latencies[latencies.len() * 99 / 100];
     eprintln!(
         "back after {back:?}; {reads} snapshots for 300 pages of {ROOMS} tenants, {busiest} at most of one in a second; \

@@ -60,6 +60,12 @@ impl Load {
         self.overrun |= !hold(&mut self.since, message.clone());
     }
 
+    /// A newcomer's answer comes with it.
+    fn await_by(&mut self, newcomer: Newcomer, effects: &mut Vec<Effect>) {
+        self.newcomers.push(newcomer);
+        effects.push(Effect::Waits(newcomer.member));
+    }
+
     /// Whether what comes, or has come, can be handed out.
     pub fn is_whole(&self) -> bool {
         !self.overrun
@@ -135,7 +141,7 @@ impl Room {
         let newcomers = vec![newcomer];
         match (&mut self.load, replay) {
             // With the others, whose stream goes on from the snapshot only.
-            (Some(load), _) if load.resync.is_some() => load.newcomers.push(newcomer),
+            (Some(load), _) if load.resync.is_some() => load.await_by(newcomer, effects),
             (_, Some(replay)) => {
                 effects.push(Effect::Joined { newcomers, head, recovered: true, snapshot: None, replay });
             }
@@ -147,10 +153,10 @@ impl Room {
                 let (head, replay, snapshot) = (load.at.clone(), load.since.clone(), load.snapshot.clone());
                 effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot, replay });
             }
-            (Some(load), None) if load.snapshot.is_none() => load.newcomers.push(newcomer),
+            (Some(load), None) if load.snapshot.is_none() => load.await_by(newcomer, effects),
             (_, None) => {
                 self.reload(effects);
-                self.load.iter_mut().for_each(|load| load.newcomers.push(newcomer));
+                self.load.iter_mut().for_each(|load| load.await_by(newcomer, effects));
             }
         }
     }

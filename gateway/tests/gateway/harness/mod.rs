@@ -4,6 +4,7 @@ pub mod admission;
 pub mod balancer;
 pub mod billing_api;
 pub mod books;
+pub mod calm;
 pub mod dashboard;
 pub mod events;
 pub mod failover;
@@ -30,6 +31,7 @@ pub mod traffic;
 pub mod wait;
 
 pub use balancer::Balancer;
+pub use calm::Calm;
 pub use dashboard::{Bring, Dashboard, Incoming};
 pub use events::{payment, tenant, tenants};
 pub use follower::Follower;
