@@ -51,7 +51,7 @@ async fn whatever_breaks_nobody_misses_an_event_without_being_told() {
     println!("{}", run.report);
 }
 
-fn variable(name: &str) -> Option<u64> {
+pub fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")))
 }

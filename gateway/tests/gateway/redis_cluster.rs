@@ -4,9 +4,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use publisher::TenantId;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tokio::time::sleep;
 
+use crate::chaos::variable;
 use crate::harness::failover::{Absent, assert_sockets_stayed_open, until_all_arrives, until_delivery_is_back};
 use crate::harness::follower::judge;
 use crate::harness::ledger::Ledger;
@@ -217,3 +221,59 @@ async fn f18_a_cluster_demotes_a_healthy_master() {
     assert!(ledgers.iter().all(|ledger| ledger.resyncs() <= 1));
     stack.finish().await;
 }
+
+/// Slots that move, masters that are demoted, frozen or killed, subscriptions that are cut: one after the other, drawn from a
+/// seed. By hand: `FAULT_SEED=7 FAULT_SECONDS=600 cargo test -p gateway --test gateway whatever_breaks_in_a_cluster -- --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f19_whatever_breaks_in_a_cluster_nobody_misses_an_event_without_being_told() {
+    let seed = variable("FAULT_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let time = Duration::from_secs(variable("FAULT_SECONDS").unwrap_or(25));
+    println!("FAULT_SEED={seed}");
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut cluster = RedisCluster::start().await;
+    let mut stack =
+        Setup::new().gateways(2).env("HEARTBEAT_SECONDS", "2").redis_url(&cluster.url()).start_on(None).await;
+    let rooms = spread(&cluster).await;
+    let mut followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    followers.extend(Follower::start_all(&stack.addrs()[1..], &rooms).await);
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 5);
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        let room = rooms.choose(&mut random).unwrap();
+        let master = cluster.master_of(room).await;
+        let strike = random.random_range(0..5);
+        let pause = Duration::from_millis(random.random_range(200..3000));
+        println!("{:6.2} s: {} of node {master}", begun.elapsed().as_secs_f32(), STRIKES[strike]);
+        match strike {
+            0 => {
+                let others: Vec<_> = cluster.masters().await.into_iter().filter(|other| *other != master).collect();
+                cluster.move_slot(room, *others.choose(&mut random).unwrap()).await;
+            }
+            1 => {
+                let replica = cluster.replica_of(master).await;
+                cluster.nodes[replica].command(&["CLUSTER", "FAILOVER"]).await;
+            }
+            2 => {
+                cluster.nodes[master].freeze();
+                sleep(pause).await;
+                cluster.nodes[master].thaw();
+            }
+            3 => {
+                cluster.nodes[master].kill9();
+                cluster.is_succeeded(master).await;
+                cluster.nodes[master].restart().await;
+            }
+            _ => drop(cluster.nodes[master].kill_subscribers().await),
+        }
+        cluster.is_whole().await;
+        sleep(pause).await;
+    }
+    let mut receipts = traffic.stop().await;
+    until_delivery_is_back(&mut stack, &followers, &mut receipts, Instant::now()).await;
+    let ledgers = judge(followers, receipts).await;
+    assert_sockets_stayed_open(&ledgers);
+    println!("{} times told", ledgers.iter().map(Ledger::resyncs).sum::<usize>());
+    stack.finish().await;
+}
+
+const STRIKES: [&str; 5] = ["a slot", "the mastership", "the use, for a while,", "the life", "the subscriptions"];

@@ -1,5 +1,6 @@
 //! A real Redis Cluster: three masters with a replica each, whose slots move and whose nodes die.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use publisher::TenantId;
@@ -64,21 +65,51 @@ impl RedisCluster {
             })
             .await;
         }
+        self.is_whole().await;
+    }
+
+    /// Waits until all nodes agree, and there is a replica in step for each master.
+    pub async fn is_whole(&self) {
         eventually("every node finds the cluster whole, with its replicas in step", AGREEMENT, async || {
-            for (index, node) in self.nodes.iter().enumerate() {
+            let mut replicas = 0;
+            for node in &self.nodes {
                 let info = node.command(&["CLUSTER", "INFO"]).await.text().to_owned();
                 if !info.contains("cluster_state:ok") || !info.contains("cluster_known_nodes:6") {
                     return None;
                 }
                 let replication = node.command(&["INFO", "replication"]).await.text().to_owned();
-                if index >= 3 && !replication.contains("master_link_status:up") {
-                    return None;
-                }
+                replicas += usize::from(replication.contains("master_link_status:up"));
             }
             let views: Vec<_> = futures::future::join_all(self.nodes.iter().map(view)).await;
-            views.iter().all(|view| *view == views[0] && view.len() == 3).then_some(())
+            (replicas == 3 && views.iter().all(|view| *view == views[0])).then_some(())
         })
         .await;
+    }
+
+    /// The nodes that hold slots.
+    pub async fn masters(&self) -> BTreeSet<usize> {
+        let view = view(self.alive().await).await;
+        view.iter().map(|range| self.node_at(range.master)).collect()
+    }
+
+    fn node_at(&self, port: u16) -> usize {
+        self.nodes.iter().position(|node| node.addr().port() == port).unwrap()
+    }
+
+    /// The replica of a master that lives.
+    pub async fn replica_of(&self, master: usize) -> usize {
+        let id = self.nodes[master].command(&["CLUSTER", "MYID"]).await.text().to_owned();
+        let Reply::Array(replicas) = self.nodes[master].command(&["CLUSTER", "REPLICAS", &id]).await else {
+            panic!("no replicas")
+        };
+        // <id> <ip:port@bus> slave …
+        let port = replicas[0].text().split([':', '@']).nth(1).unwrap().parse().unwrap();
+        self.node_at(port)
+    }
+
+    /// Waits until another node has taken over from this one, which died.
+    pub async fn is_succeeded(&self, master: usize) {
+        eventually("another master", AGREEMENT, async || (!self.masters().await.contains(&master)).then_some(())).await;
     }
 
     /// With every node as a seed.
@@ -98,7 +129,7 @@ impl RedisCluster {
         let slot = self.slot_of(tenant).await;
         let view = view(self.alive().await).await;
         let range = view.iter().find(|range| (range.first..=range.last).contains(&slot)).unwrap();
-        self.nodes.iter().position(|node| node.addr().port() == range.master).unwrap()
+        self.node_at(range.master)
     }
 
     async fn alive(&self) -> &RedisServer {
