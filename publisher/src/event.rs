@@ -67,7 +67,7 @@ impl fmt::Display for EventId {
 
 /// The four kinds of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "String")]
 #[cfg_attr(test, derive(ts_rs::TS))]
 pub enum DashboardEventType {
     /// `payment_received`
@@ -109,6 +109,15 @@ impl FromStr for DashboardEventType {
     fn from_str(raw: &str) -> Result<Self, UnknownEventType> {
         let known = Self::ALL.into_iter().find(|kind| kind.as_str() == raw);
         known.ok_or_else(|| UnknownEventType { shown: sanitised(raw) })
+    }
+}
+
+/// How it is read from JSON: serde's own error would repeat all of a name that it doesn't know.
+impl TryFrom<String> for DashboardEventType {
+    type Error = UnknownEventType;
+
+    fn try_from(raw: String) -> Result<Self, UnknownEventType> {
+        raw.parse()
     }
 }
 
@@ -215,7 +224,7 @@ struct Written<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Read<'a> {
-    #[serde(rename = "type", deserialize_with = "strict::parsed")]
+    #[serde(rename = "type")]
     event_type: DashboardEventType,
     #[serde(borrow)]
     data: &'a serde_json::value::RawValue,

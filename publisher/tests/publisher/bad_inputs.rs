@@ -168,6 +168,7 @@ fn a_refusal_echoes_little_and_nothing_that_moves_a_cursor() {
         payment_with("\"p1\"", &format!("[\"{evil}\"]")),
         METRICS.replace("PENDING\":1", &format!("{evil}\":\"{evil}\"")),
         METRICS.replace("\"accountsInArrears\":1", &format!("\"accountsInArrears\":\"{evil}\"")),
+        METRICS.replace("\"asOf\"", &format!("\"condensed\":{{\"{evil}\":1}},\"asOf\"")),
     ] {
         let text = refusal(&json).to_string();
         assert!(text.len() < 400 && !text.contains(char::is_control), "{text:?}");
