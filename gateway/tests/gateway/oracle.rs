@@ -76,6 +76,19 @@ fn o3_an_id_twice_is_noticed() {
 }
 
 #[test]
+fn o3_an_id_may_come_again_after_a_new_epoch_was_told() {
+    let lived = [joined(0, false), event(1, "one"), Entry::Resync(at("e2", 0)), event(1, "one")];
+    Oracle::default().judge("the one who was told", &ledger(lived));
+}
+
+#[test]
+#[should_panic(expected = "O3")]
+fn o3_an_id_twice_in_an_epoch_is_noticed_whatever_was_told() {
+    let lived = [joined(0, false), event(1, "one"), Entry::Resync(at("e1", 1)), event(2, "one")];
+    Oracle::default().judge("the one who was told", &ledger(lived));
+}
+
+#[test]
 #[should_panic(expected = "O4")]
 fn o4_a_seq_with_two_events_is_noticed() {
     let mut oracle = Oracle::default();

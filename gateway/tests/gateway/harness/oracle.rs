@@ -66,8 +66,13 @@ impl Life {
     }
 
     fn begin(&mut self, when: Instant, head: &Cursor) {
-        if self.at.is_some() {
+        if let Some(before) = &self.at {
             self.told.push(when);
+            // What took the counter away may have taken the publish-once marks as well: an event whose publisher was never
+            // answered is then published again, into a state that was replaced.
+            if before.epoch != head.epoch {
+                self.seen = Recent::default();
+            }
         }
         self.at = Some(head.clone());
         self.fresh = Some((when, head.clone()));
