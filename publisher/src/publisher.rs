@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{Semaphore, TryAcquireError},
     time::{sleep, timeout},
@@ -24,7 +25,8 @@ use crate::{
     tenant::TenantId,
 };
 
-/// How long one attempt waits for its reply before the same event is sent over another connection.
+/// How long an attempt may go without an answer before the same event is sent over another connection as well. Whichever is
+/// answered first counts: on a way that takes longer than this, the first one is.
 const ATTEMPT: Duration = Duration::from_millis(100);
 /// How often a call looks for a connection that is back after its first attempt was lost, or for the server where its tenant
 /// is now.
@@ -191,24 +193,37 @@ impl Inner {
 
         // Once an attempt was perhaps sent, only an answer of Redis ends the doubt.
         let mut sent = false;
+        let mut attempts = FuturesUnordered::new();
         loop {
             let rest = deadline.saturating_duration_since(Instant::now());
-            match self.redis.pick(&call.keys[0]) {
-                _ if rest.is_zero() => return Err(given_up(sent, &event.id)),
-                None if sent => sleep(rest.min(LOOK_AGAIN)).await,
+            let may_try = !rest.is_zero() && attempts.len() < self.config.connections;
+            let patience = match may_try.then(|| self.redis.pick(&call.keys[0])).flatten() {
+                Some(connection) => {
+                    let call = &call;
+                    attempts.push(async move { connection.run(call, rest).await });
+                    ATTEMPT
+                }
+                // They end with the deadline.
+                None if !attempts.is_empty() => LOOK_AGAIN,
+                None if rest.is_zero() => return Err(given_up(sent, &event.id)),
+                None if sent => {
+                    sleep(rest.min(LOOK_AGAIN)).await;
+                    continue;
+                }
                 None => return Err(PublishError::Unavailable),
-                Some(connection) => match connection.run(&call, rest.min(ATTEMPT)).await {
-                    Ok(reply) => return outcome(&reply),
-                    Err(Failure::NotSent) => {}
-                    Err(Failure::Lost) => sent = true,
-                    Err(Failure::Elsewhere) => {
-                        self.redis.doubt();
-                        sleep(rest.min(LOOK_AGAIN)).await;
-                    }
-                    // An earlier attempt may still lie in a buffer and succeed.
-                    Err(Failure::Refused(_)) if sent => return Err(given_up(sent, &event.id)),
-                    Err(Failure::Refused(why)) => return Err(PublishError::Refused(why)),
-                },
+            };
+            let Ok(Some(answer)) = timeout(patience, attempts.next()).await else { continue };
+            match answer {
+                Ok(reply) => return outcome(&reply),
+                Err(Failure::NotSent) => {}
+                Err(Failure::Lost) => sent = true,
+                Err(Failure::Elsewhere) => {
+                    self.redis.doubt();
+                    sleep(rest.min(LOOK_AGAIN)).await;
+                }
+                // Another attempt may still lie in a buffer and succeed.
+                Err(Failure::Refused(_)) if sent || !attempts.is_empty() => return Err(given_up(true, &event.id)),
+                Err(Failure::Refused(why)) => return Err(PublishError::Refused(why)),
             }
         }
     }

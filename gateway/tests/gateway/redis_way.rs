@@ -33,12 +33,10 @@ async fn f06_a_slow_redis_delays_events_and_doubles_none() {
     let rooms = tenants(5);
     let followers = Follower::start_all(&stack.addrs(), &rooms).await;
     way.delay(Duration::from_millis(200), Duration::from_millis(100));
-    // Mostly too slow for a publish, which ends after 250 ms without knowing what it did, and is sent again under the same id.
+    // One publish in eight ends after its 250 ms without knowing what it did, and is sent again under the same id.
     billing.delay(Duration::from_millis(100), Duration::from_millis(50));
     let traffic = Traffic::start(&publisher, &rooms, 5);
     sleep(Duration::from_secs(6)).await;
-    billing.speed_up();
-    sleep(Duration::from_secs(1)).await;
     let receipts = traffic.stop().await;
     assert!(receipts.len() > rooms.len(), "only {} events were published", receipts.len());
 
