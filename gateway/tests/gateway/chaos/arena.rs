@@ -151,17 +151,17 @@ impl Arena {
             }
             Fault::WayReset => self.ways[target].reset(),
             Fault::WayHalfClosed => self.ways[target].half_close(),
-            Fault::ClientsReset => feel(followers, target, Whim::Reset),
+            Fault::ClientsReset => feel(followers, tenants, target, Whim::Reset),
             Fault::ClientsDeaf => {
-                feel(followers, target, Whim::Deafness(lasts));
+                feel(followers, tenants, target, Whim::Deafness(lasts));
                 sleep(lasts).await;
             }
             Fault::ClientsAbsent => {
-                feel(followers, target, Whim::Absence(lasts));
+                feel(followers, tenants, target, Whim::Absence(lasts));
                 sleep(lasts).await;
             }
             Fault::ClientsLeave => {
-                feel(followers, target, Whim::Leave(lasts));
+                feel(followers, tenants, target, Whim::Leave(lasts));
                 sleep(lasts).await;
             }
             Fault::FailedOver => healed = Some(self.fail_over(lasts).await),
@@ -298,9 +298,10 @@ async fn roll(gateway: &mut Gateway) {
     ready.await;
 }
 
-/// Every third of the followers are of one group.
-fn feel(followers: &[Follower], group: usize, whim: Whim) {
-    followers.iter().skip(group).step_by(GATEWAYS).for_each(|follower| follower.feel(whim));
+/// All clients of every third tenant, so that its rooms may be empty for a while.
+fn feel(followers: &[Follower], tenants: &[TenantId], group: usize, whim: Whim) {
+    let group: Vec<&TenantId> = tenants.iter().skip(group).step_by(GATEWAYS).collect();
+    followers.iter().filter(|follower| group.contains(&&follower.tenant)).for_each(|follower| follower.feel(whim));
 }
 
 async fn again_and_again(time: Duration, mut strike: impl AsyncFnMut()) {

@@ -22,7 +22,7 @@ pub enum Victim {
     Way(usize),
     Redis,
     Postgres,
-    /// A third of the clients.
+    /// All clients of a third of the tenants.
     Clients(usize),
 }
 
