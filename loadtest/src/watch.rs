@@ -33,12 +33,20 @@ pub struct Live {
     pub p99_us: AtomicU64,
 }
 
+/// The first so many sockets, while something happens to all others.
+#[derive(Default)]
+struct Untouched {
+    sockets: usize,
+    latencies: Recorder,
+}
+
 /// The audience of all sockets of a run.
 pub struct Watch {
     pub ledger: Ledger,
     /// Where sockets that end return from; without it they are lost.
     pub dialler: Option<Dialler>,
     pub live: Arc<Live>,
+    untouched: Untouched,
     memo: Memo,
     scanner: Scanner,
     clock: Clock,
@@ -59,6 +67,7 @@ impl Watch {
             ledger: Ledger::new(tenants),
             dialler: None,
             live: Arc::default(),
+            untouched: Untouched::default(),
             memo: Memo::new(tenants),
             scanner: Scanner::new(),
             clock,
@@ -87,6 +96,11 @@ impl Watch {
         (std::mem::take(&mut self.total), std::mem::take(&mut self.seconds))
     }
 
+    /// From now on what the first so many sockets receive is recorded for itself, too; returns what was until now.
+    pub fn set_apart(&mut self, sockets: usize) -> Recorder {
+        std::mem::replace(&mut self.untouched, Untouched { sockets, latencies: Recorder::new() }).latencies
+    }
+
     fn elapsed_seconds(&self) -> u64 {
         self.now_micros.saturating_sub(self.start_micros) / 1_000_000
     }
@@ -106,8 +120,12 @@ impl Watch {
         if self.ledger.event(socket, seq, stamp)
             && let Some(stamp) = stamp
         {
-            self.second.record(self.now_micros.saturating_sub(stamp.intended_micros));
+            let latency = self.now_micros.saturating_sub(stamp.intended_micros);
+            self.second.record(latency);
             self.delivered += 1;
+            if socket < self.untouched.sockets {
+                self.untouched.latencies.record(latency);
+            }
         }
     }
 }

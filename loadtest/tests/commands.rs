@@ -72,9 +72,11 @@ fn ramp_ends_where_a_bound_breaks_and_reports_the_step_before() {
 #[test]
 fn after_a_storm_everybody_is_back_and_has_missed_nothing() {
     let stack = Stack::start();
-    let run = stack.run("storm", &["--sockets=100", "--tenants=10", "--rate=5", "--duration=3s", "--cut-after=500ms"]);
+    let storm = ["--sockets=120", "--untouched=20", "--tenants=10", "--rate=5", "--duration=3s", "--cut-after=500ms"];
+    let run = stack.run("storm", &storm);
     assert_eq!(run.code, 0, "{run:?}");
     assert_eq!((run.number("/cut"), run.number("/back")), (100.0, 100.0));
+    assert!(run.number("/untouched/p99_us") > 0.0, "{run:?}");
     assert_eq!(run.number("/verdict/recovered"), 100.0);
     assert_eq!(run.number("/verdict/missed"), 0.0);
     let back: f64 = run.figure("/back_in_second").as_array().unwrap().iter().map(|count| count.as_f64().unwrap()).sum();

@@ -10,8 +10,13 @@ use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite;
 
 use crate::harness::balancer::{Behind, CHECKED_NEVER, CHECKED_OFTEN};
+use crate::harness::follower::judge;
+use crate::harness::ledger::Entry;
 use crate::harness::wait::PATIENCE;
-use crate::harness::{Balancer, Bring, Dashboard, Setup, Stack, Token, eventually, http, payment, raw, tenant, within};
+use crate::harness::{
+    Balancer, Bring, Dashboard, Follower, Setup, Stack, Token, Traffic, eventually, http, payment, raw, tenant,
+    tenants, within,
+};
 
 /// HAProxy, that never finds out by a check, and nginx, that has no checks.
 async fn unchecked(stack: &Stack) -> [Balancer; 2] {
@@ -72,7 +77,7 @@ async fn a_browser_comes_back_to_its_gateway() {
 }
 
 #[tokio::test]
-async fn browsers_of_a_killed_gateway_resume_on_another() {
+async fn f40_browsers_of_a_killed_gateway_resume_on_another() {
     for index in 0..2 {
         let mut stack = Setup::new().gateways(3).start().await;
         let balancer = &unchecked(&stack).await[index];
@@ -96,7 +101,7 @@ async fn browsers_of_a_killed_gateway_resume_on_another() {
 }
 
 #[tokio::test]
-async fn a_full_gateway_is_passed_over_and_503_means_that_all_are_full() {
+async fn f40_a_full_gateway_is_passed_over_and_503_means_that_all_are_full() {
     let stack = Setup::new().gateways(3).env("MAX_CONNECTIONS", "2").start().await;
     let gateways = Behind::stack(&stack).await;
     for checks in [Some(CHECKED_NEVER), Some(CHECKED_OFTEN), None] {
@@ -127,7 +132,7 @@ async fn a_full_gateway_is_passed_over_and_503_means_that_all_are_full() {
 }
 
 #[tokio::test]
-async fn a_draining_gateway_keeps_its_sockets_until_1012_and_gets_no_new_ones() {
+async fn f40_a_draining_gateway_keeps_its_sockets_until_1012_and_gets_no_new_ones() {
     for checks in [CHECKED_NEVER, CHECKED_OFTEN] {
         let stack = Setup::new().gateways(3).env("DRAIN_SECONDS", "3").start().await;
         let balancer = Balancer::haproxy(&Behind::stack(&stack).await, &[("CHECK_INTERVAL", checks)]).await;
@@ -150,13 +155,51 @@ async fn a_draining_gateway_keeps_its_sockets_until_1012_and_gets_no_new_ones() 
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f40_a_reload_cuts_nobody() {
+    let mut stack = Setup::new().gateways(3).start().await;
+    let mut balancer = Balancer::haproxy(&Behind::stack(&stack).await, &[("CHECK_INTERVAL", CHECKED_OFTEN)]).await;
+    let rooms = tenants(6);
+    let before = Follower::start_all(&[balancer.addr], &rooms).await;
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 8);
+    let mut old = balancer.reload().await;
+    let after = Follower::start_all(&[balancer.addr], &rooms).await;
+    assert!(old.try_wait().is_none(), "it serves the sockets that it has");
+
+    let ledgers = judge(before.into_iter().chain(after).collect(), traffic.stop().await).await;
+    for ledger in ledgers {
+        assert_eq!(ledger.count(|entry| matches!(entry, Entry::Dialled)), 1, "nobody had to come back: {ledger}");
+    }
+    let (status, _) = old.exit(PATIENCE).await;
+    assert!(status.success(), "it ends with its last socket: {status}");
+    stack.finish().await;
+}
+
+#[test]
+fn f40_balancers_wait_for_longer_than_a_gateway_does() {
+    // The gateway closes whoever is silent for two of its intervals, and tells the page why.
+    let two_heartbeats = 2 * 30;
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+    for (file, limits) in [
+        ("haproxy/haproxy.cfg", &["timeout tunnel"][..]),
+        ("nginx/nginx.conf", &["proxy_read_timeout", "proxy_send_timeout"]),
+    ] {
+        let configuration = std::fs::read_to_string(format!("{deploy}/{file}")).unwrap();
+        for limit in limits {
+            let line = configuration.lines().find_map(|line| line.trim().strip_prefix(limit)).unwrap();
+            let minutes: u64 = line.trim().trim_end_matches(';').trim_end_matches('m').parse().unwrap();
+            assert!(minutes * 60 > two_heartbeats, "{file}: {limit} {line}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn sockets_of_a_tenant_share_a_gateway_where_the_balancer_goes_by_tenant() {
     let stack = Setup::new().gateways(3).start().await;
     let variables = [("AFFINITY", "tenant"), ("CHECK_INTERVAL", CHECKED_OFTEN)];
     let balancer = Balancer::haproxy(&Behind::stack(&stack).await, &variables).await;
     let mut used = std::collections::HashSet::new();
-    for tenant in crate::harness::tenants(12) {
+    for tenant in tenants(12) {
         let token = Token::of(tenant.as_str()).sign();
         let mut open = Vec::new();
         for way in [Bring::Header, Bring::Subprotocol, Bring::Header, Bring::Subprotocol] {

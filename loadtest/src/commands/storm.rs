@@ -1,4 +1,5 @@
-//! `storm`: all sockets are cut at once and return as browsers do; how long that takes, and that nobody misses a thing.
+//! `storm`: sockets are cut all at once and return as browsers do; how long that takes, that nobody misses a thing, and that those
+//! who were left alone hardly notice.
 
 use std::fmt;
 use std::thread;
@@ -17,7 +18,11 @@ use crate::latency::{Latency, Recorder};
 use crate::load::{Load, Session};
 use crate::outcome::{Outcome, generator_limit};
 
-/// Cut all sockets at once while events are published; report how they return, and hold each to what it missed.
+/// Between two looks at whether all are back.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Cut all sockets at once, or all but some, while events are published; report how they return, hold each to what it missed, and say
+/// what it cost the others.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
@@ -40,6 +45,12 @@ pub struct Options {
     /// Cut them by killing this process, a gateway or a balancer, instead of resetting each.
     #[arg(long, value_name = "PID")]
     kill: Option<u32>,
+    /// Leave so many of the sockets alone, and report what the storm costs those.
+    #[arg(long, default_value_t = 0, conflicts_with = "kill")]
+    untouched: usize,
+    /// Fail when the 99th percentile of their latency, from the cut until all others are back, is above this.
+    #[arg(long, value_parser = duration, requires = "untouched")]
+    max_untouched_p99: Option<Duration>,
     /// Fail when it takes longer until all are back.
     #[arg(long, default_value = "60s", value_parser = duration)]
     max_return: Duration,
@@ -59,6 +70,8 @@ struct Report {
     returns: Latency,
     /// Sockets that came back in each second after the cut.
     back_in_second: Vec<u64>,
+    /// Of the sockets that were left alone, from the cut until all others were back.
+    untouched: Option<Latency>,
     #[serde(flatten)]
     outcome: Outcome,
 }
@@ -74,13 +87,18 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "returns       {returns}")?;
         writeln!(f, "each second   {}", self.back_in_second.iter().map(u64::to_string).collect::<Vec<_>>().join(" "))?;
+        if let Some(untouched) = &self.untouched {
+            writeln!(f, "untouched     {untouched}")?;
+        }
         write!(f, "{outcome}")
     }
 }
 
 pub fn run(options: Options) -> anyhow::Result<Findings> {
-    let Options { gateways, redis, crowd, bounds, rate, duration, cut_after, kill, max_return, max_told } = options;
+    let Options { gateways, redis, crowd, bounds, rate, duration, cut_after, kill, max_return, max_told, .. } = options;
+    let Options { untouched, max_untouched_p99, .. } = options;
     let (limit, sockets) = (crowd.limit, crowd.sockets);
+    anyhow::ensure!(untouched < sockets, "--untouched {untouched} of --sockets {sockets} leaves none to cut");
     // What nobody is back to receive need not be waited for any longer.
     let mut session = Session::open(Load { settle: max_return, ..crowd.load(gateways, redis) })?;
     let dialler = Dialler::start(session.fleet.clone(), session.served.clone());
@@ -90,27 +108,28 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
         Ok(())
     })?;
 
-    let served = session.served.clone();
+    let (served, storm) = (session.served.clone(), dialler.clone());
     let cutter = thread::spawn(move || {
         thread::sleep(cut_after);
         let at = Instant::now();
         match kill {
             Some(pid) => kill_pid(pid)?,
-            None => served.ask(|driver, watch| {
-                for socket in 0..driver.len() {
+            None => served.ask(move |driver, watch| {
+                watch.set_apart(untouched);
+                for socket in untouched..driver.len() {
                     driver.leave(socket, Farewell::Reset)?;
                     watch.ended(socket);
                 }
                 Ok(())
             })?,
         }
-        anyhow::Ok(at)
+        wait_for_return(&storm, at, max_return);
+        let latencies = served.ask(|_, watch| Ok(watch.set_apart(0)))?;
+        anyhow::Ok((at, (latencies.count() > 0).then(|| latencies.summary())))
     });
     let mut outcome = session.publish("a storm", rate, duration)?;
-    let cut_at = cutter.join().expect("the cutter does not panic")?;
-    while dialler.missing() > 0 && cut_at.elapsed() < max_return {
-        thread::sleep(Duration::from_millis(50));
-    }
+    let (cut_at, untouched_latency) = cutter.join().expect("the cutter does not panic")?;
+    wait_for_return(&dialler, cut_at, max_return);
     let missing = dialler.missing();
     outcome.verdict = session.judge(Vec::new())?;
     let returns = dialler.stop();
@@ -139,6 +158,13 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     if outcome.verdict.told > max_told {
         failures.push(format!("{} sockets were told to start anew, more than {max_told}", outcome.verdict.told));
     }
+    if let Some(max) = max_untouched_p99 {
+        match untouched_latency.map(|latency| latency.p99()) {
+            Some(p99) if p99 <= max => {}
+            Some(p99) => failures.push(format!("p99 of the untouched sockets is {p99:?}, above {max:?}")),
+            None => failures.push("the untouched sockets received nothing during the storm".to_owned()),
+        }
+    }
     let curve = back_in_second.iter().scan(0.0, |back, &count| {
         *back += count as f64;
         Some(*back)
@@ -149,16 +175,23 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     let mut charts = vec![Chart { title, x: Unit::Seconds, y: Unit::Count, series }];
     charts.extend(outcome.charts());
     let report = Report {
-        cut: sockets,
+        cut: sockets - untouched,
         back: returns.back.len(),
         failed_attempts: returns.failed,
         last_failure: returns.last_failure,
         all_back_after_seconds: last.as_secs_f64(),
         returns: times.summary(),
         back_in_second,
+        untouched: untouched_latency,
         outcome,
     };
     Ok(Findings::new(&report, failures)?.with(charts))
+}
+
+fn wait_for_return(dialler: &Dialler, cut_at: Instant, limit: Duration) {
+    while dialler.missing() > 0 && cut_at.elapsed() < limit {
+        thread::sleep(LOOK);
+    }
 }
 
 fn kill_pid(pid: u32) -> anyhow::Result<()> {
