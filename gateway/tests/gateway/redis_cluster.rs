@@ -185,7 +185,7 @@ async fn f16_a_cluster_promotes_a_replica_that_lags() {
     let died = Instant::now();
     cluster.nodes[3].thaw();
     until_delivery_is_back(&mut stack, &followers, &mut receipts, died).await;
-    absent.is_told(&mut stack).await;
+    absent.returns_and_is_told(&mut stack).await;
     let ledgers = judge(followers, receipts).await;
     assert_sockets_stayed_open(&ledgers);
     assert!(ledgers[0].resyncs() >= 1, "{}", ledgers[0]);

@@ -409,7 +409,7 @@ async fn f16_failover_to_a_replica_that_lags() {
     assert_sockets_stayed_open(&ledgers);
     assert!(ledgers[0].resyncs() >= 1, "{}", ledgers[0]);
     assert_ne!(ledgers[0].cursor().unwrap().epoch, old.epoch);
-    absent.is_told(&mut stack).await;
+    absent.returns_and_is_told(&mut stack).await;
 }
 
 /// Who opens a dashboard during an outage waits for its room, answers Pings meanwhile, and is joined when Redis is back.

@@ -87,7 +87,7 @@ async fn f16_sentinels_promote_a_replica_that_lags() {
     let died = Instant::now();
     sentinels.servers[1].thaw();
     until_delivery_is_back(&mut stack, &followers, &mut receipts, died).await;
-    absent.is_told(&mut stack).await;
+    absent.returns_and_is_told(&mut stack).await;
     let ledgers = judge(followers, receipts).await;
     assert_sockets_stayed_open(&ledgers);
     for ledger in &ledgers {

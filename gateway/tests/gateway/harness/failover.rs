@@ -64,7 +64,7 @@ impl Absent {
     }
 
     /// Comes back when its number has been given out again, to another event.
-    pub async fn is_told(self, stack: &mut Stack) {
+    pub async fn returns_and_is_told(self, stack: &mut Stack) {
         let mut seq = 0;
         while seq < self.at.seq {
             seq = stack.publish(&self.room, &payment()).await.seq.unwrap();
