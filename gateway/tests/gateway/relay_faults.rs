@@ -8,8 +8,9 @@ use std::time::Duration;
 use publisher::TenantId;
 use tokio::sync::Notify;
 
-use super::harness::books::{emit, emit_all, fates};
+use super::harness::books::{emit, emit_all, fates, try_emit};
 use super::harness::oracle::Receipt;
+use super::harness::postgres::WAL_SEGMENT;
 use super::harness::proxy::{Direction, Fate, Proxy};
 use super::harness::redis::RedisServer;
 use super::harness::{
@@ -371,6 +372,56 @@ async fn f33_postgres_killed_and_frozen_during_a_stream_of_payments() {
     let committed = streaming.stop().await;
     // A commit whose answer was lost is shown too; every one that was answered must be.
     complete(follower, &committed).await;
+    live.close().await;
+    stack.finish().await;
+}
+
+/// The disk is full for whatever must grow, which is the outbox: payments are refused, what had been committed is shown, and
+/// nothing is shown twice although its done mark can't be written.
+#[tokio::test]
+async fn f33_postgres_on_a_full_disk_refuses_payments_and_loses_none() {
+    let server = PostgresServer::start().await;
+    let database = server.database().await;
+    let mut stack = Setup::new().database(&database).start().await;
+    let (acorn, direct) = (tenant(), tenant());
+    let follower = Follower::start(&stack.addrs(), &acorn).await;
+    let mut live = stack.dashboard(&direct).await;
+    let streaming = Traffic::into_outbox(&database, std::slice::from_ref(&acorn), 7);
+    let flows = async || {
+        let before = follower.ledger().ids().count();
+        eventually("payments arrive", Duration::from_secs(20), async || {
+            (follower.ledger().ids().count() > before + 5).then_some(())
+        })
+        .await;
+    };
+    flows().await;
+
+    // Rows of yesterday: until the table is as large as it may be, and then smaller ones until no page has room for any.
+    server.limit_file_size(Some(WAL_SEGMENT));
+    let mut client = database.client().await;
+    for size in [1500, 200, 1] {
+        let fill = format!(
+            "insert into dashboard.outbox (tenant_id, event_id, type, data, happened_at, relayed_at, fate)
+             select 'yesterday', '', 'payment_received', jsonb_build_object('', repeat('x', {size})), now(), now(), 'published'
+             from generate_series(1, 100)"
+        );
+        let full = loop {
+            if let Err(full) = sqlx::raw_sql(sqlx::AssertSqlSafe(fill.clone())).execute(&mut client).await {
+                break full.to_string();
+            }
+        };
+        assert!(full.contains("could not extend file"), "{full}");
+    }
+    let refused = try_emit(&mut client, &acorn, 1_000).await.unwrap_err().to_string();
+    assert!(refused.contains("could not extend file"), "{refused}");
+    for _ in 0..3 {
+        let receipt = stack.publish(&direct, &payment()).await;
+        assert_eq!(live.until_event().await.id, Some(receipt.id));
+    }
+
+    server.limit_file_size(None);
+    flows().await;
+    complete(follower, &streaming.stop().await).await;
     live.close().await;
     stack.finish().await;
 }

@@ -18,6 +18,9 @@ use super::wait::{PATIENCE, eventually};
 /// Where every server's template database has been migrated, reference tables included.
 const TEMPLATE: &str = "template_of_tests";
 
+/// The files of the write-ahead log are as large as this from their beginning.
+pub const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
+
 /// Debian keeps the server's programs out of `PATH`.
 static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
@@ -36,12 +39,16 @@ static USER: LazyLock<Option<(u32, u32)>> = LazyLock::new(|| {
     Some((ids.next().unwrap(), ids.next().unwrap()))
 });
 
-fn program(name: &str) -> Command {
-    let mut command = Command::new(PROGRAMS.join(name));
+fn as_its_user(command: &mut Command) -> &mut Command {
     if let Some((user, group)) = *USER {
         command.uid(user).gid(group);
     }
-    command.current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn program(name: &str) -> Command {
+    let mut command = Command::new(PROGRAMS.join(name));
+    as_its_user(&mut command).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
 
@@ -93,10 +100,7 @@ impl PostgresServer {
         let data = directory(&format!("postgres-{}", NEXT.fetch_add(1, Ordering::Relaxed))).join("data");
         let copied = {
             let mut copy = Command::new("cp");
-            if let Some((user, group)) = *USER {
-                copy.uid(user).gid(group);
-            }
-            copy.args(["-a", "--reflink=auto"]).arg(original().await).arg(&data).status().unwrap()
+            as_its_user(&mut copy).args(["-a", "--reflink=auto"]).arg(original().await).arg(&data).status().unwrap()
         };
         assert!(copied.success());
         Self::on(data).await
@@ -187,6 +191,19 @@ impl PostgresServer {
         for child in self.process.children() {
             // One that has just ended is as good as stopped.
             let _ = rustix::process::kill_process(child, signal);
+        }
+    }
+
+    /// No file may grow beyond so many bytes from now on, as if the disk were full; without a number there is room again.
+    /// At least [`WAL_SEGMENT`]: a server that can't write its log stops.
+    pub fn limit_file_size(&self, limit: Option<u64>) {
+        let soft = limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
+        let children = self.process.children().into_iter().map(|child| child.as_raw_nonzero().get() as u32);
+        for pid in std::iter::once(self.process.id()).chain(children) {
+            // By its own user, which may do that; a child that has just ended is as good as limited.
+            let mut prlimit = Command::new("prlimit");
+            let limit = [&format!("--pid={pid}"), &format!("--fsize={soft}:")];
+            as_its_user(&mut prlimit).args(limit).stderr(Stdio::null()).status().unwrap();
         }
     }
 
