@@ -1,6 +1,6 @@
 //! What each fault cost: the table at the end of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,10 @@ use super::schedule::Fault;
 use crate::harness::ledger::{Entry, Ledger};
 use crate::harness::oracle::{Breach, Receipt};
 
+/// From the healing of one fault to the next one, for the next one's time to be its own.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// What the faults of a whole run have cost.
 #[derive(Default)]
 pub struct Report {
     lines: BTreeMap<Fault, Line>,
@@ -20,11 +24,13 @@ pub struct Report {
 #[derive(Default)]
 struct Line {
     times: usize,
+    /// How many clients were told that they had missed something.
     told: usize,
     missed: usize,
     doubled: usize,
     misnumbered: usize,
     foreign: usize,
+    /// Where no other fault had a part in it: from the healing to the last client's next event.
     recoveries: Vec<Duration>,
 }
 
@@ -70,12 +76,9 @@ impl Report {
     }
 }
 
-/// Between the healing of one fault and the next for the next one's time to be its own.
-const SETTLED: Duration = Duration::from_secs(2);
-
 /// When the last client had an event that was published after the fault was healed, or had begun afresh.
 fn recovered(fault: &Done, ledgers: &[Ledger], receipts: &[Receipt]) -> Option<Instant> {
-    let fresh: std::collections::HashSet<&str> =
+    let fresh: HashSet<&str> =
         receipts.iter().filter(|receipt| receipt.at >= fault.healed).map(|receipt| receipt.id.as_str()).collect();
     let first = |ledger: &Ledger| {
         let found = ledger.entries.iter().find(|(when, entry)| {

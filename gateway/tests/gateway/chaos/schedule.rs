@@ -161,8 +161,9 @@ impl Fault {
             | Self::WayReset
             | Self::WayHalfClosed
             | Self::SessionsEnded
-            | Self::ClientsReset
-            | Self::GatewaysRolled => (0, 0),
+            | Self::ClientsReset => (0, 0),
+            // Three times: a second to drain, and a start.
+            Self::GatewaysRolled => (6000, 6000),
             // Done again and again.
             Self::SubscribersKilled | Self::ConnectionsKilled | Self::ScriptsForgotten => (300, 2000),
             Self::OutputOverrun => (1000, 2000),
