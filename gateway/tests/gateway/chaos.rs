@@ -3,7 +3,7 @@
 //! A minute by default, on a seed that it prints. By hand, as long as one likes:
 //!
 //! ```text
-//! FAULT_SEED=7 FAULT_SECONDS=1800 cargo test -p gateway --test gateway whatever_breaks -- --nocapture
+//! FAULT_SEED=7 FAULT_SECONDS=1800 cargo test -p gateway --test gateway chaos::whatever_breaks -- --nocapture
 //! ```
 
 mod arena;
@@ -38,7 +38,7 @@ async fn whatever_breaks_nobody_misses_an_event_without_being_told() {
     let seed = variable("FAULT_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let time = Duration::from_secs(variable("FAULT_SECONDS").unwrap_or(60));
     let replay = format!(
-        "FAULT_SEED={seed} FAULT_SECONDS={} cargo test -p gateway --test gateway whatever_breaks -- --nocapture",
+        "FAULT_SEED={seed} FAULT_SECONDS={} cargo test -p gateway --test gateway chaos::whatever_breaks -- --nocapture",
         time.as_secs()
     );
     println!("{replay}");
