@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::harness::ledger::Cursor;
 use crate::harness::raw::{RawFrame, RawSocket};
 use crate::harness::traffic::publish;
-use crate::harness::{Calm, Setup, Stack, Token, payment, tenants, within};
+use crate::harness::{Bring, Calm, Dashboard, Setup, Stack, Token, payment, tenants, within};
 
 const EVENTS: usize = 500;
 
@@ -92,5 +92,37 @@ async fn joins_with_much_to_catch_up_do_not_delay_those_connected() {
     assert!(p99 < Duration::from_millis(500), "those who had joined waited {p99:?}");
     assert!(joined.len() > CROWD / 4, "only {} of {CROWD} joined in time", joined.len());
     drop(joined);
+    stack.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_that_are_never_answered_hold_the_others_up_for_a_while_only() {
+    const CROWD: usize = 150;
+    let stack = Setup::new().env("HEARTBEAT_SECONDS", "30").start().await;
+    let rooms = tenants(2);
+    // Redis refuses every question about the first tenant.
+    stack.redis().command(&["SET", &stack.state_key(&rooms[0]), "not a hash"]).await;
+    let token = Token::of(rooms[0].as_str()).sign();
+    let begun = Instant::now();
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
+        crowd.push(Dashboard::bring(stack.addr(), Bring::Header, rooms[0].as_str(), &token).await);
+    }
+    let mut reading = JoinSet::new();
+    for mut dashboard in crowd {
+        reading.spawn(async move {
+            let error = dashboard.until("error").await;
+            (error, dashboard.close_code().await)
+        });
+    }
+    let (error, code) = reading.join_next().await.unwrap().unwrap();
+    assert_eq!((code, error.data["code"].as_str()), (1013, Some("full")), "{}", error.raw);
+    assert!(error.data["retryInMs"].as_u64().is_some(), "{}", error.raw);
+    assert!(begun.elapsed() >= Duration::from_secs(5), "sent away after {:?}", begun.elapsed());
+
+    // Another's join has its turn among them.
+    let other = stack.dashboard(&rooms[1]).await;
+    other.close().await;
+    reading.shutdown().await;
     stack.finish().await;
 }
