@@ -89,8 +89,12 @@ async fn joins_with_much_to_catch_up_do_not_delay_those_connected() {
         latencies.len(),
         latencies.last().unwrap()
     );
-    assert!(p99 < Duration::from_millis(500), "those who had joined waited {p99:?}");
     assert!(joined.len() > CROWD / 4, "only {} of {CROWD} joined in time", joined.len());
+    // In joins rather than seconds, as machines and builds differ: eight are under way. Without a queue 32 are read at once, and all
+    // answers stand in front of an event.
+    let each = (storm.end - storm.start) / joined.len() as u32;
+    let bound = (each * 27).max(Duration::from_millis(100));
+    assert!(p99 < bound, "those who had joined waited {p99:?}, for {each:?} a join");
     drop(joined);
     stack.finish().await;
 }

@@ -81,7 +81,7 @@ impl Latencies {
         let within = self.0.iter().filter(|(at, _)| time.contains(at));
         let mut latencies: Vec<_> = within.map(|(_, latency)| *latency).collect();
         latencies.sort_unstable();
-        assert!(latencies.len() >= 100, "{} events are too few to judge by", latencies.len());
+        assert!(latencies.len() >= 50, "{} events are too few to judge by", latencies.len());
         latencies
     }
 }
