@@ -2,27 +2,31 @@
 //! way to a gateway.
 #![cfg_attr(fuzzing, no_main)]
 
-use publisher::{DashboardEvent, MAX_EVENT_BYTES, Message};
+use publisher::{DashboardEvent, EventData, MAX_EVENT_BYTES, Message};
+use time::OffsetDateTime;
 
 fn check(input: &[u8]) {
-    let event = match DashboardEvent::from_json(input) {
+    let mut event = match DashboardEvent::from_json(input) {
         Ok(event) => event,
         Err(invalid) => return gateway_fuzz::assert_presentable(&invalid.to_string()),
     };
-    let written = write(&event);
+    let written = serde_json::to_vec(&event).expect("an event can be written");
     assert!(written.len() <= MAX_EVENT_BYTES, "{} bytes", written.len());
-    let again = DashboardEvent::from_json(&written).expect("an event of ours");
-    assert_eq!((&again.id, &again.data), (&event.id, &event.data));
+
     // Times are written in microseconds.
-    assert_eq!(write(&again), written);
+    event.timestamp = cut(event.timestamp);
+    if let EventData::MetricsUpdated(figures) = &mut event.data {
+        figures.as_of = cut(figures.as_of);
+    }
+    assert_eq!(DashboardEvent::from_json(&written).as_ref(), Ok(&event));
 
     let epoch = "1".parse().expect("an epoch");
     let message = Message::new(&event, epoch, 1, None, 1);
     assert_eq!(Message::parse(message.encode()).as_ref(), Ok(&message));
 }
 
-fn write(event: &DashboardEvent) -> Vec<u8> {
-    serde_json::to_vec(event).expect("an event can be written")
+fn cut(time: OffsetDateTime) -> OffsetDateTime {
+    time.replace_microsecond(time.microsecond()).expect("a microsecond of its own")
 }
 
 gateway_fuzz::target!(check);
