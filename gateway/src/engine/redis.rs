@@ -57,11 +57,12 @@ impl RedisEngine {
             sharded: url.is_cluster(),
         };
         let wires = Arc::new(Wires::new(Servers::follow(url), terms));
-        let publisher = Publisher::connect(config).await?;
         let proof = Proof::new();
         let (requests, queue) = mpsc::unbounded_channel();
+        // First, so that both connect at the same time; the publisher waits for a moment until it has.
         let keeper = Keeper::new(wires.clone(), hub, metrics, proof.clone());
         shutdown.spawn(keeper.run(queue));
+        let publisher = Publisher::connect(config).await?;
         Ok(Self { requests, publisher, wires, instance: EventId::new().as_str().into(), proof })
     }
 
