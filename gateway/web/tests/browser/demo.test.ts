@@ -26,13 +26,14 @@ test("the demo needs nothing: a living centre, and a till", async () => {
     await expect.poll(() => window.page.locator(".tile .value").allInnerTexts()).not.toContain("–");
     await expect.poll(async () => (await window.payments()).length, { timeout: 20_000 }).toBeGreaterThan(before.length + 2);
     await recordPayment(window);
-    await expect.poll(() => window.page.locator(".alerts li").count(), { timeout: 40_000 }).toBeGreaterThan(0);
+    // An invoice falls due by chance: in 40 s seven times in a hundred none did.
+    await expect.poll(() => window.page.locator(".alerts li").count(), { timeout: 150_000 }).toBeGreaterThan(0);
     await window.photograph("demo");
     await window.isSound();
   } finally {
     await demo.stop();
   }
-}, 90_000);
+}, 200_000);
 
 test("against a full stack, a payment recorded in one window appears in the other", async () => {
   const stack = await Stack.start();
