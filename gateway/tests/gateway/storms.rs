@@ -104,8 +104,7 @@ async fn f23_a_rolling_restart_loses_nothing_and_spreads_the_returns() {
         let curve = each_second(&ledgers, *begun, end, returned);
         let fair = clients / DRAIN.as_secs_f64();
         eprintln!("{clients} clients came back: {curve:?} a second, {fair} would be fair");
-        // 1.5 is the promise, and 1.16 was the most on a machine with nothing else to do; one that stalls for a moment bunches them.
-        assert!(curve.iter().all(|&count| count as f64 <= 2.0 * fair), "{fair} a second would be fair: {curve:?}");
+        assert!(curve.iter().all(|&count| count as f64 <= 1.5 * fair), "{fair} a second would be fair: {curve:?}");
         returns += curve.iter().sum::<usize>();
     }
     // Of all three drains together: who returns while the next one begins may be counted with either.
