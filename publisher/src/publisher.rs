@@ -58,7 +58,6 @@ struct Limits {
     log_length: Bytes,
     log_millis: Bytes,
     state_millis: Bytes,
-    once_millis: Bytes,
 }
 
 /// What became of an event.
@@ -97,7 +96,6 @@ impl Publisher {
             log_length: config.recovery_events.to_string().into(),
             log_millis: config.recovery.as_millis().to_string().into(),
             state_millis: script::STATE_MILLIS.to_string().into(),
-            once_millis: script::ONCE_MILLIS.to_string().into(),
         };
         let slots = Semaphore::new(config.max_in_flight);
         let metrics = PublisherMetrics::register();
@@ -249,7 +247,7 @@ impl Inner {
                 self.limits.log_length.clone(),
                 self.limits.log_millis.clone(),
                 self.limits.state_millis.clone(),
-                self.limits.once_millis.clone(),
+                script::once_millis(&event.data, term.is_some()).to_string().into(),
                 term.map_or_else(String::new, |term| term.to_string()).into(),
             ],
         })

@@ -48,6 +48,19 @@ pub const STATE_MILLIS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// limit bounds one tenant at 864,000 marks, 155 MB, if it were to publish at the limit all day.
 pub const ONCE_MILLIS: u64 = 24 * 60 * 60 * 1000;
 
+/// How long the mark of figures lives: a minute. Figures are replaced within 30 s, so that an older mark protects nothing; and
+/// 1000 watched tenants would leave 500 MB of marks a day.
+pub const FIGURES_ONCE_MILLIS: u64 = 60 * 1000;
+
+/// How long this event's publish-once mark lives. A relay may hold on to any event for a day; figures that stand for payments
+/// are as precious as those.
+pub fn once_millis(data: &EventData, relayed: bool) -> u64 {
+    match data {
+        EventData::MetricsUpdated(metrics) if metrics.condensed.is_none() && !relayed => FIGURES_ONCE_MILLIS,
+        _ => ONCE_MILLIS,
+    }
+}
+
 /// Tokens that must remain in the bucket after this event: figures leave 3, so that a burst of them never costs a payment.
 /// Of a bucket too small for that they may take what leaves at least one event a second possible. Condensed figures stand
 /// for payments, and leave none.

@@ -1,7 +1,7 @@
 //! The engine of a single instance: the same semantics as Redis and the scripts, in this process' memory.
 //!
 //! One task owns every stream, so what is atomic there because Redis runs a script at a time is atomic here because the
-//! task handles a command at a time. It lives as long as the process does: its epoch never outlives its counter.
+//! task handles a command at a time. It lives as long as the process does: no epoch outlives its counter.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -48,7 +48,7 @@ impl MemoryEngine {
     pub fn start(limits: MemoryLimits, hub: Hub, shutdown: &Shutdown) -> Self {
         let (requests, request_queue) = mpsc::unbounded_channel();
         let (orders, order_queue) = mpsc::channel(QUEUE);
-        let streams = Streams { limits, epoch: fresh_epoch(), streams: HashMap::new(), hub };
+        let streams = Streams { limits, streams: HashMap::new(), hub };
         shutdown.spawn(streams.run(request_queue, order_queue));
         Self { requests, orders }
     }
@@ -79,26 +79,41 @@ impl MemoryEngine {
 /// The task's state.
 struct Streams {
     limits: MemoryLimits,
-    epoch: Epoch,
     streams: HashMap<TenantId, Stream>,
     hub: Hub,
 }
 
 /// One tenant's stream: what Redis keeps in the state, the log and the marks.
-#[derive(Default)]
 struct Stream {
+    /// The tenant's own: a position in another tenant's stream must mean nothing here.
+    epoch: Epoch,
     seq: u64,
     id: Option<EventId>,
     /// When the bucket's tokens were spent, in microseconds, oldest first.
     spent: VecDeque<u64>,
     log: VecDeque<Message>,
     published: Option<Instant>,
-    /// Publish-once marks, oldest first in `marked`.
-    once: HashMap<EventId, u64>,
-    marked: VecDeque<(Instant, EventId)>,
+    /// Publish-once marks: the number that the event got, and until when the mark counts.
+    once: HashMap<EventId, (u64, Instant)>,
     subscribed: bool,
     /// Of the latest leader of the relay that published here.
     term: Term,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            epoch: fresh_epoch(),
+            seq: 0,
+            id: None,
+            spent: VecDeque::new(),
+            log: VecDeque::new(),
+            published: None,
+            once: HashMap::new(),
+            subscribed: false,
+            term: Term::default(),
+        }
+    }
 }
 
 impl Streams {
@@ -112,7 +127,7 @@ impl Streams {
                     Order::Publish { tenant, event, term, reply } => {
                         let relayed = match self.succeeded(&tenant, term) {
                             Some(term) => Relayed::Succeeded { term },
-                            None => Relayed::Outcome(self.publish(&tenant, &event).await),
+                            None => Relayed::Outcome(self.publish(&tenant, &event, term.is_some()).await),
                         };
                         let _ = reply.send(relayed);
                     }
@@ -149,13 +164,12 @@ impl Streams {
     }
 
     fn read(&mut self, tenant: &TenantId, after: Option<&Position>) -> Reading {
-        let epoch = self.epoch.clone();
         let recovery = self.limits.recovery;
         let stream = self.stream(tenant);
-        stream.forget_expired(recovery);
-        let head = Position { epoch: epoch.clone(), seq: stream.seq, id: stream.id.clone() };
+        stream.forget_expired_log(recovery);
+        let head = Position { epoch: stream.epoch.clone(), seq: stream.seq, id: stream.id.clone() };
         let events = match after {
-            Some(after) if after.epoch == epoch => {
+            Some(after) if after.epoch == stream.epoch => {
                 stream.log.iter().filter(|message| message.seq > after.seq).cloned().collect()
             }
             _ => Vec::new(),
@@ -170,27 +184,28 @@ impl Streams {
         term.filter(|term| term < known).map(|_| *known)
     }
 
-    async fn publish(&mut self, tenant: &TenantId, event: &DashboardEvent) -> Outcome {
+    async fn publish(&mut self, tenant: &TenantId, event: &DashboardEvent, relayed: bool) -> Outcome {
         let MemoryLimits { events_per_second, recovery_events, recovery } = self.limits;
-        let epoch = self.epoch.clone();
         let now = now_micros();
         let stream = self.stream(tenant);
-        if let Some(seq) = stream.once.get(&event.id) {
+        if let Some((seq, until)) = stream.once.get(&event.id)
+            && Instant::now() < *until
+        {
             return Outcome::Duplicate { seq: *seq };
         }
         if let Some(wait) = stream.throttled(now, events_per_second, script::reserve(&event.data, events_per_second)) {
             return Outcome::Throttled { retry_after: wait };
         }
-        stream.forget_expired(recovery);
+        stream.forget_expired_log(recovery);
         stream.seq += 1;
-        let message = Message::new(event, epoch, stream.seq, stream.id.replace(event.id.clone()), now);
+        let message = Message::new(event, stream.epoch.clone(), stream.seq, stream.id.replace(event.id.clone()), now);
         stream.log.push_back(message.clone());
         if stream.log.len() > recovery_events {
             stream.log.pop_front();
         }
         stream.published = Some(Instant::now());
-        stream.once.insert(event.id.clone(), stream.seq);
-        stream.marked.push_back((Instant::now(), event.id.clone()));
+        let until = Instant::now() + Duration::from_millis(script::once_millis(&event.data, relayed));
+        stream.once.insert(event.id.clone(), (stream.seq, until));
         let (seq, receivers) = (stream.seq, u64::from(stream.subscribed));
         if stream.subscribed {
             self.hub.signal(Signal::Message { tenant: tenant.clone(), message }).await;
@@ -200,8 +215,11 @@ impl Streams {
 
     /// Forgets what Redis would let expire. A stream's counter stays: with it goes the identity of its events.
     fn sweep(&mut self) {
-        let recovery = self.limits.recovery;
-        self.streams.values_mut().for_each(|stream| stream.forget_expired(recovery));
+        let (recovery, now) = (self.limits.recovery, Instant::now());
+        for stream in self.streams.values_mut() {
+            stream.forget_expired_log(recovery);
+            stream.once.retain(|_, (_, until)| now < *until);
+        }
     }
 }
 
@@ -209,13 +227,15 @@ impl Stream {
     /// Spends a token, or says when there will be one. The ring of design §5: each token returns one second after it was spent.
     fn throttled(&mut self, now: u64, capacity: u32, reserve: u32) -> Option<Duration> {
         const SECOND: u64 = 1_000_000;
+        const TREMOR: u64 = 20_000;
         let clock = now;
         let newest = self.spent.back().copied().unwrap_or(0);
-        if newest > clock + SECOND {
-            // The clock was set back: tokens spent in the future count as spent now, or the tenant would wait for the old clock.
+        let set_back = newest > clock + TREMOR;
+        if set_back {
+            // Tokens spent in the future count as spent now, or the tenant would wait for the old clock.
             self.spent.iter_mut().for_each(|spent| *spent = clock.min(*spent));
         }
-        let now = if newest > clock + SECOND { clock } else { clock.max(newest) };
+        let now = if set_back { clock } else { clock.max(newest) };
         let usable = (capacity - reserve) as usize;
         let oldest = self.spent.len().checked_sub(usable).and_then(|index| self.spent.get(index));
         if let Some(oldest) = oldest.filter(|oldest| now - **oldest < SECOND) {
@@ -229,18 +249,14 @@ impl Stream {
         None
     }
 
-    fn forget_expired(&mut self, recovery: Duration) {
+    fn forget_expired_log(&mut self, recovery: Duration) {
         if self.published.is_some_and(|at| at.elapsed() >= recovery) {
             self.log = VecDeque::new();
-        }
-        let once = Duration::from_millis(script::ONCE_MILLIS);
-        while let Some((_, id)) = self.marked.pop_front_if(|(at, _)| at.elapsed() >= once) {
-            self.once.remove(&id);
         }
     }
 }
 
-/// An epoch no other start has had.
+/// An epoch that no other stream has, and none of another start had.
 fn fresh_epoch() -> Epoch {
     let epoch = format!("m-{}", EventId::new());
     epoch.parse().expect("an event id is visible ASCII, and shorter than an epoch may be")

@@ -239,6 +239,22 @@ async fn every_member_sees_every_event_once(setup: Setup) {
     bench.stack.finish().await;
 }
 
+/// A position counts in its own tenant's stream and in no other, whatever its number is.
+async fn f57_anothers_position_recovers_nothing(setup: Setup) {
+    let mut bench = Bench::new(setup).await;
+    let mut mine = bench.join().await;
+    bench.publish().await;
+    mine.next_event().await;
+    let cursor = mine.cursor();
+    let room = std::mem::replace(&mut bench.room, tenant());
+    bench.publish().await;
+    let (foreign, joined) = bench.resume(&cursor).await;
+    assert_eq!(joined["recovered"], false, "the position is tenant {room}'s");
+    foreign.close().await;
+    mine.close().await;
+    bench.stack.finish().await;
+}
+
 /// One test an engine for each promise.
 macro_rules! promises {
     ($($promise:ident),+ $(,)?) => {
@@ -261,6 +277,7 @@ promises!(
     expired_log_recovers_nobody_behind,
     position_outlives_the_room,
     every_member_sees_every_event_once,
+    f57_anothers_position_recovers_nothing,
 );
 
 /// Memory is gone with the process, and nobody may take the new counter for the old one.

@@ -10,7 +10,7 @@
 local known_epoch, known_seq, known_id = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local trusted, limit = ARGV[4] == '1', tonumber(ARGV[5])
 
-local run = fence(ARGV[6])
+local server = fence(ARGV[6])
 
 local messages = {}
 if epoch == known_epoch and seq > known_seq and limit > 0 then
@@ -31,7 +31,7 @@ if trusted and epoch == known_epoch then
     rewound = tonumber(entry_seq) == known_seq + 1 and previous ~= known_id
   end
   if rewound then
-    begin_epoch(run, ARGV[6])
+    begin_epoch(server, ARGV[6])
     messages = {}
   end
 end

@@ -14,6 +14,8 @@
 
 local MARK, CHANNEL = KEYS[3], KEYS[4]
 local SECOND, DIGITS = 1000000, 16
+-- Microseconds by which a clock may tremble: time stands still for them, so that no second gets longer than the promise.
+local TREMOR = 20000
 
 -- Before the fence: an event of an older epoch is still a duplicate.
 local marked = redis.call('GET', MARK)
@@ -21,9 +23,9 @@ if marked then
   return {2, tonumber(marked)}
 end
 
-local _, mode = fence(ARGV[8])
+local server = fence(ARGV[8])
 -- On a Cluster the tenant's own node tells its subscribers alone, instead of every node telling every other.
-local PUBLISH = mode == 'cluster' and 'SPUBLISH' or 'PUBLISH'
+local PUBLISH = server.mode == 'cluster' and 'SPUBLISH' or 'PUBLISH'
 
 -- A leader that slept through its own succession may still hold rows that its successor has published, or folded into
 -- others. From the moment a successor shows up, even if it is throttled, the tenant is closed to it.
@@ -39,9 +41,9 @@ end
 -- refills evenly would let twice as many through.
 local now = clock
 local newest = tonumber(string.sub(bucket, -DIGITS)) or 0
-if newest > clock + SECOND then
-  -- The clock went back (a failover to a slower one). Tokens spent in the future count as spent now, and that is kept
-  -- even if this event is refused: otherwise the tenant would wait for the old clock.
+if newest > clock + TREMOR then
+  -- The clock went back (a failover to a slower one, or it was set). Tokens spent in the future count as spent now, and that is
+  -- kept even if this event is refused: otherwise the tenant would wait for the old clock, and longer than a second.
   bucket = string.gsub(bucket, string.rep('%d', DIGITS), function(spent)
     return tonumber(spent) > clock and whole(clock) or spent
   end)
@@ -77,7 +79,7 @@ local message = table.concat({epoch, whole(seq), id, previous, ARGV[2], whole(no
 
 redis.call('XADD', LOG, 'MAXLEN', '=', ARGV[6], whole(seq) .. '-0', 'm', message)
 redis.call('PEXPIRE', LOG, ARGV[7])
-redis.call('HSET', STATE, 'seq', whole(seq), 'id', id, 'bucket', bucket)
+redis.call('HSET', STATE, 'seq', whole(seq), 'id', id, 'bucket', bucket, 'replid', server.replid)
 redis.call('PEXPIRE', STATE, ARGV[8])
 local receivers = redis.call(PUBLISH, CHANNEL, message)
 redis.call('SET', MARK, whole(seq), 'PX', ARGV[9])

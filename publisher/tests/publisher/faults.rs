@@ -282,6 +282,57 @@ async fn f16_another_run_id_begins_an_epoch_and_keeps_the_bucket() {
     assert_ne!(after[0].epoch, before[0].epoch);
 }
 
+/// The master is succeeded, loses its last two writes to its successor, and is succeeded by itself. Nobody touches the tenant in
+/// between, so that the run id in its state is the master's own again.
+#[tokio::test]
+async fn f55_a_failover_and_a_failback_that_nobody_saw_begin_an_epoch() {
+    let (first, second) = (Redis::start(), Redis::start());
+    let acorn = tenant("acorn");
+    let publisher = publisher(&first).await;
+    let replicate = async |replica: &Redis, master: &Redis| {
+        replica.connection().send(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+        eventually(Duration::from_secs(10), "the copy is made", async || {
+            let info = replica.connection().send(&["INFO", "replication"]).text();
+            info.contains("master_link_status:up")
+        })
+        .await;
+    };
+    replicate(&second, &first).await;
+    for _ in 0..3 {
+        timed(&publisher, &payment()).await.0.unwrap();
+    }
+    eventually(Duration::from_secs(10), "the copy has three events", async || log(&second, &acorn).len() == 3).await;
+    second.connection().send(&["REPLICAOF", "NO", "ONE"]);
+    // Shown to dashboards, and lost.
+    for _ in 0..2 {
+        timed(&publisher, &payment()).await.0.unwrap();
+    }
+    let lost = log(&first, &acorn);
+    assert_eq!(lost.len(), 5);
+    replicate(&first, &second).await;
+    assert_eq!(log(&first, &acorn).len(), 3);
+    first.connection().send(&["REPLICAOF", "NO", "ONE"]);
+
+    insist(&publisher, &payment()).await;
+    let after = log(&first, &acorn);
+    let last = after.last().expect("what was published just now");
+    let twice = lost.iter().find(|before| (&before.epoch, before.seq) == (&last.epoch, last.seq));
+    assert_eq!(twice, None, "one position names two events");
+    assert_eq!((last.seq, after.len()), (1, 1), "a new epoch, and a log of its own");
+}
+
+#[tokio::test]
+async fn f55_a_state_of_an_older_version_keeps_its_epoch() {
+    let redis = Redis::start();
+    let acorn = tenant("acorn");
+    let publisher = publisher(&redis).await;
+    timed(&publisher, &payment()).await.0.unwrap();
+    redis.connection().send(&["HDEL", "dash:{acorn}:state", "replid"]);
+    assert_eq!(timed(&publisher, &payment()).await.0, Ok(Outcome::Published { seq: 2, receivers: 0 }));
+    assert_eq!(log(&redis, &acorn).len(), 2);
+    assert_eq!(redis.connection().send(&["HSTRLEN", "dash:{acorn}:state", "replid"]).integer(), 40);
+}
+
 #[tokio::test]
 async fn f18_a_demoted_master_refuses_and_the_publisher_dials_again() {
     let redis = Redis::start();

@@ -1,6 +1,8 @@
 //! What publishing does when nothing goes wrong.
 
-use publisher::{EventId, Outcome, Publisher, PublisherConfig};
+use publisher::{
+    DashboardEvent, DashboardEventType, EventData, EventId, Outcome, Publisher, PublisherConfig, outbox::Term,
+};
 
 use crate::harness::{
     Redis, assert_once_and_in_order, fill, log, message, metrics, now_micros, payment, publisher, tenant,
@@ -109,6 +111,32 @@ async fn metrics_leave_three_places_for_payments() {
     let outcome = publisher.broadcast_to_tenant(&acorn, &metrics()).await.unwrap();
     assert!(matches!(outcome, Outcome::Throttled { .. }), "{outcome:?}");
     assert_eq!(fill(&publisher, &acorn).await, 3);
+}
+
+#[tokio::test]
+async fn f69_figures_leave_a_mark_for_a_minute_and_everything_else_for_a_day() {
+    let redis = Redis::start();
+    let acorn = tenant("acorn");
+    let publisher = publisher(&redis).await;
+    let expires = |event: &DashboardEvent| {
+        redis.connection().send(&["TTL", &format!("dash:{{acorn}}:once:{}", event.id)]).integer()
+    };
+    let mut condensed = metrics();
+    if let EventData::MetricsUpdated(metrics) = &mut condensed.data {
+        metrics.condensed = Some([(DashboardEventType::PaymentReceived, 51)].into());
+    }
+    let (figures, relayed, payment) = (metrics(), metrics(), payment());
+    publisher.broadcast_to_tenant(&acorn, &figures).await.unwrap();
+    publisher.relay(&acorn, &relayed, Term(1)).await.unwrap();
+    publisher.broadcast_to_tenant(&acorn, &condensed).await.unwrap();
+    publisher.broadcast_to_tenant(&acorn, &payment).await.unwrap();
+    assert!((50..=60).contains(&expires(&figures)));
+    // The outbox may hold on to a row for a day, and folded figures stand for payments.
+    for event in [&relayed, &condensed, &payment] {
+        assert!((86_390..=86_400).contains(&expires(event)), "{event:?}");
+    }
+    // Within the minute they are published once, like any event.
+    assert_eq!(publisher.broadcast_to_tenant(&acorn, &figures).await, Ok(Outcome::Duplicate { seq: 1 }));
 }
 
 #[tokio::test]
