@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{InvalidEvent, sanitised},
-    payload::{ArrearsAlert, InvoiceStatusChanged, MetricsUpdated, PaymentReceived},
+    payload::{ArrearsAlert, EventsCondensed, InvoiceStatusChanged, MetricsUpdated, PaymentReceived},
     strict,
     tenant::is_plain_id,
     timestamp,
@@ -127,7 +127,7 @@ impl fmt::Display for DashboardEventType {
     }
 }
 
-/// An event's payload, one variant for each kind.
+/// An event's payload: one variant for each kind, and two for `metrics_updated`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum EventData {
@@ -139,6 +139,8 @@ pub enum EventData {
     ArrearsAlert(ArrearsAlert),
     /// The centre's figures, as a whole.
     MetricsUpdated(MetricsUpdated),
+    /// A `metrics_updated` of a centre without figures.
+    EventsCondensed(EventsCondensed),
 }
 
 impl EventData {
@@ -148,7 +150,7 @@ impl EventData {
             Self::PaymentReceived(_) => DashboardEventType::PaymentReceived,
             Self::InvoiceStatusChanged(_) => DashboardEventType::InvoiceStatusChanged,
             Self::ArrearsAlert(_) => DashboardEventType::ArrearsAlert,
-            Self::MetricsUpdated(_) => DashboardEventType::MetricsUpdated,
+            Self::MetricsUpdated(_) | Self::EventsCondensed(_) => DashboardEventType::MetricsUpdated,
         }
     }
 
@@ -157,7 +159,11 @@ impl EventData {
             DashboardEventType::PaymentReceived => Self::PaymentReceived(strict::from_str("data", raw)?),
             DashboardEventType::InvoiceStatusChanged => Self::InvoiceStatusChanged(strict::from_str("data", raw)?),
             DashboardEventType::ArrearsAlert => Self::ArrearsAlert(strict::from_str("data", raw)?),
-            DashboardEventType::MetricsUpdated => Self::MetricsUpdated(strict::from_str("data", raw)?),
+            // Figures that are partly null are refused by the rules of figures, which name the field.
+            DashboardEventType::MetricsUpdated => match strict::from_str("data", raw) {
+                Ok(figures) => Self::MetricsUpdated(figures),
+                Err(refused) => Self::EventsCondensed(strict::from_str("data", raw).map_err(|_| refused)?),
+            },
         })
     }
 
@@ -167,6 +173,7 @@ impl EventData {
             Self::InvoiceStatusChanged(data) => data.validate(),
             Self::ArrearsAlert(data) => data.validate(),
             Self::MetricsUpdated(data) => data.validate(),
+            Self::EventsCondensed(data) => data.validate(),
         }
     }
 }
@@ -192,6 +199,12 @@ impl From<ArrearsAlert> for EventData {
 impl From<MetricsUpdated> for EventData {
     fn from(data: MetricsUpdated) -> Self {
         Self::MetricsUpdated(data)
+    }
+}
+
+impl From<EventsCondensed> for EventData {
+    fn from(data: EventsCondensed) -> Self {
+        Self::EventsCondensed(data)
     }
 }
 

@@ -92,6 +92,6 @@ pub use event::{
 pub use message::{Epoch, InvalidEpoch, MalformedMessage, Message};
 pub use money::{InvalidMoney, Money};
 pub use names::{InvalidPrefix, Names};
-pub use payload::{ArrearsAlert, InvoiceStatusChanged, MetricsUpdated, PaymentReceived};
+pub use payload::{ArrearsAlert, EventsCondensed, InvoiceStatusChanged, MetricsUpdated, PaymentReceived};
 pub use publisher::{Outcome, Publisher};
 pub use tenant::{InvalidTenantId, TenantId};

@@ -86,6 +86,27 @@ pub struct MetricsUpdated {
     pub condensed: Option<BTreeMap<DashboardEventType, u64>>,
 }
 
+/// Events that were condensed for a centre without figures: written as a `metrics_updated` whose six figures are null.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+pub struct EventsCondensed {
+    // Serde reads and writes `()` as null.
+    total_outstanding: (),
+    total_arrears: (),
+    accounts_in_arrears: (),
+    payments_today: (),
+    amount_received_today: (),
+    invoices_by_status: (),
+    /// The moment at which the events were condensed.
+    #[serde(with = "timestamp")]
+    #[cfg_attr(test, ts(type = "string"))]
+    pub as_of: OffsetDateTime,
+    /// How many events of each kind were condensed.
+    #[serde(deserialize_with = "strict::map_without_duplicates")]
+    pub condensed: BTreeMap<DashboardEventType, u64>,
+}
+
 /// The longest id or number.
 const ID: usize = 128;
 /// The longest name of a person.
@@ -131,14 +152,38 @@ impl MetricsUpdated {
             text("data.invoicesByStatus", status, STATUS)?;
             count("data.invoicesByStatus", *invoices)?;
         }
-        if !timestamp::is_writable(self.as_of) {
-            return Err(InvalidEvent::new("data.asOf", timestamp::YEARS));
-        }
-        for events in self.condensed.iter().flat_map(BTreeMap::values) {
-            count("data.condensed", *events)?;
-        }
-        Ok(())
+        as_of(self.as_of)?;
+        self.condensed.as_ref().map_or(Ok(()), counts_condensed)
     }
+}
+
+impl EventsCondensed {
+    /// So many events of each kind, condensed now.
+    pub fn new(condensed: BTreeMap<DashboardEventType, u64>) -> Self {
+        Self {
+            total_outstanding: (),
+            total_arrears: (),
+            accounts_in_arrears: (),
+            payments_today: (),
+            amount_received_today: (),
+            invoices_by_status: (),
+            as_of: OffsetDateTime::now_utc(),
+            condensed,
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), InvalidEvent> {
+        as_of(self.as_of)?;
+        counts_condensed(&self.condensed)
+    }
+}
+
+fn as_of(moment: OffsetDateTime) -> Result<(), InvalidEvent> {
+    if timestamp::is_writable(moment) { Ok(()) } else { Err(InvalidEvent::new("data.asOf", timestamp::YEARS)) }
+}
+
+fn counts_condensed(condensed: &BTreeMap<DashboardEventType, u64>) -> Result<(), InvalidEvent> {
+    condensed.values().try_for_each(|events| count("data.condensed", *events))
 }
 
 /// Any characters are welcome (they are data, and the page escapes them); only the length is bounded.

@@ -5,7 +5,8 @@ use std::{env, fs, io};
 use ts_rs::{Config, TS};
 
 use crate::{
-    ArrearsAlert, DashboardEventType, InvoiceStatusChanged, MetricsUpdated, PaymentReceived, snapshot::RecentPayment,
+    ArrearsAlert, DashboardEventType, EventsCondensed, InvoiceStatusChanged, MetricsUpdated, PaymentReceived,
+    snapshot::RecentPayment,
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/web/src/core/events.ts");
@@ -30,13 +31,15 @@ fn the_client_has_the_types_of_the_events() -> io::Result<()> {
     expected += &declaration::<InvoiceStatusChanged>(&config);
     expected += &declaration::<ArrearsAlert>(&config);
     expected += &declaration::<MetricsUpdated>(&config);
+    expected += &declaration::<EventsCondensed>(&config);
     expected += &declaration::<RecentPayment>(&config);
     expected += &declaration::<DashboardEventType>(&config);
     expected += "\n/** Something that happened at a centre. `seq` is one more than that of the event before it; `id` names it for ever. */\nexport type DashboardEvent =\n";
     expected += &event("payment_received", &PaymentReceived::name(&config));
     expected += &event("invoice_status_changed", &InvoiceStatusChanged::name(&config));
     expected += &event("arrears_alert", &ArrearsAlert::name(&config));
-    expected += &event("metrics_updated", &MetricsUpdated::name(&config));
+    let figures_or_none = [MetricsUpdated::name(&config), EventsCondensed::name(&config)].join(" | ");
+    expected += &event("metrics_updated", &figures_or_none);
     expected.insert(expected.len() - 1, ';');
     if env::var_os("UPDATE_TYPES").is_some() {
         fs::write(FILE, &expected)?;

@@ -155,6 +155,26 @@ fn edges() -> Vec<(&'static str, String, Option<&'static str>)> {
         let path: &'static str = Box::leak(format!("data.{field}").into_boxed_str());
         edge("metrics_updated", with(METRICS, field, value), (!good).then_some(path));
     }
+    // Figures are null together, and only with `condensed` (F63).
+    let figures = [
+        "totalOutstanding",
+        "totalArrears",
+        "accountsInArrears",
+        "paymentsToday",
+        "amountReceivedToday",
+        "invoicesByStatus",
+    ];
+    let without_figures = figures.iter().fold(METRICS.to_owned(), |data, field| with(&data, field, "null"));
+    let condensed = |data: &str| with(data, "condensed", "{\"payment_received\":12}");
+    edge("metrics_updated", condensed(&without_figures), None);
+    edge("metrics_updated", without_figures.clone(), Some("data.totalOutstanding"));
+    edge("metrics_updated", with(&without_figures, "condensed", "{\"payments\":12}"), Some("data.condensed"));
+    edge("metrics_updated", with(&condensed(&without_figures), "asOf", "null"), Some("data.asOf"));
+    for field in figures {
+        let path: &'static str = Box::leak(format!("data.{field}").into_boxed_str());
+        edge("metrics_updated", condensed(&with(METRICS, field, "null")), Some(path));
+        edge("metrics_updated", condensed(&without(&without_figures, field)), Some("data."));
+    }
     for (kind, data) in GOOD {
         edge(kind, with(data, "surprise", "1"), Some("data.surprise"));
         edge(kind, "[]".into(), Some("data"));

@@ -220,3 +220,18 @@ fn b54_fields_in_an_array_are_no_event() {
     let error = DashboardEvent::from_json(br#"["payment_received",{}]"#).expect_err("an array").to_string();
     assert_eq!(error, "event: must be an object, not an array");
 }
+
+#[test]
+fn f63_null_figures_need_condensed_and_are_null_together() {
+    const NONE: &str = r#"{"type":"metrics_updated","data":{"totalOutstanding":null,"totalArrears":null,"accountsInArrears":null,"paymentsToday":null,"amountReceivedToday":null,"invoicesByStatus":null,"asOf":"2026-11-23T08:15:00.000000Z","condensed":{"payment_received":12}}}"#;
+    let event = DashboardEvent::from_json(NONE.as_bytes()).unwrap();
+    let written: serde_json::Value = serde_json::from_str(&format!("{{{}}}", event.body())).unwrap();
+    assert_eq!(written["data"], serde_json::from_str::<serde_json::Value>(NONE).unwrap()["data"]);
+    for (json, field) in [
+        (NONE.replace(r#","condensed":{"payment_received":12}"#, ""), "data.totalOutstanding"),
+        (NONE.replace(r#""totalOutstanding":null"#, r#""totalOutstanding":1"#), "data.totalArrears"),
+        (NONE.replace(r#""paymentsToday":null,"#, ""), "data.totalOutstanding"),
+    ] {
+        assert_eq!(refusal(&json).field, field, "{json}");
+    }
+}

@@ -108,6 +108,19 @@ asOf: string,
 condensed?: { [key in DashboardEventType]?: number }, };
 
 /**
+ * Events that were condensed for a centre without figures: written as a `metrics_updated` whose six figures are null.
+ */
+export type EventsCondensed = { totalOutstanding: null, totalArrears: null, accountsInArrears: null, paymentsToday: null, amountReceivedToday: null, invoicesByStatus: null, 
+/**
+ * The moment at which the events were condensed.
+ */
+asOf: string, 
+/**
+ * How many events of each kind were condensed.
+ */
+condensed: { [key in DashboardEventType]?: number }, };
+
+/**
  * A payment of a snapshot.
  */
 export type RecentPayment = { 
@@ -146,4 +159,4 @@ export type DashboardEvent =
   | { type: "payment_received"; seq: number; id: string; timestamp: string; data: PaymentReceived }
   | { type: "invoice_status_changed"; seq: number; id: string; timestamp: string; data: InvoiceStatusChanged }
   | { type: "arrears_alert"; seq: number; id: string; timestamp: string; data: ArrearsAlert }
-  | { type: "metrics_updated"; seq: number; id: string; timestamp: string; data: MetricsUpdated };
+  | { type: "metrics_updated"; seq: number; id: string; timestamp: string; data: MetricsUpdated | EventsCondensed };

@@ -72,7 +72,8 @@ export function withEvent(state: DashboardState, event: DashboardEvent, now: num
       return { ...next, alerts: [alert, ...others].slice(0, MAX_ALERTS) };
     }
     case "metrics_updated":
-      return { ...next, metrics: event.data };
+      // Null figures: the gateway condensed events of a centre that has no figures.
+      return event.data.totalOutstanding === null ? next : { ...next, metrics: event.data };
     default:
       return next;
   }
