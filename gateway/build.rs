@@ -1,5 +1,7 @@
 //! Embeds the migrations and the page.
 
+#![allow(clippy::disallowed_macros)] // Cargo listens to what a build script prints.
+
 use std::path::Path;
 
 /// What `npm run build` made of the page.

@@ -12,6 +12,7 @@ pub mod figures;
 pub mod gateway;
 pub mod http;
 pub mod hub;
+pub mod log;
 pub mod metrics;
 pub mod pulse;
 pub mod shutdown;

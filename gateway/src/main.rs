@@ -5,27 +5,31 @@ use std::time::Duration;
 
 use gateway::commands::{check, demo, healthcheck, migrate, serve, token};
 use gateway::config::{Command, Config, ConfigError};
+use gateway::log;
 use tokio::runtime::Runtime;
 
 /// A name that is being resolved can't be interrupted; the exit waits no longer for it.
 const EXIT_LIMIT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
+    log::report_panics();
     let result = Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
         let result = runtime.block_on(run());
         runtime.shutdown_timeout(EXIT_LIMIT);
         result
     });
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gateway: {error:#}");
+            log::error(&format!("gateway: {error:#}"));
             match error.downcast_ref::<ConfigError>() {
                 Some(_) => ExitCode::from(ConfigError::EXIT_CODE),
                 None => ExitCode::FAILURE,
             }
         }
-    }
+    };
+    log::flush();
+    code
 }
 
 async fn run() -> anyhow::Result<()> {
@@ -36,6 +40,6 @@ async fn run() -> anyhow::Result<()> {
         Command::Check => check::run(&config).await,
         Command::Healthcheck => healthcheck::run(&config).await,
         Command::Migrate(options) => migrate::run(&config, &options).await,
-        Command::Token(options) => Ok(token::run(&config, &options)?),
+        Command::Token(options) => token::run(&config, &options),
     }
 }

@@ -61,6 +61,7 @@ struct Handles {
     recovered: Counter,
     not_recovered: Counter,
     joined: Counter,
+    log_lines_dropped: Counter,
 }
 
 impl Metrics {
@@ -99,6 +100,7 @@ impl Metrics {
             recovered: counter!("gateway_recoveries_total", "result" => "recovered"),
             not_recovered: counter!("gateway_recoveries_total", "result" => "snapshot"),
             joined: counter!("gateway_joins_total", "result" => "joined"),
+            log_lines_dropped: counter!("gateway_log_lines_dropped_total"),
         };
         handles.connections_max.set(max_connections as f64);
         Self(Arc::new(handles))
@@ -122,6 +124,11 @@ impl Metrics {
     /// Tasks alive in the runtime.
     pub fn tasks(&self, count: usize) {
         self.0.tasks.set(count as f64);
+    }
+
+    /// Lines of the log that were dropped since the start.
+    pub fn log_lines_dropped(&self, count: u64) {
+        self.0.log_lines_dropped.absolute(count);
     }
 
     /// The drain has begun.
@@ -252,5 +259,6 @@ fn describe() {
     describe_counter!("gateway_slow_consumers_total", "Sockets closed because they read too slowly");
     describe_counter!("gateway_gaps_total", "Gaps found in a tenant's stream");
     describe_counter!("gateway_recoveries_total", "Joins that resumed, by result");
+    describe_counter!("gateway_log_lines_dropped_total", "Log lines dropped: the output failed, or read too slowly");
     describe_counter!("gateway_heartbeat_timeouts_total", "Sockets closed because they showed no sign of life");
 }

@@ -1,20 +1,27 @@
-//! Shutdown is a value that is passed: who is told to go, when, and when everybody has gone (design §10).
+//! Shutdown is a value that is passed: who is told to go, when, and when everybody has gone (design §10). Every task of the gateway
+//! is started here, so that each has an answer to "what if it panics"; `clippy.toml` forbids the other ways.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::log;
 use crate::metrics::Metrics;
 use crate::systemd;
 
 /// A second signal gives sockets this long to be told.
 const HURRY: Duration = Duration::from_millis(250);
+
+/// The exit code after the panic of an essential task: an internal software error (`sysexits.h`).
+const PANICKED: i32 = 70;
 
 /// One token that says drain, one that says now, one tracker that knows when every socket has gone.
 #[derive(Clone, Default)]
@@ -61,15 +68,22 @@ pub struct Turn {
     pub retry_in_ms: u64,
 }
 
+/// Runs a task that soon ends by itself, and whose panic takes nothing with it but its own work: one connection, one question.
+#[expect(clippy::disallowed_methods, reason = "nothing waits for it")]
+pub fn spawn_brief(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task);
+}
+
 impl Shutdown {
-    /// Runs a task of the gateway's own, which ends with the process. And the process with it, if it panics: what it owned
-    /// can't be trusted any more, and a gateway that looks ready without it would be worse than none.
+    /// Runs a task of the gateway's own, which ends with the process. The process ends with the task, if the task panics: what the
+    /// task owned can't be trusted any more, and a gateway that looks ready without it would be worse than none.
+    #[expect(clippy::disallowed_methods, reason = "the panic ends the process")]
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let task = tokio::spawn(task);
         tokio::spawn(async move {
-            if task.await.is_err_and(|end| end.is_panic()) {
-                error!("a task that everything depends on has panicked, leaving");
-                std::process::exit(70);
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                error!("essential task panicked, leaving");
+                log::flush();
+                std::process::exit(PANICKED);
             }
         });
     }
@@ -146,5 +160,39 @@ impl Shutdown {
         warn!("second signal, leaving at once");
         self.0.hurry.cancel();
         let _ = timeout(HURRY, self.0.sockets.wait()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Runs in a process of its own, for [`f60_the_panic_of_an_essential_task_ends_the_process`].
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "ends its process"]
+    async fn essential_task_that_panics() {
+        log::report_panics();
+        Shutdown::default().spawn(async { panic!("on purpose") });
+        std::future::pending().await
+    }
+
+    #[test]
+    fn f60_the_panic_of_an_essential_task_ends_the_process() {
+        // Its words can be read, nobody reads them, or there is no room for them.
+        let (reader, unread) = std::io::pipe().unwrap();
+        drop(reader);
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        for errors in [Stdio::piped(), unread.into(), full.into()] {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "shutdown::tests::essential_task_that_panics", "--ignored", "--nocapture"]);
+            let ended = command.stdout(Stdio::null()).stderr(errors).output().unwrap();
+            assert_eq!(ended.status.code(), Some(PANICKED), "{ended:?}");
+            let words = String::from_utf8_lossy(&ended.stderr);
+            assert!(words.is_empty() || words.contains("on purpose"), "{words}");
+        }
     }
 }

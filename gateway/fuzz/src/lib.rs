@@ -12,6 +12,7 @@
 //! What it finds goes to the first directory, and an input that breaks a promise to `fuzz/artifacts`: that one belongs into the
 //! corpus, under a name. The other names are libFuzzer's: few and short, for what they reach (`-set_cover_merge=1 -use_counters=0
 //! -max_len=512 fuzz/corpus/frames ../target/found` adds such).
+#![allow(clippy::disallowed_macros)] // Prints for the person who runs it.
 
 use std::fs;
 use std::path::Path;

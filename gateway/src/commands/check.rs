@@ -3,29 +3,29 @@
 use anyhow::{Context, bail};
 use publisher::topology::RedisUrl;
 
+use super::say;
 use crate::config::Config;
 use crate::database::{self, Found};
 use crate::tokens::Tokens;
 
 /// Checks what an already valid configuration points at. Fails when something can't be used or reached.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
-    println!("configuration: valid");
-    println!("keys: {}", Tokens::load(&config.jwt).await?.describe());
+    say("configuration: valid")?;
+    say(format!("keys: {}", Tokens::load(&config.jwt).await?.describe()))?;
     postgres(config).await?;
     let Some(url) = &config.redis_url else {
-        println!("redis: none configured, an instance serves alone from memory");
-        return Ok(());
+        return say("redis: none configured, an instance serves alone from memory");
     };
     let url = RedisUrl::parse(url.expose()).context("REDIS_URL was checked when it was read")?;
     match url.reach().await {
         Ok(layout) => {
             for server in layout.servers() {
-                println!("redis: {server} answers");
+                say(format!("redis: {server} answers"))?;
             }
             Ok(())
         }
         Err(reason) => {
-            println!("redis: cannot be used: {reason}");
+            say(format!("redis: cannot be used: {reason}"))?;
             bail!("Redis cannot be used");
         }
     }
@@ -33,18 +33,14 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
 
 async fn postgres(config: &Config) -> anyhow::Result<()> {
     let Some(url) = &config.database_url else {
-        println!("postgres: none configured, there are no snapshots and no outbox");
-        return Ok(());
+        return say("postgres: none configured, there are no snapshots and no outbox");
     };
     match database::look(&database::options(url)?).await? {
-        Found::Ready { views: true } => println!("postgres: answers, with the outbox and the views of snapshots"),
-        Found::Ready { views: false } => {
-            println!("postgres: answers, with the outbox; without views snapshots are null")
-        }
+        Found::Ready { views: true } => say("postgres: answers, with the outbox and the views of snapshots"),
+        Found::Ready { views: false } => say("postgres: answers, with the outbox; without views snapshots are null"),
         Found::Down(reason) => {
-            println!("postgres: cannot be used: {reason}");
+            say(format!("postgres: cannot be used: {reason}"))?;
             bail!("Postgres cannot be used");
         }
     }
-    Ok(())
 }

@@ -25,10 +25,11 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use self::books::Books;
-use super::serve::{self, Instance};
+use super::serve::Instance;
 use crate::config::{Config, DemoOptions, JwtConfig};
 use crate::engine::Engine;
 use crate::http::problem::Problem;
+use crate::log;
 use crate::tokens;
 
 /// The demo's centre, here and in the reference billing API.
@@ -53,7 +54,7 @@ pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()>
         let secret = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
         config.jwt.secret = Some(secret.parse().map_err(|rule: String| anyhow::anyhow!("the demo's secret {rule}"))?);
     }
-    serve::log(&config)?;
+    log::install(&config)?;
     let jwt = config.jwt.clone();
     let tenant: TenantId = TENANT.parse()?;
     let instance;
@@ -69,7 +70,7 @@ pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()>
             let read = move |_: &TenantId| read.lock().unwrap_or_else(PoisonError::into_inner).snapshot();
             instance = Instance::start(config, Some(Arc::new(read))).await?;
             let till = Till::Simulated { books, engine: instance.gateway.engine.clone() };
-            tokio::spawn(till.clone().living(tenant.clone()));
+            instance.gateway.shutdown.spawn(till.clone().living(tenant.clone()));
             till
         }
     };
@@ -78,7 +79,7 @@ pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()>
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    println!("The demo is running. Open http://{address}/ and watch payments arrive; Ctrl-C ends it.");
+    log::output(&format!("The demo is running. Open http://{address}/ and watch payments arrive; Ctrl-C ends it."));
     let demo = Demo { jwt, tenant, till };
     let routes = Router::new()
         .route("/demo/token", get(token))

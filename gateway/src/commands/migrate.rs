@@ -8,6 +8,7 @@ use sqlx::migrate::Migrator;
 use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 
+use super::say;
 use crate::config::{Config, ConfigError, MigrateOptions};
 
 /// Longer than a healthy Postgres takes to greet.
@@ -25,11 +26,11 @@ pub async fn run(config: &Config, options: &MigrateOptions) -> anyhow::Result<()
     let mut connection = connection.context("no answer from Postgres")?.context("Postgres cannot be used")?;
 
     migrate(&mut connection, sqlx::migrate!("../migrations/dashboard"), "dashboard._sqlx_migrations").await?;
-    println!("schema dashboard: up to date");
+    say("schema dashboard: up to date")?;
     if options.reference {
         let reference = sqlx::migrate!("../migrations/reference");
         migrate(&mut connection, reference, "dashboard._sqlx_reference_migrations").await?;
-        println!("reference tables (schema billing) and views: up to date");
+        say("reference tables (schema billing) and views: up to date")?;
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! `gateway serve`: builds the parts in order, serves until it is told to stop, and drains.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -19,7 +18,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, ConfigError, LogFormat};
+use crate::config::{Config, ConfigError};
 use crate::database::{self, Found};
 use crate::engine::Engine;
 use crate::engine::memory::{MemoryEngine, MemoryLimits};
@@ -28,6 +27,7 @@ use crate::figures::Figures;
 use crate::gateway::{Gateway, Shared};
 use crate::http::{self, Limits};
 use crate::hub::{Hub, RoomLimits};
+use crate::log;
 use crate::metrics::{self, Metrics};
 use crate::pulse::Pulse;
 use crate::shutdown::{Shutdown, Signals};
@@ -46,7 +46,7 @@ const RELAY_LIMIT: Duration = Duration::from_secs(2);
 /// # Errors
 /// What keeps the gateway from starting.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    log(&config)?;
+    log::install(&config)?;
     // The page asks every gateway whether it is a demo; a 404 would be an error in the browser's console.
     let no_demo = Router::new().route("/demo/token", get(async || StatusCode::NO_CONTENT));
     Instance::start(config, None).await?.serve(no_demo).await
@@ -124,17 +124,18 @@ impl Instance {
         let requests = gateway.config.max_connections.max(256);
 
         // Both stay open through the drain: new sockets are refused with an answer, and /readyz says why.
-        tokio::spawn(http::serve(
+        let shutdown = &gateway.shutdown;
+        shutdown.spawn(http::serve(
             internal,
             http::internal::routes(gateway.clone(), exporter.clone()),
             Limits { requests: 256, user_timeout },
             gateway.metrics.clone(),
         ));
         let routes = http::public::routes(gateway.clone()).merge(more);
-        tokio::spawn(http::serve(public, routes, Limits { requests, user_timeout }, gateway.metrics.clone()));
-        tokio::spawn(upkeep(exporter, gateway.clone()));
+        shutdown.spawn(http::serve(public, routes, Limits { requests, user_timeout }, gateway.metrics.clone()));
+        shutdown.spawn(upkeep(exporter, gateway.clone()));
         let tokens = gateway.tokens.clone();
-        tokio::spawn(async move { tokens.keep_fresh().await });
+        shutdown.spawn(async move { tokens.keep_fresh().await });
 
         info!(public = %public_address, internal = %internal_address, "listening");
         systemd::ready();
@@ -212,21 +213,6 @@ async fn upkeep(exporter: PrometheusHandle, gateway: Shared) {
         tick.tick().await;
         exporter.run_upkeep();
         gateway.metrics.tasks(runtime.metrics().num_alive_tasks());
+        gateway.metrics.log_lines_dropped(log::dropped());
     }
-}
-
-/// Installs the log.
-///
-/// # Errors
-/// When `LOG` is no filter, or a log is installed already.
-pub fn log(config: &Config) -> anyhow::Result<()> {
-    // The Redis client says every failure again, and more often; the page's files are no news. Who wants to hear it names it in LOG.
-    let filter = format!("fred=off,memory_serve=warn,{}", config.log).parse::<tracing_subscriber::EnvFilter>();
-    let filter = filter.map_err(|error| ConfigError::with_value("LOG", &config.log, error))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
-    let installed = match config.log_format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
-    installed.map_err(|error| anyhow::anyhow!("the log can't be installed: {error}"))
 }

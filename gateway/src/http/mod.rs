@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::metrics::Metrics;
+use crate::shutdown::spawn_brief;
 use problem::Problem;
 
 /// A request's head must be complete within this, or the connection is cut: slow-loris.
@@ -77,7 +78,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metric
         match listener.accept().await {
             Ok((stream, _)) => {
                 prepare(&stream, limits.user_timeout);
-                tokio::spawn(converse(stream, router.clone(), metrics.clone(), permit));
+                spawn_brief(converse(stream, router.clone(), metrics.clone(), permit));
             }
             Err(error) if is_of_the_connection(&error) => {
                 debug!(%error, "a connection was gone before it was accepted")

@@ -185,3 +185,40 @@ impl Hub {
         &self.mailboxes[hash as usize % self.mailboxes.len()]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::engine::memory::{MemoryEngine, MemoryLimits};
+
+    #[tokio::test]
+    async fn f60_a_snapshot_that_panics_answers_its_newcomers() {
+        let (shutdown, metrics) = (Shutdown::default(), Metrics::register(1));
+        let rooms = Hub::prepare();
+        let hub = rooms.hub();
+        let recovery = Duration::from_secs(60);
+        let limits = MemoryLimits { events_per_second: 10, recovery_events: 10, recovery };
+        let engine = Engine::Memory(MemoryEngine::start(limits, hub.clone(), &shutdown));
+        let snapshots = Snapshots::of_books(Arc::new(|_: &TenantId| panic!("on purpose")));
+        let figures = Figures::start(engine.clone(), snapshots.clone(), &shutdown);
+        let limits = RoomLimits { heartbeat: recovery, linger: Duration::ZERO, max_per_tenant: 1 };
+        rooms.start(&engine, Some(&(snapshots, figures)), limits, &metrics, &shutdown);
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let link = Arc::new(Link::new(MemberId(1), server, 10));
+        let permit = hub.turn().await.unwrap();
+        hub.join(&"t1".parse().unwrap(), Join { link, subject: None, issued_at: None, resume: None, permit }).await;
+        let mut answer = [0; 1024];
+        let read = timeout(Duration::from_secs(60), client.read(&mut answer)).await.expect("an answer").unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]);
+        assert!(answer.contains(r#""type":"joined""#) && answer.contains(r#""payments":null"#), "{answer}");
+    }
+}

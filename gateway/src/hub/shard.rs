@@ -1,10 +1,11 @@
 //! One shard: the task that owns some tenants' rooms and carries out what they decide.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use publisher::{DashboardEventType, Message, TenantId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -19,6 +20,7 @@ use super::{Hub, Join, RoomLimits};
 use crate::engine::{Engine, Kick, Kicked, Request, Signal, Ticket};
 use crate::figures::Figures;
 use crate::metrics::Metrics;
+use crate::shutdown::spawn_brief;
 use crate::snapshots::{LIFE, Snapshot, Snapshots};
 use crate::socket::close::{CloseReason, FullReason};
 use crate::socket::link::Link;
@@ -368,9 +370,10 @@ impl Shard {
                         let stale = Due::Stale(tenant.clone(), ticket);
                         self.due.insert(stale, LIFE);
                         let tenant = tenant.clone();
-                        tokio::spawn(async move {
-                            let snapshot = snapshots.load(&tenant).await;
-                            hub.loaded(tenant, ticket, snapshot).await;
+                        spawn_brief(async move {
+                            // A panic answers too: the newcomers would wait for ever.
+                            let snapshot = AssertUnwindSafe(snapshots.load(&tenant)).catch_unwind().await;
+                            hub.loaded(tenant, ticket, snapshot.unwrap_or(None)).await;
                         });
                     }
                 }

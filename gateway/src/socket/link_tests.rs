@@ -1,5 +1,6 @@
 //! The exit on a real connection: order through congestion, and the bound.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods)] // A test notices how its tasks end.
 
 use std::sync::Arc;
 use std::time::Duration;

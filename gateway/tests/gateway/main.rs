@@ -3,6 +3,8 @@
 //! A test named `f…` injects a fault and one named `b…` a bad input, each after its row in the catalogues of faults
 //! and inputs; the others are named after what they promise.
 #![allow(clippy::unwrap_used)]
+// A test notices how its tasks end, and prints its measurements.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 mod balancers;
 mod billing_api;
@@ -25,6 +27,7 @@ mod migrate;
 mod node;
 mod observability;
 mod oracle;
+mod process_faults;
 mod publish_api;
 mod redis_access;
 mod redis_cluster;

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::round::{Answers, Round, RoundError, Running};
 use super::wire::{Push, Streams, Wire};
+use crate::shutdown::spawn_brief;
 
 /// A broken connection that is whole again within this is nobody's concern.
 const GRACE: Duration = Duration::from_secs(1);
@@ -256,7 +257,7 @@ impl Node {
             self.probe = Some(Instant::now());
             let wire = self.wire.clone();
             // If it can't be sent it won't come back, which is all there is to know.
-            tokio::spawn(async move { wire.probe().await });
+            spawn_brief(async move { drop(wire.probe().await) });
         }
         missing
     }

@@ -27,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use crate::engine::{Claim, FIGURES_PAUSE, KICK_MEMORY, Kick, Known, Position, Reading};
+use crate::shutdown::spawn_brief;
 
 /// No command may take longer: whatever is silent for so long is not waited for.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -363,7 +364,7 @@ impl Wire {
     pub async fn reconnect(&self) {
         // Each returns when its connection is back, however long that takes: nobody waits for it.
         let (subscriber, commands) = (self.subscriber.clone(), self.commands.clone());
-        tokio::spawn(async move {
+        spawn_brief(async move {
             let _ = futures::join!(subscriber.force_reconnection(), commands.force_reconnection());
         });
     }

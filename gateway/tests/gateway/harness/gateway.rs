@@ -36,6 +36,19 @@ impl Gateway {
         Self { process, log, environment: environment.to_vec(), public, internal }
     }
 
+    /// Writes to these outputs, which nobody follows; its environment names its ports. Returns once it is alive.
+    pub async fn start_writing_to(environment: &[(String, String)], stdout: Stdio, stderr: Stdio) -> Self {
+        let mut process = Self::spawn_writing_to(&["serve"], environment, stdout, stderr);
+        let address = |name| environment.iter().rev().find(|(known, _)| known == name).unwrap().1.parse().unwrap();
+        let (public, internal): (SocketAddr, SocketAddr) = (address("LISTEN"), address("INTERNAL_LISTEN"));
+        eventually("the gateway listens", PATIENCE, async || {
+            assert_eq!(process.try_wait(), None, "the gateway ended");
+            tokio::net::TcpStream::connect(internal).await.ok()
+        })
+        .await;
+        Self { process, log: Log::of(environment), environment: environment.to_vec(), public, internal }
+    }
+
     /// Starts again when it has ended; on the same ports where its environment names them.
     pub async fn restart(&mut self) {
         *self = Self::start(&self.environment).await;
@@ -59,6 +72,22 @@ impl Gateway {
         let (status, _) = process.exit(PATIENCE).await;
         log.complete().await;
         (status, log)
+    }
+
+    /// The same with these outputs.
+    pub async fn run_writing_to(
+        arguments: &[&str],
+        environment: &[(String, String)],
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> ExitStatus {
+        Self::spawn_writing_to(arguments, environment, stdout, stderr).exit(PATIENCE).await.0
+    }
+
+    fn spawn_writing_to(arguments: &[&str], environment: &[(String, String)], stdout: Stdio, stderr: Stdio) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
+        command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+        Process::spawn(command.stdout(stdout).stderr(stderr))
     }
 
     pub fn log(&self) -> &Log {

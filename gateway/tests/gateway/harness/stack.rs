@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -175,6 +176,15 @@ impl Stack {
     /// One more gateway on the same Redis.
     pub async fn add_gateway(&mut self) {
         self.gateways.push(Gateway::start(&self.environment).await);
+    }
+
+    /// One more gateway on the same Redis, which writes its log to these outputs.
+    pub async fn add_gateway_writing_to(&mut self, stdout: Stdio, stderr: Stdio) {
+        let mut environment = self.environment.clone();
+        for listen in ["LISTEN", "INTERNAL_LISTEN"] {
+            environment.push((listen.to_owned(), format!("127.0.0.1:{}", free_port())));
+        }
+        self.gateways.push(Gateway::start_writing_to(&environment, stdout, stderr).await);
     }
 
     pub fn publisher_config(&self) -> PublisherConfig {
