@@ -1,6 +1,6 @@
 import { useContext, useEffect, useState } from "react";
 import { WebSocketContext } from "../../src/react/index.js";
-import { formatRand } from "./format.js";
+import { addFolded, type Folded, formatFolded, formatRand } from "./format.js";
 
 /** How often something is said: more often nobody can listen to. */
 const EVERY_MS = 3_000;
@@ -13,18 +13,21 @@ export function Announcer() {
     let payments: string[] = [];
     let received = 0;
     let alerts: string[] = [];
+    let folded: Folded = {};
     let timer: ReturnType<typeof setTimeout> | undefined;
     const say = () => {
       timer = undefined;
       const sentences = [...alerts];
       if (payments.length > 1) sentences.unshift(`${payments.length} payments, ${formatRand(received)}.`);
       else sentences.unshift(...payments);
+      sentences.push(...[formatFolded(folded)].filter(Boolean));
       if (sentences.length > 0) {
         setText(sentences.join(" "));
         timer = setTimeout(say, EVERY_MS);
       }
       payments = [];
       alerts = [];
+      folded = {};
       received = 0;
     };
     const stop = socket?.onEvent((event) => {
@@ -33,6 +36,8 @@ export function Announcer() {
         received += event.data.amount;
       } else if (event.type === "arrears_alert") {
         alerts.push(`${event.data.parentName} is ${event.data.daysOverdue} days overdue.`);
+      } else if (event.type === "metrics_updated") {
+        folded = addFolded(folded, event.data.condensed ?? {});
       }
       timer ??= setTimeout(say, 0);
     });

@@ -3,6 +3,7 @@ import type { RecentPayment } from "../../src/core/index.js";
 import { useDashboardState } from "../../src/react/index.js";
 import { formatRand, formatWhen } from "./format.js";
 import { usePaced } from "./motion.js";
+import { Summary } from "./summary.js";
 
 /** The height of a row, as in the style sheet. */
 const ROW_PX = 60;
@@ -18,7 +19,10 @@ export function Payments() {
   known.current = new Set(payments.map((payment) => payment.paymentId));
   return (
     <section className="panel payments" aria-labelledby="payments-title">
-      <h2 id="payments-title">Payments</h2>
+      <div className="title">
+        <h2 id="payments-title">Payments</h2>
+        <Summary />
+      </div>
       {/* Scrolled by keyboard as well. */}
       <div className="scroll" tabIndex={0} role="group" aria-labelledby="payments-title">
         {none && <p className="empty">No payments yet.</p>}

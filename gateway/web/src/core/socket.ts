@@ -1,7 +1,7 @@
 import { backoff } from "./backoff.js";
 import type { DashboardEvent } from "./events.js";
 import type { ClientMessage, ErrorData, Joined, ServerMessage, SnapshotData } from "./messages.js";
-import { type ClosedReason, type DashboardState, initialState, ofTenant, type Status, withEvent, withSnapshot } from "./state.js";
+import { type ClosedReason, type DashboardState, initialState, ofTenant, type Status, withEvent, withMore, withSnapshot } from "./state.js";
 
 const SUBPROTOCOL = "crechebooks.dashboard.v1";
 /** From asking for a token to being joined, or from asking for a snapshot to having it. */
@@ -12,8 +12,13 @@ const STABLE_MS = 5_000;
 const SILENT_INTERVALS = 1.5;
 /** How soon a `ping` must be answered, when the tab or the network comes back. */
 const PING_LIMIT_MS = 5_000;
-/** Until `getToken` is asked again when a renewal failed: the gateway warns 60 s before a token's end. */
+/** From one renewal to the next, whether it failed or not: the gateway warns 60 s before a token's end. */
 const RENEW_AGAIN_MS = 10_000;
+/** When the payments are fetched that were folded into figures: not before the gateway's last snapshot is too old to be given out again. */
+const UNFOLD_FROM_MS = 1_000;
+/** The random share of that wait: all pages of a centre hear of it at once. */
+const UNFOLD_SPREAD_MS = 3_000;
+const UNFOLD_TRIES = 3;
 /** While polling, the socket is tried instead of every so-manieth snapshot. */
 const POLLS_PER_TRY = 10;
 
@@ -42,12 +47,18 @@ export class UnauthorizedError extends Error {
 /** What has been seen of the tenant's stream. */
 type Position = { epoch: string; seq: number; id?: string };
 
+/** What `GET /dashboard/snapshot` answers; there is no position while live updates are switched off. */
+type PlacedSnapshot = SnapshotData & { tenantId: string; epoch: string | null; seq: number | null };
+
 /** One attempt, and the connection that comes of it; what belongs to it ends with it. */
 class Link {
   readonly abort = new AbortController();
   socket: WebSocket | null = null;
   joinedAt: number | null = null;
   heartbeatMs = 0;
+  /** The last one that was shown. */
+  token: string | null = null;
+  renewedAt = -Infinity;
   /** What the gateway said before it closed. */
   error: ErrorData | null = null;
   #timers = new Map<string, ReturnType<typeof setTimeout>>();
@@ -55,7 +66,15 @@ class Link {
   /** Starts a timer, in place of the one of that name. */
   after(name: string, ms: number, then: () => void) {
     this.cancel(name);
-    this.#timers.set(name, setTimeout(then, ms));
+    const fire = () => {
+      this.#timers.delete(name);
+      then();
+    };
+    this.#timers.set(name, setTimeout(fire, ms));
+  }
+
+  awaits(name: string): boolean {
+    return this.#timers.has(name);
   }
 
   cancel(name: string) {
@@ -95,6 +114,8 @@ export class DashboardSocket {
   /** Whether that wait has a reason that somebody who looks doesn't change: the gateway asked for it, to spread those who return. */
   #told = false;
   #failures = 0;
+  /** Whether payments were folded into figures that only a snapshot has. */
+  #folded = false;
   /** Whether the last token was refused. */
   #refused = false;
   /** Set while live updates are switched off. */
@@ -156,6 +177,7 @@ export class DashboardSocket {
     link.after("attempt", ATTEMPT_LIMIT_MS, () => this.#lose());
     const token = await this.#token(link);
     if (token === null) return;
+    link.token = token;
     // Who doesn't know the tenant yet is told it: a token that names one joins by the handshake.
     const tenantId = this.#options.tenantId ?? this.#state.tenantId;
     let socket: WebSocket;
@@ -190,13 +212,19 @@ export class DashboardSocket {
     }
   }
 
+  /** Shows the gateway another token, if there is one: a `getToken` that caches may give the last one again. */
   async #renew(link: Link) {
+    const renewLater = (ms: number) => link.after("renew", ms, () => void this.#renew(link));
+    const wait = link.renewedAt + RENEW_AGAIN_MS - Date.now();
+    if (wait > 0) return renewLater(wait);
+    link.renewedAt = Date.now();
     const token = await this.#token(link);
     if (token === null) return;
     const { tenantId } = this.#state;
-    if (tenantId !== null) link.send({ event: "join", data: { tenantId, token } });
     // A token with little left is warned of before the first `joined` says whose it is.
-    else link.after("renew", RENEW_AGAIN_MS, () => void this.#renew(link));
+    if (tenantId === null || token === link.token) return renewLater(RENEW_AGAIN_MS);
+    link.token = token;
+    link.send({ event: "join", data: { tenantId, token } });
   }
 
   #closed(code: number, message = `closed with code ${code}`) {
@@ -296,7 +324,7 @@ export class DashboardSocket {
         return;
       default:
         // A message of a later version has no place in ours.
-        if ("seq" in message) this.#event(message);
+        if ("seq" in message) this.#event(link, message);
     }
   }
 
@@ -315,23 +343,41 @@ export class DashboardSocket {
     if (renewal) return;
     link.joinedAt = Date.now();
     this.#expectHeartbeat(link);
+    if (this.#folded) this.#unfold(link);
     this.#show({ state: "connected" });
   }
 
   /** Starts from a snapshot and the position that it is of. */
-  #place({ epoch, seq }: Position, snapshot: SnapshotData) {
-    this.#position = { epoch, seq };
+  #place({ epoch, seq }: { epoch: string | null; seq: number | null }, snapshot: SnapshotData) {
+    this.#position = epoch === null || seq === null ? null : { epoch, seq };
+    if (snapshot.payments) this.#folded = false;
     this.#set(withSnapshot(this.#state, snapshot, Date.now()));
   }
 
-  #event(event: DashboardEvent) {
+  #event(link: Link, event: DashboardEvent) {
     const { seq, id } = event;
     if (!this.#position || seq <= this.#position.seq) return;
     // Between the gateway and here something went missing: the log has it.
     if (seq > this.#position.seq + 1) return this.#lose();
     this.#position = { epoch: this.#position.epoch, seq, id };
     this.#set(withEvent(this.#state, event, Date.now()));
+    if (event.type === "metrics_updated" && event.data.condensed?.payment_received) this.#unfold(link);
     for (const listener of [...this.#eventListeners]) listener(event);
+  }
+
+  /** Fetches payments that were folded into figures: once for all that come until then. */
+  #unfold(link: Link, tries = UNFOLD_TRIES) {
+    this.#folded = true;
+    if (link.awaits("unfold")) return;
+    link.after("unfold", UNFOLD_FROM_MS + Math.random() * UNFOLD_SPREAD_MS, async () => {
+      const answer = await this.#askForSnapshot(link, link.token!).catch(() => null);
+      const snapshot: PlacedSnapshot | null = answer?.ok ? await answer.json().catch(() => null) : null;
+      if (link !== this.#link) return;
+      if (snapshot?.payments) {
+        this.#folded = false;
+        this.#set(withMore(this.#state, snapshot, Date.now()));
+      } else if (tries > 1) this.#unfold(link, tries - 1);
+    });
   }
 
   #heartbeat(link: Link, epoch: string | null, seq: number | null) {
@@ -374,14 +420,9 @@ export class DashboardSocket {
     link.after("attempt", ATTEMPT_LIMIT_MS, () => this.#lose());
     const token = await this.#token(link);
     if (token === null) return;
-    const tenantId = this.#options.tenantId ?? this.#state.tenantId;
-    const url = this.#url("http");
-    url.pathname += "/snapshot";
-    if (tenantId !== null) url.searchParams.set("tenantId", tenantId);
     try {
-      const headers = { authorization: `Bearer ${token}` };
-      const answer = await fetch(url, { headers, cache: "no-store", signal: link.abort.signal });
-      const snapshot = answer.ok ? await answer.json() : null;
+      const answer = await this.#askForSnapshot(link, token);
+      const snapshot: PlacedSnapshot | null = answer.ok ? await answer.json() : null;
       if (link !== this.#link) return;
       if (answer.status === 401) return this.#refuse("the token is missing, invalid or expired");
       if (answer.status === 403) return this.#forbid("the token does not name this tenant");
@@ -394,6 +435,15 @@ export class DashboardSocket {
       // The next snapshot makes up for this one.
     }
     if (link === this.#link) this.#lose();
+  }
+
+  #askForSnapshot(link: Link, token: string): Promise<Response> {
+    const tenantId = this.#options.tenantId ?? this.#state.tenantId;
+    const url = this.#url("http");
+    url.pathname += "/snapshot";
+    if (tenantId !== null) url.searchParams.set("tenantId", tenantId);
+    const headers = { authorization: `Bearer ${token}` };
+    return fetch(url, { headers, cache: "no-store", signal: link.abort.signal });
   }
 
   // The page

@@ -1,4 +1,4 @@
-import type { ArrearsAlert, DashboardEvent, MetricsUpdated, RecentPayment } from "./events.js";
+import type { ArrearsAlert, DashboardEvent, EventsCondensed, MetricsUpdated, RecentPayment } from "./events.js";
 import type { SnapshotData } from "./messages.js";
 
 /** Payments that are kept, the newest first. */
@@ -39,9 +39,9 @@ export interface DashboardState {
   readonly status: Status;
   /** The tenant whose figures these are; null before the first join. */
   readonly tenantId: string | null;
-  /** Null until the first figures come. */
+  /** Null until the first figures come; then those with the latest `asOf`. */
   readonly metrics: MetricsUpdated | null;
-  /** The newest first; each payment once. */
+  /** By `receivedAt`, the newest first; each payment once. */
   readonly payments: readonly RecentPayment[];
   /** The newest first; the latest of each parent, until dismissed. */
   readonly alerts: readonly Alert[];
@@ -72,26 +72,45 @@ export function withEvent(state: DashboardState, event: DashboardEvent, now: num
       return { ...next, alerts: [alert, ...others].slice(0, MAX_ALERTS) };
     }
     case "metrics_updated":
-      // Null figures: the gateway condensed events of a centre that has no figures.
-      return event.data.totalOutstanding === null ? next : { ...next, metrics: event.data };
+      return { ...next, metrics: withFigures(state.metrics, event.data) };
     default:
       return next;
   }
 }
 
-/** A snapshot may hold a payment whose event is still to come: it is shown once all the same. */
-function withPayment(payments: readonly RecentPayment[], payment: RecentPayment): readonly RecentPayment[] {
-  const known = payments.findIndex((it) => it.paymentId === payment.paymentId);
-  return known < 0 ? [payment, ...payments].slice(0, MAX_PAYMENTS) : payments.with(known, payment);
+/** Figures can overtake each other on their way, and are null where an event only says what was condensed. */
+function withFigures(known: MetricsUpdated | null, figures: MetricsUpdated | EventsCondensed | null): MetricsUpdated | null {
+  if (!figures || figures.totalOutstanding === null) return known;
+  return known && Date.parse(figures.asOf) < Date.parse(known.asOf) ? known : figures;
 }
 
-/** The state after a snapshot, which replaces what it has; null says that the gateway has no database to ask. */
+/** A snapshot may hold a payment whose event is still to come: it is shown once all the same. After an outage older payments come last. */
+function withPayment(payments: readonly RecentPayment[], payment: RecentPayment): readonly RecentPayment[] {
+  const known = payments.findIndex((it) => it.paymentId === payment.paymentId);
+  // Its place stays: the event and the books may give it slightly different times.
+  if (known >= 0) return payments.with(known, { ...payment, receivedAt: payments[known]!.receivedAt });
+  const at = Date.parse(payment.receivedAt);
+  const older = payments.findIndex((it) => !(Date.parse(it.receivedAt) > at));
+  return payments.toSpliced(older < 0 ? payments.length : older, 0, payment).slice(0, MAX_PAYMENTS);
+}
+
+/** The state after a snapshot, which replaces what it has; null says that this part can't be had. */
 export function withSnapshot(state: DashboardState, { metrics, payments }: SnapshotData, now: number): DashboardState {
   return {
     ...state,
-    metrics: metrics ?? state.metrics,
+    metrics: withFigures(state.metrics, metrics),
     payments: payments ?? state.payments,
     lastUpdate: metrics || payments ? now : state.lastUpdate,
+  };
+}
+
+/** The state with what a snapshot has besides: the stream goes on meanwhile, and may be ahead of it. */
+export function withMore(state: DashboardState, { metrics, payments }: SnapshotData, now: number): DashboardState {
+  return {
+    ...state,
+    metrics: withFigures(state.metrics, metrics),
+    payments: (payments ?? []).reduceRight<readonly RecentPayment[]>(withPayment, state.payments),
+    lastUpdate: now,
   };
 }
 

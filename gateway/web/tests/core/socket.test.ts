@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { DashboardSocket, UnauthorizedError } from "../../src/core/index.js";
+import { type DashboardEvent, DashboardSocket, UnauthorizedError } from "../../src/core/index.js";
 import { alert, figures, giveBack, join, lastSocket, metrics, openSockets, payment, recent, setOnline, takeOver, TestSocket } from "../gateway.js";
 
 let client: DashboardSocket;
@@ -174,6 +174,35 @@ describe("state", () => {
     socket.event(alert(1, "thandi"));
     socket.tell("joined", { tenantId: "oak", epoch: "e9", seq: 5, recovered: false, heartbeatSeconds: 30, metrics: null, payments: null });
     expect(client.getState()).toMatchObject({ tenantId: "oak", metrics: null, payments: [], alerts: [], lastEvent: null });
+  });
+
+  test("f56 payments that come late are listed by when they were received", async () => {
+    client.connect();
+    const minute = (at: number) => `2026-11-24T12:${String(at).padStart(2, "0")}:00.123456Z`;
+    // The snapshot has the newest 20 of 30; the backlog of the outage comes after it, from the oldest.
+    const payments = Array.from({ length: 20 }, (_, at) => ({ ...recent(`p${30 - at}`), receivedAt: minute(30 - at) }));
+    const socket = await join({ seq: 0, payments });
+    for (let number = 1; number <= 30; number++) socket.event({ ...payment(number, `p${number}`), timestamp: minute(number) });
+    expect(shownPayments()).toEqual(Array.from({ length: 30 }, (_, at) => `p${30 - at}`));
+    // Of the same moment: the one that came last is on top.
+    socket.event({ ...payment(31), timestamp: minute(30) });
+    expect(shownPayments().slice(0, 2)).toEqual(["pay-31", "p30"]);
+  });
+
+  test("f58 older figures never replace newer ones, whichever way they come", async () => {
+    client.connect();
+    const at = (second: number, outstanding: number) => ({ ...metrics(outstanding), asOf: `2026-11-24T12:00:0${second}.5Z` });
+    const outstanding = () => client.getState().metrics?.totalOutstanding;
+    const socket = await join({ metrics: at(5, 100) });
+    socket.event({ ...figures(1, 0), data: at(4, 90) } as DashboardEvent);
+    expect(outstanding()).toBe(100);
+    socket.tell("resync", { epoch: "e1", seq: 1, metrics: at(3, 80), payments: null });
+    expect(outstanding()).toBe(100);
+    // The same moment, written otherwise.
+    socket.event({ ...figures(2, 0), data: { ...at(5, 110), asOf: "2026-11-24T14:00:05.500000+02:00" } } as DashboardEvent);
+    expect(outstanding()).toBe(110);
+    socket.event({ ...figures(3, 0), data: at(6, 120) } as DashboardEvent);
+    expect(outstanding()).toBe(120);
   });
 
   test("messages of later versions are ignored, but events count", async () => {
@@ -429,6 +458,42 @@ describe("the engine's health", () => {
 });
 
 describe("the token's end", () => {
+  test("f64 a getToken that caches: asked now and then, and no token is shown twice", async () => {
+    const getToken = vi.fn(async () => (++tokens < 4 ? "cached" : "fresh"));
+    client = new DashboardSocket({ url: "wss://gateway.test/dashboard", getToken });
+    client.connect();
+    const socket = await join({ seq: 3 });
+    // As an older gateway does: a warning with every answer.
+    for (let warnings = 0; warnings < 100; warnings++) socket.tell("token_expiring", { expiresInSeconds: 50 });
+    await after(0);
+    expect(getToken).toHaveBeenCalledTimes(2);
+    await after(9_999);
+    expect(getToken).toHaveBeenCalledTimes(2);
+    await after(1);
+    expect(getToken).toHaveBeenCalledTimes(3);
+    expect(socket.sent).toEqual([]);
+    await after(10_000);
+    expect(socket.sent).toEqual([{ event: "join", data: { tenantId: "acorn", token: "fresh" } }]);
+    socket.tell("joined", { tenantId: "acorn", epoch: "e1", seq: 3, recovered: true, heartbeatSeconds: 30, metrics: null, payments: null });
+    socket.tell("heartbeat", { epoch: "e1", seq: 3 });
+    await after(30_000);
+    expect(getToken).toHaveBeenCalledTimes(4);
+    expect(TestSocket.all).toHaveLength(1);
+  });
+
+  test("f64 a token that is renewed again and again is renewed every 10 s at most", async () => {
+    client.connect();
+    const socket = await join({ seq: 3 });
+    const answer = () => socket.tell("token_expiring", { expiresInSeconds: 30 });
+    const send = socket.send.bind(socket);
+    socket.send = (text) => (send(text), answer());
+    answer();
+    await after(0);
+    expect(getToken).toHaveBeenCalledTimes(2);
+    await after(29_999);
+    expect(getToken).toHaveBeenCalledTimes(4);
+  });
+
   test("token_expiring is answered with a fresh one, on the same socket", async () => {
     client.connect();
     const socket = await join({ seq: 3 });
@@ -554,6 +619,91 @@ describe("the page", () => {
   });
 });
 
+describe("condensed events", () => {
+  const fetched = vi.fn();
+  const answer = (data: object) => ({ ok: true, status: 200, json: async () => ({ tenantId: "acorn", epoch: "e1", seq: 9, metrics: metrics(70), payments: [recent("p2")], ...data }) });
+  const condensed = (seq: number, condensed: object, figures: object = metrics(80)) =>
+    lastSocket().event({ type: "metrics_updated", seq, id: `id-${seq}`, timestamp: "2026-11-24T12:00:00Z", data: { ...figures, condensed } } as DashboardEvent);
+  beforeEach(() => {
+    fetched.mockReset();
+    fetched.mockImplementation(async () => answer({}));
+    vi.stubGlobal("fetch", fetched);
+  });
+
+  test("f50 payments that were folded are fetched from the snapshot, once for all events of the wait, and the stream goes on", async () => {
+    client.connect();
+    const socket = await join({ seq: 7, payments: [recent("p1")] });
+    condensed(8, { payment_received: 37 });
+    condensed(9, { payment_received: 2, arrears_alert: 1 });
+    await after(2_499);
+    expect(fetched).not.toHaveBeenCalled();
+    socket.event({ ...payment(10), timestamp: "2026-11-24T12:00:01Z" });
+    await after(1);
+    const [url, { headers }] = fetched.mock.calls[0]!;
+    expect(String(url)).toBe("https://gateway.test/dashboard/snapshot?tenantId=acorn");
+    expect(headers).toEqual({ authorization: "Bearer token-1" });
+    // The payment that came meanwhile stays, and the position is the stream's.
+    expect(shownPayments()).toEqual(["pay-10", "p2", "p1"]);
+    socket.event({ ...payment(11), timestamp: "2026-11-24T12:00:02Z" });
+    expect(shownPayments()[0]).toBe("pay-11");
+    await after(10_000);
+    expect(fetched).toHaveBeenCalledTimes(1);
+    expect(getToken).toHaveBeenCalledTimes(1);
+    expect(state()).toBe("connected");
+  });
+
+  test("f50 a thousand pages ask at moments of their own, and not before the gateway has another answer", async () => {
+    vi.mocked(Math.random).mockReturnValueOnce(0).mockReturnValueOnce(0.999);
+    client.connect();
+    await join();
+    condensed(1, { payment_received: 1 });
+    await after(999);
+    expect(fetched).not.toHaveBeenCalled();
+    await after(1);
+    expect(fetched).toHaveBeenCalledTimes(1);
+    condensed(2, { payment_received: 1 });
+    await after(3_990);
+    expect(fetched).toHaveBeenCalledTimes(1);
+    await after(10);
+    expect(fetched).toHaveBeenCalledTimes(2);
+  });
+
+  test("f50 nothing is fetched for what is no payment", async () => {
+    client.connect();
+    await join();
+    condensed(1, { invoice_status_changed: 60 });
+    lastSocket().event(figures(2, 60));
+    await after(20_000);
+    expect(fetched).not.toHaveBeenCalled();
+  });
+
+  test("f50 a snapshot that can't be had is asked for twice more, and again on the next link", async () => {
+    fetched.mockRejectedValueOnce(new TypeError("no network"));
+    fetched.mockResolvedValueOnce({ ok: false, status: 503 });
+    fetched.mockResolvedValueOnce(answer({ metrics: null, payments: null }));
+    client.connect();
+    await join({ heartbeatSeconds: 300 });
+    condensed(1, { payment_received: 37 });
+    await after(60_000);
+    expect(fetched).toHaveBeenCalledTimes(3);
+    expect(shownPayments()).toEqual([]);
+    lastSocket().drop(1006);
+    await after(500);
+    await join({ recovered: true, seq: 1 });
+    await after(2_500);
+    expect(shownPayments()).toEqual(["p2"]);
+  });
+
+  test("f50 null figures never replace figures", async () => {
+    client.connect();
+    await join({ metrics: metrics(100) });
+    const none = { totalOutstanding: null, totalArrears: null, accountsInArrears: null, paymentsToday: null, amountReceivedToday: null, invoicesByStatus: null, asOf: "2026-11-24T12:00:09Z" };
+    condensed(1, { arrears_alert: 60 }, none);
+    expect(client.getState().metrics?.totalOutstanding).toBe(100);
+    expect(client.getState().lastEvent?.seq).toBe(1);
+  });
+});
+
 describe("switched off", () => {
   const fetched = vi.fn();
   const snapshot = (seq: number) => ({ ok: true, status: 200, json: async () => ({ tenantId: "acorn", epoch: "e1", seq, metrics: metrics(seq), payments: [recent(`p${seq}`)] }) });
@@ -641,6 +791,18 @@ describe("switched off", () => {
     const polled = fetched.mock.calls.length;
     await after(29_000);
     expect(fetched).toHaveBeenCalledTimes(polled);
+  });
+
+  test("f54 a snapshot without a position: the socket starts anew when it is back", async () => {
+    fetched.mockImplementation(async () => ({ ...snapshot(1), json: async () => ({ tenantId: "acorn", epoch: null, seq: null, metrics: metrics(1), payments: [recent("p1")] }) }));
+    await disable();
+    expect(shownPayments()).toEqual(["p1"]);
+    await after(30_000 * 9);
+    lastSocket().open();
+    expect(lastSocket().sent).toEqual([{ event: "join", data: { tenantId: "acorn", token: expect.any(String) } }]);
+    const socket = await join({ seq: 40, payments: [recent("p2")] });
+    socket.event(payment(41, "p3"));
+    expect(shownPayments()).toEqual(["p3", "p2"]);
   });
 
   test("nothing is fetched while offline; at once when the network is back", async () => {
