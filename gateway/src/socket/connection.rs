@@ -26,7 +26,7 @@ use crate::tokens::{Claims, LEEWAY};
 const READ_BYTES: usize = 4096;
 /// Bad messages that end a socket.
 const MAX_VIOLATIONS: u32 = 5;
-/// How long before its end a token is announced to expire.
+/// How long before its end a token is announced to expire; one that lives no longer than this, at half of its time.
 const EXPIRY_WARNING: Duration = Duration::from_secs(60);
 /// How long a message may take from its first byte to its last.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,9 +57,10 @@ struct Clocks {
     heard: Instant,
     /// Until when a join must come; `None` in a room.
     join_by: Option<Instant>,
-    /// When the token ends, and whether the client was told.
+    /// When the token ends.
     expires: Option<Instant>,
-    warned: bool,
+    /// When the client is told that it does; `None` once it was.
+    warn: Option<Instant>,
     /// Until when a message that has begun must be complete.
     complete_by: Option<Instant>,
     /// The turn in the drain's timetable.
@@ -90,7 +91,7 @@ impl Connection {
             claims: None,
             room: None,
             opened: now,
-            clocks: Clocks { heard: now, join_by, expires: None, warned: false, complete_by: None, drained: None },
+            clocks: Clocks { heard: now, join_by, expires: None, warn: None, complete_by: None, drained: None },
         });
         connection.identify(claims);
         connection
@@ -157,17 +158,17 @@ impl Connection {
             Due::Close(CloseReason::TokenExpired)
                 if self.claims.as_ref().is_some_and(|claims| !claims.remaining().is_zero()) =>
             {
-                self.identify(self.claims.clone());
+                self.clocks.expires = self.claims.as_ref().map(|claims| Instant::now() + lifetime(claims));
                 Ok(())
             }
             Due::Warn if self.claims.as_ref().is_some_and(|claims| claims.remaining() > EXPIRY_WARNING) => {
-                self.identify(self.claims.clone());
+                self.clocks.token(self.claims.as_ref());
                 Ok(())
             }
             Due::Warn => {
                 let left =
                     self.clocks.expires.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
-                self.clocks.warned = true;
+                self.clocks.warn = None;
                 Box::pin(self.say(protocol::token_expiring(left.as_secs_f64().ceil() as u64))).await
             }
             Due::Close(reason) => Err(reason),
@@ -286,10 +287,13 @@ impl Connection {
         self.link.verdict().map_or(Ok(()), Err)
     }
 
-    /// Takes on what a token says.
+    /// Takes on what a token says. A token that ends when the last one did sets no clock: the client was told of that end already,
+    /// or will be. A client that answers `token_expiring` with the same token would otherwise be told again at once.
     fn identify(&mut self, claims: Option<Claims>) {
-        self.clocks.expires = claims.as_ref().map(|claims| Instant::now() + lifetime(claims));
-        self.clocks.warned = false;
+        let end = |claims: &Option<Claims>| claims.as_ref().map(|claims| claims.expires_at);
+        if end(&claims) != end(&self.claims) {
+            self.clocks.token(claims.as_ref());
+        }
         self.claims = claims;
     }
 
@@ -394,13 +398,19 @@ async fn drain_input(link: &Link) {
 }
 
 impl Clocks {
+    /// Sets the clocks of a token.
+    fn token(&mut self, claims: Option<&Claims>) {
+        let (now, life) = (Instant::now(), claims.map(lifetime));
+        self.expires = life.map(|life| now + life);
+        self.warn = life.map(|life| now + life.checked_sub(EXPIRY_WARNING).unwrap_or(life / 2));
+    }
+
     /// When to look at the clocks next.
     fn next(&self, gateway: &Shared) -> Instant {
         let heartbeat = gateway.config.heartbeat;
         let silent = self.join_by.is_none().then(|| self.heard + 2 * heartbeat);
-        let warning = self.expires.filter(|_| !self.warned).map(|at| at.checked_sub(EXPIRY_WARNING).unwrap_or(at));
         let drained = self.drained.map(|(at, _)| at);
-        let all = [self.join_by, silent, warning, self.expires, self.complete_by, drained];
+        let all = [self.join_by, silent, self.warn, self.expires, self.complete_by, drained];
         // There is always either a join to wait for or a sign of life.
         all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + heartbeat)
     }
@@ -431,7 +441,6 @@ impl Clocks {
                 None => return Due::Close(CloseReason::HeartbeatMissed),
             }
         }
-        let warn_at = self.expires.map(|at| at.checked_sub(EXPIRY_WARNING).unwrap_or(at));
-        if !self.warned && past(warn_at) { Due::Warn } else { Due::Nothing }
+        if past(self.warn) { Due::Warn } else { Due::Nothing }
     }
 }

@@ -287,7 +287,8 @@ async fn b53_renewal_outlives_the_first_token() {
 async fn token_expiring_is_announced_60_s_before() {
     let stack = Setup::new().lease().await;
     let room = tenant();
-    for (ttl, announced) in [(62, 58..=60), (30, 25..=30)] {
+    // A short token at half of its time.
+    for (ttl, announced) in [(62, 58..=60), (20, 8..=10)] {
         let token = Token::of(room.as_str()).expiring_in(ttl).sign();
         let mut dashboard = Dashboard::bring(stack.addr(), Bring::Join, room.as_str(), &token).await;
         let expiring = dashboard.until("token_expiring").await;
@@ -304,6 +305,51 @@ async fn token_expiring_is_announced_60_s_before() {
         assert_eq!(dashboard.ledger().count(|entry| matches!(entry, Entry::Other { .. })), 1, "{}", dashboard.ledger());
         dashboard.close().await;
     }
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f64_a_token_is_announced_once_and_a_renewal_with_the_same_end_is_not() {
+    let stack = Setup::new().lease().await;
+    let room = tenant();
+    let expires = now() + 12;
+    // A page whose `getToken` caches: it answers each announcement, and also renews unasked, until the token ends.
+    let token = || Token::of(room.as_str()).claim("exp", json!(expires)).claim("jti", json!(tenant().as_str())).sign();
+    let mut dashboard = Dashboard::joined(stack.addr(), room.as_str(), &token()).await;
+    let mut announced = Vec::new();
+    let mut unasked = tokio::time::interval(Duration::from_secs(1));
+    let code = loop {
+        tokio::select! {
+            _ = unasked.tick() => dashboard.send_join(room.as_str(), Some(&token()), None).await,
+            incoming = dashboard.next_unbounded() => match incoming {
+                Incoming::Message(message) if message.kind == "token_expiring" => {
+                    announced.push(message.data["expiresInSeconds"].as_u64().unwrap());
+                    dashboard.send_join(room.as_str(), Some(&token()), None).await;
+                }
+                Incoming::Message(_) => {}
+                Incoming::Closed(code) => break code,
+            },
+        }
+    };
+    assert_eq!(code, Some(4401), "when the token ended, and for nothing else");
+    assert!(matches!(announced[..], [1..=6]), "once, at half of its time: {announced:?}");
+    stack.refused(&["disconnects token_expired"]).await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f64_each_new_end_is_announced_once_more() {
+    let stack = Setup::new().lease().await;
+    let room = tenant();
+    let ending = |seconds| Token::of(room.as_str()).expiring_in(seconds).sign();
+    let mut dashboard = Dashboard::joined(stack.addr(), room.as_str(), &ending(4)).await;
+    for seconds in [8, 3, 62] {
+        dashboard.until("token_expiring").await;
+        dashboard.send_join(room.as_str(), Some(&ending(seconds)), None).await;
+    }
+    let left = dashboard.until("token_expiring").await.data["expiresInSeconds"].as_u64().unwrap();
+    assert!((50..=60).contains(&left), "{left}");
+    dashboard.close().await;
     stack.finish().await;
 }
 
