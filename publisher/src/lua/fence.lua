@@ -43,10 +43,11 @@ end
 -- id, and its mode, `cluster` for a node of one. A slot that moves to another node of a Cluster takes its state along under
 -- the old node's ids, so that moving is the beginning of an epoch as well: more than needed, but never less.
 local function fence(state_ms)
-  local info = redis.call('INFO', 'server', 'replication')
+  -- One INFO of both sections takes Redis twice as long as two.
+  local info, replication = redis.call('INFO', 'server'), redis.call('INFO', 'replication')
   local server = {
     run = string.match(info, 'run_id:(%w+)'),
-    replid = string.match(info, 'master_replid:(%w+)'),
+    replid = string.match(replication, 'master_replid:(%w+)'),
     mode = string.match(info, 'redis_mode:(%w+)'),
   }
   local state = redis.call('HMGET', STATE, 'epoch', 'run', 'seq', 'id', 'bucket', 'term', 'replid')
