@@ -191,10 +191,17 @@ impl Inner {
 
         // Once an attempt was perhaps sent, only an answer of Redis ends the doubt.
         let mut sent = false;
+        // An answer that this attempt changed nothing. Another attempt that is under way still may.
+        let mut unchanged = None;
         let mut attempts = FuturesUnordered::new();
         loop {
+            match unchanged {
+                Some(_) if sent => return Err(given_up(true, &event.id)),
+                Some(answer) if attempts.is_empty() => return answer,
+                _ => {}
+            }
             let rest = deadline.saturating_duration_since(Instant::now());
-            let may_try = !rest.is_zero() && attempts.len() < self.config.connections;
+            let may_try = unchanged.is_none() && !rest.is_zero() && attempts.len() < self.config.connections;
             let patience = match may_try.then(|| self.redis.pick(&call.keys[0])).flatten() {
                 Some(connection) => {
                     let call = &call;
@@ -212,16 +219,17 @@ impl Inner {
             };
             let Ok(Some(answer)) = timeout(patience, attempts.next()).await else { continue };
             match answer {
-                Ok(reply) => return outcome(&reply),
+                Ok(reply) => match outcome(&reply) {
+                    done @ Ok(Relayed::Outcome(Outcome::Published { .. } | Outcome::Duplicate { .. })) => return done,
+                    answer => unchanged = Some(answer),
+                },
                 Err(Failure::NotSent) => {}
                 Err(Failure::Lost) => sent = true,
                 Err(Failure::Elsewhere) => {
                     self.redis.doubt();
                     sleep(rest.min(LOOK_AGAIN)).await;
                 }
-                // Another attempt may still lie in a buffer and succeed.
-                Err(Failure::Refused(_)) if sent || !attempts.is_empty() => return Err(given_up(true, &event.id)),
-                Err(Failure::Refused(why)) => return Err(PublishError::Refused(why)),
+                Err(Failure::Refused(why)) => unchanged = Some(Err(PublishError::Refused(why))),
             }
         }
     }

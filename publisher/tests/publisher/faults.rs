@@ -185,6 +185,39 @@ async fn a_lost_reply_is_asked_for_again_under_the_same_id() {
     assert_eq!(log(&redis, &tenant("acorn")).len(), 2);
 }
 
+/// "Nothing was published" is an answer about one attempt. It is true of the event only when no other attempt is under way.
+#[tokio::test]
+async fn f51_throttled_does_not_count_while_another_attempt_is_under_way() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let mut config = PublisherConfig::new(proxy.url());
+    config.connections = 2;
+    let slow = Publisher::connect(config).await.unwrap();
+    fill(&publisher(&redis).await, &tenant("acorn")).await;
+
+    // The two calls begin with different connections: one of them with the connection that is held.
+    proxy.hold(Some(0));
+    let (mut throttled, mut unknown) = (Vec::new(), Vec::new());
+    for event in [payment(), payment()] {
+        match timed(&slow, &event).await.0 {
+            Ok(Outcome::Throttled { .. }) => throttled.push(event.id),
+            Err(PublishError::Unknown { .. }) => unknown.push(event.id),
+            other => panic!("{other:?}"),
+        }
+    }
+    // By now the limit has room again for the attempt that was held.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    proxy.hold(None);
+    let mut late = HashSet::new();
+    eventually(Duration::from_secs(5), "the attempt that was held is carried out", async || {
+        late = log(&redis, &tenant("acorn")).into_iter().skip(10).map(|message| message.id).collect();
+        !late.is_empty()
+    })
+    .await;
+    assert!(throttled.iter().all(|id| !late.contains(id)), "reported as throttled, and published");
+    assert!(unknown.iter().any(|id| late.contains(id)));
+}
+
 #[tokio::test]
 async fn f09_black_holed_connections_are_noticed_and_replaced() {
     let redis = Redis::start();

@@ -11,6 +11,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     task::JoinSet,
 };
 
@@ -21,6 +22,8 @@ struct Faults {
     accepted: AtomicUsize,
     /// The next replies vanish; the requests went through.
     lose_replies: AtomicBool,
+    /// Whether what the connection of this number brings waits on its way to the server.
+    held: watch::Sender<Option<usize>>,
 }
 
 pub struct Proxy {
@@ -59,6 +62,11 @@ impl Proxy {
         self.faults.swallowed_below.store(self.faults.accepted.load(SeqCst), SeqCst);
     }
 
+    /// What comes over one connection, by its number, goes on when it is let go.
+    pub fn hold(&self, number: Option<usize>) {
+        self.faults.held.send_replace(number);
+    }
+
     pub fn lose_replies(&self, lose: bool) {
         self.faults.lose_replies.store(lose, SeqCst);
     }
@@ -66,7 +74,9 @@ impl Proxy {
 
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, number: usize, faults: Arc<Faults>, replies: bool) {
     let mut buffer = vec![0; 64 * 1024];
+    let mut held = faults.held.subscribe();
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let _ = held.wait_for(|held| replies || *held != Some(number)).await;
         let lost = number < faults.swallowed_below.load(SeqCst) || (replies && faults.lose_replies.load(SeqCst));
         if !lost && to.write_all(&buffer[..count]).await.is_err() {
             return;
