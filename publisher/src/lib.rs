@@ -63,6 +63,7 @@
 //! it checks that the id is new and the tenant within its limit, numbers the event, writes it to the tenant's log and
 //! publishes it as a [`Message`]. [`Names`] has the names it uses; the gateways read them with the same types.
 
+mod backoff;
 pub mod complaints;
 mod config;
 mod error;

@@ -1,7 +1,7 @@
 //! `gateway check`: would `gateway serve` work here? One line for each thing looked at.
 
 use anyhow::{Context, bail};
-use publisher::topology::RedisUrl;
+use publisher::topology::{self, RedisUrl};
 
 use super::say;
 use crate::config::Config;
@@ -17,7 +17,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         return say("redis: none configured, an instance serves alone from memory");
     };
     let url = RedisUrl::parse(url.expose()).context("REDIS_URL was checked when it was read")?;
-    match url.reach().await {
+    match topology::reach(&url).await {
         Ok(layout) => {
             for server in layout.servers() {
                 say(format!("redis: {server} answers"))?;

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use publisher::TenantId;
+use publisher::topology::{RedisUrl, Servers};
+use publisher::{PublishError, Publisher, PublisherConfig, TenantId};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -13,8 +14,11 @@ use tokio::time::sleep;
 use crate::chaos::variable;
 use crate::harness::failover::{Absent, assert_sockets_stayed_open, until_all_arrives, until_delivery_is_back};
 use crate::harness::follower::judge;
+use crate::harness::holdings::info;
 use crate::harness::ledger::Ledger;
-use crate::harness::{Follower, RedisCluster, Setup, Stack, Token, Traffic, eventually, http, payment, tenants};
+use crate::harness::{
+    Follower, Holdings, RedisCluster, Setup, Stack, Token, Traffic, eventually, http, payment, tenants, traffic,
+};
 
 /// One tenant on each of the three masters first, then two more of each.
 async fn spread(cluster: &RedisCluster) -> Vec<TenantId> {
@@ -91,6 +95,7 @@ async fn tenants_of_all_nodes_are_served_and_let_go() {
 async fn f19_a_slot_that_moves_under_load_is_followed() {
     let cluster = RedisCluster::start().await;
     let mut stack = Setup::new().redis_url(&cluster.url()).start_on(None).await;
+    let before = Holdings::before(&mut stack, cluster.addrs()).await;
     let rooms = spread(&cluster).await;
     let followers = Follower::start_all(&stack.addrs(), &rooms).await;
     let traffic = Traffic::start(&stack.publisher().await, &rooms, 10);
@@ -108,6 +113,7 @@ async fn f19_a_slot_that_moves_under_load_is_followed() {
     for (ledger, moves) in ledgers.iter().zip([3, 1, 0, 0, 0, 0, 0, 0, 0]) {
         assert!(ledger.resyncs() <= moves, "moved {moves} times: {ledger}");
     }
+    before.are_back(&stack).await;
     stack.finish().await;
 }
 
@@ -116,6 +122,7 @@ async fn f19_a_slot_that_moves_under_load_is_followed() {
 async fn f19_a_slot_that_moves_in_silence_is_found_within_seconds() {
     let cluster = RedisCluster::start().await;
     let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "300").redis_url(&cluster.url()).start_on(None).await;
+    let before = Holdings::before(&mut stack, cluster.addrs()).await;
     let rooms = spread(&cluster).await[..3].to_vec();
     let followers = Follower::start_all(&stack.addrs(), &rooms).await;
     let mut receipts = Vec::new();
@@ -130,6 +137,7 @@ async fn f19_a_slot_that_moves_in_silence_is_found_within_seconds() {
     .await;
     until_delivery_is_back(&mut stack, &followers, &mut receipts, moved).await;
     assert_sockets_stayed_open(&judge(followers, receipts).await);
+    before.are_back(&stack).await;
     stack.finish().await;
 }
 
@@ -137,6 +145,7 @@ async fn f19_a_slot_that_moves_in_silence_is_found_within_seconds() {
 async fn f19_a_node_that_dies_is_replaced_by_its_replica() {
     let mut cluster = RedisCluster::start().await;
     let mut stack = Setup::new().gateways(2).redis_url(&cluster.url()).start_on(None).await;
+    let before = Holdings::before(&mut stack, cluster.addrs()).await;
     let rooms = spread(&cluster).await;
     let followers = Follower::start_all(&stack.addrs(), &rooms).await;
     let traffic = Traffic::start(&stack.publisher().await, &rooms, 10);
@@ -161,6 +170,7 @@ async fn f19_a_node_that_dies_is_replaced_by_its_replica() {
         let died_under_it = cluster.slot_of(room).await <= 5460;
         assert_eq!(ledger.resyncs() > 0, died_under_it, "{room}: {ledger}");
     }
+    before.are_back(&stack).await;
     stack.finish().await;
 }
 
@@ -169,6 +179,7 @@ async fn f19_a_node_that_dies_is_replaced_by_its_replica() {
 async fn f16_a_cluster_promotes_a_replica_that_lags() {
     let mut cluster = RedisCluster::start().await;
     let mut stack = Setup::new().redis_url(&cluster.url()).start_on(None).await;
+    let before = Holdings::before(&mut stack, cluster.addrs()).await;
     let rooms = spread(&cluster).await;
     let followers = Follower::start_all(&stack.addrs(), &rooms[..3]).await;
     let mut receipts = Vec::new();
@@ -191,6 +202,114 @@ async fn f16_a_cluster_promotes_a_replica_that_lags() {
     assert!(ledgers[0].resyncs() >= 1, "{}", ledgers[0]);
     assert_ne!(ledgers[0].cursor().unwrap().epoch, old.epoch);
     assert_eq!(ledgers[1].resyncs() + ledgers[2].resyncs(), 0, "the other nodes' tenants heard of it");
+    before.are_back(&stack).await;
+    stack.finish().await;
+}
+
+/// Nobody takes over from a master that died with its replica. The other nodes are asked for the layout, over the
+/// connections that there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f41_a_node_that_is_away_costs_the_others_no_connections() {
+    let mut cluster = RedisCluster::start_with(&["--cluster-require-full-coverage", "no"]).await;
+    let mut stack = Setup::new().redis_url(&cluster.url()).start_on(None).await;
+    let before = Holdings::before(&mut stack, cluster.addrs()).await;
+    let rooms = spread(&cluster).await;
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let mut receipts = Vec::new();
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    for node in [3, 0] {
+        cluster.nodes[node].kill9();
+    }
+    // A browser each.
+    before.stay_bounded(&mut stack, &rooms, Duration::from_secs(25), rooms.len() + 10).await;
+    for node in [0, 3] {
+        cluster.nodes[node].restart().await;
+    }
+    let healed = Instant::now();
+    until_delivery_is_back(&mut stack, &followers, &mut receipts, healed).await;
+    assert_sockets_stayed_open(&judge(followers, receipts).await);
+    before.are_back(&stack).await;
+    stack.finish().await;
+}
+
+/// A slot on its way is served by neither node: a script's keys must not be on two, and one of them is always new.
+/// Billing is told so each time, and dials nobody for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f41_a_slot_in_migration_refuses_honestly_and_costs_no_connections() {
+    let cluster = RedisCluster::start().await;
+    let publisher = Publisher::connect(PublisherConfig::new(cluster.url())).await.unwrap();
+    let rooms = spread(&cluster).await;
+    let (moving, neighbour) = (&rooms[0], &rooms[1]);
+    traffic::publish(&publisher, moving, &payment()).await;
+    let mut received = Vec::new();
+    for node in cluster.addrs() {
+        received.push(info(node, "stats", "total_connections_received").await.unwrap());
+    }
+    let migration = cluster.begin_migration(moving, 1).await;
+    let (begun, mut refused) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_secs(15) {
+        // Whichever node has its keys meanwhile.
+        if refused == 5 {
+            migration.move_keys().await;
+        }
+        let event = payment();
+        match publisher.broadcast_to_tenant(moving, &event).await {
+            Err(PublishError::Unavailable) => {}
+            // The timeout came between its last question and the refusal.
+            Err(PublishError::Unknown { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        refused += 1;
+        assert!(matches!(publisher.broadcast_to_tenant(neighbour, &payment()).await, Ok(_)), "the others don't notice");
+        sleep(Duration::from_millis(100)).await;
+    }
+    for (node, before) in cluster.addrs().into_iter().zip(received) {
+        let dialled = info(node, "stats", "total_connections_received").await.unwrap() - before;
+        // Those of this test, and of the nodes among each other.
+        assert!(dialled <= 12, "{dialled} connections to {node} while {refused} events were refused");
+    }
+    migration.end().await;
+    let ended = Instant::now();
+    let receipt = traffic::publish(&publisher, moving, &payment()).await;
+    assert_eq!(receipt.seq, Some(1), "the first on its new server: nothing that was refused was published");
+    println!("{refused} refused, published {:?} after the slot had moved", ended.elapsed());
+    publisher.close().await;
+}
+
+/// A master that knows no other node any more was succeeded, lives, and answers all questions by its old view: where it
+/// was the one that was asked, it goes on being asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_minority_node_of_a_cluster_leads_nobody_astray() {
+    let cluster = RedisCluster::start().await;
+    let (old, new) = (cluster.nodes[0].addr().port(), cluster.nodes[3].addr().port());
+    let mut stack = Setup::new().redis_url(&cluster.url()).start_on(None).await;
+    let processes: Vec<_> = (0..12).map(|_| Servers::follow(RedisUrl::parse(&cluster.url()).unwrap())).collect();
+    let rooms = spread(&cluster).await;
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let mut receipts = Vec::new();
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    let port_of =
+        |servers: &Servers| servers.layout().server_of(rooms[0].as_str().as_bytes()).map(|server| server.port);
+    assert!(processes.iter().all(|servers| port_of(servers) == Some(old)));
+    cluster.isolate(0).await;
+    cluster.nodes[3].command(&["CLUSTER", "FAILOVER", "TAKEOVER"]).await;
+    let begun = Instant::now();
+    for servers in &processes {
+        eventually("the successor is followed", Duration::from_secs(5), async || {
+            (port_of(servers) == Some(new)).then_some(())
+        })
+        .await;
+    }
+    println!("followed within {:?}", begun.elapsed());
+    until_delivery_is_back(&mut stack, &followers, &mut receipts, begun).await;
+    while begun.elapsed() < Duration::from_secs(10) {
+        for servers in &processes {
+            servers.doubt();
+            assert_eq!(port_of(servers), Some(new));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_sockets_stayed_open(&judge(followers, receipts).await);
     stack.finish().await;
 }
 
@@ -199,6 +318,7 @@ async fn f16_a_cluster_promotes_a_replica_that_lags() {
 async fn f18_a_cluster_demotes_a_healthy_master() {
     let cluster = RedisCluster::start().await;
     let mut stack = Setup::new().redis_url(&cluster.url()).start_on(None).await;
+    let before = Holdings::before(&mut stack, cluster.addrs()).await;
     let rooms = spread(&cluster).await;
     let followers = Follower::start_all(&stack.addrs(), &rooms).await;
     let traffic = Traffic::start(&stack.publisher().await, &rooms, 10);
@@ -219,6 +339,7 @@ async fn f18_a_cluster_demotes_a_healthy_master() {
     let ledgers = judge(followers, receipts).await;
     assert_sockets_stayed_open(&ledgers);
     assert!(ledgers.iter().all(|ledger| ledger.resyncs() <= 1));
+    before.are_back(&stack).await;
     stack.finish().await;
 }
 
@@ -233,6 +354,7 @@ async fn f19_whatever_breaks_in_a_cluster_nobody_misses_an_event_without_being_t
     let mut cluster = RedisCluster::start().await;
     let mut stack =
         Setup::new().gateways(2).env("HEARTBEAT_SECONDS", "2").redis_url(&cluster.url()).start_on(None).await;
+    let before = Holdings::before(&mut stack, cluster.addrs()).await;
     let rooms = spread(&cluster).await;
     let mut followers = Follower::start_all(&stack.addrs(), &rooms).await;
     followers.extend(Follower::start_all(&stack.addrs()[1..], &rooms).await);
@@ -273,6 +395,7 @@ async fn f19_whatever_breaks_in_a_cluster_nobody_misses_an_event_without_being_t
     let ledgers = judge(followers, receipts).await;
     assert_sockets_stayed_open(&ledgers);
     println!("{} times told", ledgers.iter().map(Ledger::resyncs).sum::<usize>());
+    before.are_back(&stack).await;
     stack.finish().await;
 }
 

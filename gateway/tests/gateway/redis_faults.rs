@@ -13,7 +13,9 @@ use crate::harness::ledger::{Cursor, Entry, Ledger};
 use crate::harness::oracle::{Receipt, assert_rate};
 use crate::harness::proxy::{Direction, Fate, Proxy};
 use crate::harness::redis::RedisServer;
-use crate::harness::{Dashboard, Follower, Oracle, Setup, Token, Traffic, eventually, payment, tenant, tenants};
+use crate::harness::{
+    Dashboard, Follower, Holdings, Oracle, Setup, Token, Traffic, eventually, payment, tenant, tenants,
+};
 
 fn is_degraded(entry: &Entry) -> bool {
     matches!(entry, Entry::Degraded)
@@ -368,6 +370,7 @@ async fn f16_failover_to_a_replica_that_lags() {
     // Everybody reaches "Redis" through one address, which will lead elsewhere.
     let front = Proxy::to(master.addr()).await;
     let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "1").through(front.addr()).start_on(None).await;
+    let before = Holdings::before(&mut stack, [master.addr(), replica.addr()]).await;
     let publisher = stack.publisher().await;
     let room = tenant();
     let followers = Follower::start_all(&stack.addrs(), std::slice::from_ref(&room)).await;
@@ -410,6 +413,7 @@ async fn f16_failover_to_a_replica_that_lags() {
     assert!(ledgers[0].resyncs() >= 1, "{}", ledgers[0]);
     assert_ne!(ledgers[0].cursor().unwrap().epoch, old.epoch);
     absent.returns_and_is_told(&mut stack).await;
+    before.are_back(&stack).await;
 }
 
 /// Who opens a dashboard during an outage waits for its room, answers Pings meanwhile, and is joined when Redis is back.

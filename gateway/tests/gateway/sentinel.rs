@@ -2,19 +2,25 @@
 
 use std::time::{Duration, Instant};
 
+use publisher::Publisher;
+use publisher::topology::{RedisUrl, Servers};
 use tokio::time::sleep;
 
 use crate::harness::failover::{Absent, assert_sockets_stayed_open, until_all_arrives, until_delivery_is_back};
 use crate::harness::follower::judge;
 use crate::harness::oracle::Receipt;
-use crate::harness::{Follower, Sentinels, Setup, Stack, Traffic, eventually, payment, tenant, tenants};
+use crate::harness::sentinel::StaleSentinel;
+use crate::harness::{
+    Follower, Holdings, Sentinels, Setup, Stack, Traffic, eventually, payment, tenant, tenants, traffic,
+};
 
 /// Under load, what `strike` does to the first server; then delivery must be back within five seconds of the new master.
 async fn failover_under_load(
     strike: impl AsyncFnOnce(&mut Sentinels),
-) -> (Sentinels, Stack, Vec<Follower>, Vec<Receipt>) {
+) -> (Sentinels, Stack, Holdings, Vec<Follower>, Vec<Receipt>) {
     let mut sentinels = Sentinels::start().await;
     let mut stack = Setup::new().gateways(2).redis_url(&sentinels.url()).start_on(None).await;
+    let before = Holdings::before(&mut stack, sentinels.addrs()).await;
     let rooms = tenants(10);
     let followers = Follower::start_all(&stack.addrs(), &rooms).await;
     let traffic = Traffic::start(&stack.publisher().await, &rooms, 10);
@@ -26,12 +32,12 @@ async fn failover_under_load(
     let mut receipts = traffic.stop().await;
     let back = until_delivery_is_back(&mut stack, &followers, &mut receipts, struck).await;
     assert!(back - promoted < Duration::from_secs(5), "the Sentinels took {promoted:?}, delivery {back:?}");
-    (sentinels, stack, followers, receipts)
+    (sentinels, stack, before, followers, receipts)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f17_a_frozen_master_is_succeeded_and_wakes_up_harmless() {
-    let (sentinels, mut stack, followers, mut receipts) =
+    let (sentinels, mut stack, before, followers, mut receipts) =
         failover_under_load(async |sentinels| sentinels.servers[0].freeze()).await;
     // It wakes up as a master, with what was sent to it before, and is made a replica.
     sentinels.servers[0].thaw();
@@ -44,24 +50,27 @@ async fn f17_a_frozen_master_is_succeeded_and_wakes_up_harmless() {
     let ledgers = judge(followers, receipts).await;
     assert_sockets_stayed_open(&ledgers);
     assert!(ledgers.iter().all(|ledger| ledger.resyncs() == 1), "told once each");
+    before.are_back(&stack).await;
     stack.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f17_a_killed_master_is_succeeded() {
-    let (_sentinels, stack, followers, receipts) =
+    let (_sentinels, stack, before, followers, receipts) =
         failover_under_load(async |sentinels| sentinels.servers[0].kill9()).await;
     let ledgers = judge(followers, receipts).await;
     assert_sockets_stayed_open(&ledgers);
     assert!(ledgers.iter().all(|ledger| ledger.resyncs() == 1), "told once each");
+    before.are_back(&stack).await;
     stack.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f18_a_healthy_master_is_demoted() {
-    let (_sentinels, stack, followers, receipts) =
+    let (_sentinels, stack, before, followers, receipts) =
         failover_under_load(async |sentinels| sentinels.fail_over().await).await;
     assert_sockets_stayed_open(&judge(followers, receipts).await);
+    before.are_back(&stack).await;
     stack.finish().await;
 }
 
@@ -70,6 +79,7 @@ async fn f18_a_healthy_master_is_demoted() {
 async fn f16_sentinels_promote_a_replica_that_lags() {
     let mut sentinels = Sentinels::start().await;
     let mut stack = Setup::new().redis_url(&sentinels.url()).start_on(None).await;
+    let before = Holdings::before(&mut stack, sentinels.addrs()).await;
     let followers = Follower::start_all(&stack.addrs(), &tenants(2)).await;
     let mut receipts = Vec::new();
     until_all_arrives(&mut stack, &followers, &mut receipts).await;
@@ -94,5 +104,125 @@ async fn f16_sentinels_promote_a_replica_that_lags() {
         assert!(ledger.resyncs() >= 1, "{ledger}");
         assert_ne!(ledger.cursor().unwrap().epoch, old.epoch);
     }
+    before.are_back(&stack).await;
     stack.finish().await;
+}
+
+/// Everything asks the Sentinels for a master that there is not: over the connections that there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f41_an_outage_behind_sentinels_costs_no_connections() {
+    let mut sentinels = Sentinels::start().await;
+    let mut stack = Setup::new().redis_url(&sentinels.url()).start_on(None).await;
+    let before = Holdings::before(&mut stack, sentinels.addrs()).await;
+    let rooms = tenants(5);
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let mut receipts = Vec::new();
+    until_all_arrives(&mut stack, &followers, &mut receipts).await;
+    for server in [1, 0] {
+        sentinels.servers[server].kill9();
+    }
+    // A browser each.
+    before.stay_bounded(&mut stack, &rooms, Duration::from_secs(30), rooms.len() + 10).await;
+    for server in [0, 1] {
+        sentinels.servers[server].restart().await;
+    }
+    let healed = Instant::now();
+    until_delivery_is_back(&mut stack, &followers, &mut receipts, healed).await;
+    assert_sockets_stayed_open(&judge(followers, receipts).await);
+    before.are_back(&stack).await;
+    stack.finish().await;
+}
+
+fn follow(url: &str) -> Servers {
+    Servers::follow(RedisUrl::parse(url).unwrap())
+}
+
+/// The port that a process takes for the master's, once it knows of one.
+async fn port_of_master(servers: &Servers) -> u16 {
+    eventually("a master is known", Duration::from_secs(10), async || {
+        servers.layout().servers().first().map(|server| server.port)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f43_all_processes_follow_a_failover_at_the_same_moment() {
+    let sentinels = Sentinels::start().await;
+    let (old, new) = (sentinels.servers[0].addr().port(), sentinels.servers[1].addr().port());
+    let mut processes = Vec::new();
+    for first in 0..9 {
+        // Each with a clock of its own.
+        sleep(Duration::from_millis(110)).await;
+        let mut servers = follow(&sentinels.url_from(first));
+        assert_eq!(servers.changed().await.servers()[0].port, old);
+        processes.push(servers);
+    }
+    sentinels.fail_over().await;
+    let moved = processes.iter_mut().map(async |servers| {
+        while servers.changed().await.servers()[0].port != new {}
+        Instant::now()
+    });
+    let moved = futures::future::join_all(moved).await;
+    let (first, last) = (moved.iter().min().unwrap(), moved.iter().max().unwrap());
+    println!("the last process moved {:?} after the first", *last - *first);
+    assert!(*last - *first < Duration::from_millis(400), "{:?}", *last - *first);
+}
+
+/// A Sentinel that was cut off during a failover, with the old master: both go on as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f43_a_stale_sentinel_splits_no_processes() {
+    let (sentinels, stale) = tokio::join!(Sentinels::start(), StaleSentinel::start());
+    sentinels.fail_over().await;
+    sentinels.master_becomes(1).await;
+    let setup = Setup::new().gateways(4).redis_url(&sentinels.url_with(&stale));
+    let mut stack = setup.start_on(None).await;
+    let rooms = tenants(3);
+    let mut followers = Vec::new();
+    for addr in stack.addrs() {
+        followers.extend(Follower::start_all(&[addr], &rooms).await);
+    }
+    let mut config = stack.publisher_config();
+    config.redis_url = sentinels.url();
+    let billing = Publisher::connect(config).await.unwrap();
+    let mut receipts = Vec::new();
+    for _ in 0..5 {
+        for room in &rooms {
+            receipts.push(traffic::publish(&billing, room, &payment()).await);
+            receipts.push(stack.publish(room, &payment()).await);
+        }
+    }
+    // Every dashboard of every gateway has all of them.
+    assert_sockets_stayed_open(&judge(followers, receipts).await);
+    assert_eq!(stale.server.command(&["DBSIZE"]).await.integer(), 0, "something was written to the old master");
+    billing.close().await;
+    stack.finish().await;
+}
+
+/// All Sentinels lost what they knew, and count failovers from zero.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f43_sentinels_that_were_set_up_anew_are_believed_after_a_while() {
+    let mut sentinels = Sentinels::start().await;
+    let servers = follow(&sentinels.url());
+    sentinels.fail_over().await;
+    sentinels.master_becomes(1).await;
+    let ports = sentinels.servers.each_ref().map(|server| server.addr().port());
+    eventually("the new master is followed", Duration::from_secs(5), async || {
+        (port_of_master(&servers).await == ports[1]).then_some(())
+    })
+    .await;
+    let replica = &sentinels.servers[0];
+    eventually("the old master is a replica", Duration::from_secs(20), async || {
+        let role = replica.command(&["ROLE"]).await;
+        (role.texts().first() == Some(&"slave")).then_some(())
+    })
+    .await;
+    sentinels.servers[0].promote().await;
+    sentinels.servers[1].follow(sentinels.servers[0].addr()).await;
+    sentinels.rebuild(0).await;
+    let rebuilt = Instant::now();
+    eventually("they are believed", Duration::from_secs(30), async || {
+        (port_of_master(&servers).await == ports[0]).then_some(())
+    })
+    .await;
+    println!("believed {:?} after they agreed", rebuilt.elapsed());
 }

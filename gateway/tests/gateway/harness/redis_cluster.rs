@@ -1,6 +1,7 @@
 //! A real Redis Cluster: three masters with a replica each, whose slots move and whose nodes die.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use publisher::TenantId;
@@ -112,6 +113,10 @@ impl RedisCluster {
         eventually("another master", AGREEMENT, async || (!self.masters().await.contains(&master)).then_some(())).await;
     }
 
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(RedisServer::addr).collect()
+    }
+
     /// With every node as a seed.
     pub fn url(&self) -> String {
         let [first, others @ ..] = &self.nodes[..] else { panic!("six nodes") };
@@ -145,6 +150,13 @@ impl RedisCluster {
 
     /// Moves a tenant's slot with all its keys, as `redis-cli --cluster reshard` does.
     pub async fn move_slot(&self, tenant: &TenantId, to: usize) {
+        let migration = self.begin_migration(tenant, to).await;
+        migration.move_keys().await;
+        migration.end().await;
+    }
+
+    /// From now on a tenant's slot is on its way.
+    pub async fn begin_migration(&self, tenant: &TenantId, to: usize) -> Migration<'_> {
         let from = self.master_of(tenant).await;
         let slot = self.slot_of(tenant).await.to_string();
         let (source, target) = (&self.nodes[from], &self.nodes[to]);
@@ -152,19 +164,7 @@ impl RedisCluster {
         let target_id = target.command(&["CLUSTER", "MYID"]).await.text().to_owned();
         target.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]).await;
         source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]).await;
-        let port = target.addr().port().to_string();
-        loop {
-            let keys = source.command(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await;
-            let keys = keys.texts();
-            if keys.is_empty() {
-                break;
-            }
-            let words = [&["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"][..], &keys[..]].concat();
-            source.command(&words).await;
-        }
-        for node in [target, source] {
-            node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]).await;
-        }
+        Migration { source, target, target_id, slot }
     }
 
     /// Subscribers of a sharded channel on one node.
@@ -175,10 +175,49 @@ impl RedisCluster {
         }
     }
 
+    /// Makes a node forget all others, as if it were cut off from them: clients still reach it.
+    pub async fn isolate(&self, index: usize) {
+        for (other, node) in self.nodes.iter().enumerate() {
+            if other != index {
+                let id = node.command(&["CLUSTER", "MYID"]).await.text().to_owned();
+                self.nodes[index].command(&["CLUSTER", "FORGET", &id]).await;
+            }
+        }
+    }
+
     /// Makes a master's replica miss what comes from now on: it stands still, and what it was sent ends here.
     pub async fn leave_behind(&self, master: usize, replica: usize) {
         self.nodes[replica].freeze();
         self.nodes[master].command(&["CLIENT", "KILL", "TYPE", "replica"]).await;
+    }
+}
+
+/// A slot on its way from one node to another.
+pub struct Migration<'a> {
+    source: &'a RedisServer,
+    target: &'a RedisServer,
+    target_id: String,
+    slot: String,
+}
+
+impl Migration<'_> {
+    pub async fn move_keys(&self) {
+        let port = self.target.addr().port().to_string();
+        loop {
+            let keys = self.source.command(&["CLUSTER", "GETKEYSINSLOT", &self.slot, "100"]).await;
+            let keys = keys.texts();
+            if keys.is_empty() {
+                return;
+            }
+            let words = [&["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"][..], &keys[..]].concat();
+            self.source.command(&words).await;
+        }
+    }
+
+    pub async fn end(self) {
+        for node in [self.target, self.source] {
+            node.command(&["CLUSTER", "SETSLOT", &self.slot, "NODE", &self.target_id]).await;
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A master, its replica, and three Sentinels that watch over them.
 
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -16,35 +17,68 @@ pub struct Sentinels {
     /// The first is the master at first.
     pub servers: [RedisServer; 2],
     ports: Vec<u16>,
-    _processes: Vec<Process>,
+    processes: Vec<Process>,
+}
+
+/// A Sentinel that knows no other, and a server that it takes for the master.
+pub struct StaleSentinel {
+    pub server: RedisServer,
+    port: u16,
+    _process: Process,
+}
+
+impl StaleSentinel {
+    pub async fn start() -> Self {
+        let (server, port) = (RedisServer::start().await, free_port());
+        let process = sentinel(port, server.addr().port());
+        eventually("the stale Sentinel answers", AGREEMENT, async || {
+            let mut client = RedisClient::connect(([127, 0, 0, 1], port).into()).await.ok()?;
+            client.try_command(&["PING"]).await.ok()
+        })
+        .await;
+        Self { server, port, _process: process }
+    }
+}
+
+/// Starts a Sentinel that has never heard of any other.
+fn sentinel(port: u16, master: u16) -> Process {
+    let file = scratch(&format!("sentinel-{port}")).join("sentinel.conf");
+    let lines = [
+        format!("port {port}"),
+        "bind 127.0.0.1".to_owned(),
+        format!("dir {}", file.parent().unwrap().display()),
+        format!("sentinel monitor {SERVICE} 127.0.0.1 {master} 2"),
+        format!("sentinel down-after-milliseconds {SERVICE} 1000"),
+        format!("sentinel failover-timeout {SERVICE} 5000"),
+    ];
+    std::fs::write(&file, lines.join("\n") + "\n").unwrap();
+    let mut command = Command::new("redis-server");
+    command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
+    Process::spawn(&mut command)
 }
 
 impl Sentinels {
     pub async fn start() -> Self {
         let (master, replica) = (RedisServer::start().await, RedisServer::start().await);
-        let master_port = master.addr().port().to_string();
-        replica.command(&["REPLICAOF", "127.0.0.1", &master_port]).await;
-        let (mut ports, mut processes) = (Vec::new(), Vec::new());
-        for _ in 0..3 {
-            let port = free_port();
-            let file = scratch(&format!("sentinel-{port}")).join("sentinel.conf");
-            let lines = [
-                format!("port {port}"),
-                "bind 127.0.0.1".to_owned(),
-                format!("dir {}", file.parent().unwrap().display()),
-                format!("sentinel monitor {SERVICE} 127.0.0.1 {master_port} 2"),
-                format!("sentinel down-after-milliseconds {SERVICE} 1000"),
-                format!("sentinel failover-timeout {SERVICE} 5000"),
-            ];
-            std::fs::write(&file, lines.join("\n") + "\n").unwrap();
-            let mut command = Command::new("redis-server");
-            command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
-            processes.push(Process::spawn(&mut command));
-            ports.push(port);
-        }
-        let sentinels = Self { servers: [master, replica], ports, _processes: processes };
+        replica.command(&["REPLICAOF", "127.0.0.1", &master.addr().port().to_string()]).await;
+        let ports: Vec<_> = (0..3).map(|_| free_port()).collect();
+        let processes = ports.iter().map(|port| sentinel(*port, master.addr().port())).collect();
+        let sentinels = Self { servers: [master, replica], ports, processes };
+        sentinels.agree().await;
+        sentinels
+    }
+
+    /// Sets all Sentinels up anew, with this server as the master: what they knew is lost.
+    pub async fn rebuild(&mut self, master: usize) {
+        self.processes.clear();
+        let master = self.servers[master].addr().port();
+        self.processes = self.ports.iter().map(|port| sentinel(*port, master)).collect();
+        self.agree().await;
+    }
+
+    async fn agree(&self) {
         eventually("the Sentinels know each other and the replica", AGREEMENT, async || {
-            for port in &sentinels.ports {
+            for port in &self.ports {
                 let mut client = RedisClient::connect(([127, 0, 0, 1], *port).into()).await.ok()?;
                 let about = client.try_command(&["SENTINEL", "MASTER", SERVICE]).await.ok()?;
                 let texts = about.texts();
@@ -56,12 +90,32 @@ impl Sentinels {
             Some(())
         })
         .await;
-        sentinels
+    }
+
+    /// Of the Sentinels and of what they watch over.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        let sentinels = self.ports.iter().map(|port| ([127, 0, 0, 1], *port).into());
+        self.servers.iter().map(RedisServer::addr).chain(sentinels).collect()
     }
 
     /// With every Sentinel named.
     pub fn url(&self) -> String {
-        let [first, others @ ..] = &self.ports[..] else { panic!("three Sentinels") };
+        Self::url_of(&self.ports)
+    }
+
+    /// With every Sentinel named, another one of them first.
+    pub fn url_from(&self, first: usize) -> String {
+        let (before, from) = self.ports.split_at(first % self.ports.len());
+        Self::url_of(&[from, before].concat())
+    }
+
+    /// With a stale Sentinel named first.
+    pub fn url_with(&self, stale: &StaleSentinel) -> String {
+        Self::url_of(&[&[stale.port], &self.ports[..]].concat())
+    }
+
+    fn url_of(ports: &[u16]) -> String {
+        let [first, others @ ..] = ports else { panic!("no Sentinels") };
         let others: Vec<_> = others.iter().map(|port| format!("&node=127.0.0.1:{port}")).collect();
         format!("redis-sentinel://127.0.0.1:{first}?sentinelServiceName={SERVICE}{}", others.concat())
     }

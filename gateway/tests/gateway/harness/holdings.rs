@@ -1,0 +1,98 @@
+//! What the processes hold: descriptors of each gateway, connections at each server. A fault must leave no more behind.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use publisher::TenantId;
+use tokio::time::timeout;
+
+use super::events::payment;
+use super::redis::RedisClient;
+use super::resp::Reply;
+use super::stack::Stack;
+
+/// More than before that is no leak: links among the servers themselves, and what is being closed.
+const SLACK: usize = 6;
+/// What was used until the fault ended is closed within this.
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+pub struct Holdings {
+    servers: Vec<SocketAddr>,
+    /// Of each gateway.
+    pub descriptors: Vec<usize>,
+    /// Connections at each server; none at one that does not answer.
+    pub clients: Vec<usize>,
+}
+
+impl Holdings {
+    /// Before anything breaks: gateways and publisher are connected, and no dashboard is open.
+    pub async fn before(stack: &mut Stack, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
+        for gateway in &stack.gateways {
+            gateway.metric_becomes("gateway_redis_up", &[], 1.0).await;
+        }
+        stack.publisher().await;
+        Self::now(stack, servers.into_iter().collect()).await
+    }
+
+    /// The same servers, now.
+    pub async fn again(&self, stack: &Stack) -> Self {
+        Self::now(stack, self.servers.clone()).await
+    }
+
+    async fn now(stack: &Stack, servers: Vec<SocketAddr>) -> Self {
+        let clients = futures::future::join_all(servers.iter().map(|server| connected_clients(*server))).await;
+        Self {
+            descriptors: stack.gateways.iter().map(|gateway| gateway.file_descriptors()).collect(),
+            clients,
+            servers,
+        }
+    }
+
+    /// For as long as asked, lets billing publish for these tenants, and makes sure that the outage costs nobody more
+    /// connections than there were: `room` more at the most, on each gateway and at each server.
+    pub async fn stay_bounded(&self, stack: &mut Stack, tenants: &[TenantId], time: Duration, room: usize) {
+        let (begun, publisher) = (Instant::now(), stack.publisher().await);
+        while begun.elapsed() < time {
+            for tenant in tenants {
+                // Some of it fails, which is what an outage is for.
+                let _ = publisher.broadcast_to_tenant(tenant, &payment()).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let now = self.again(stack).await;
+            let is_bounded =
+                |now: &[usize], before: &[usize]| now.iter().zip(before).all(|(now, before)| *now <= before + room);
+            let bounded = is_bounded(&now.descriptors, &self.descriptors) && is_bounded(&now.clients, &self.clients);
+            assert!(bounded, "after {:?} of outage: {now:?}, before {self:?}", begun.elapsed());
+        }
+        println!("before: {self:?}\nafter {time:?} of outage: {:?}", self.again(stack).await);
+    }
+
+    /// Waits until no gateway and no server holds more than before. A tenant's server may be another now, so their
+    /// connections are added up.
+    pub async fn are_back(&self, stack: &Stack) {
+        let begun = Instant::now();
+        loop {
+            let now = self.again(stack).await;
+            let descriptors = now.descriptors.iter().zip(&self.descriptors).all(|(now, before)| *now <= before + SLACK);
+            if descriptors && now.clients.iter().sum::<usize>() <= self.clients.iter().sum::<usize>() + SLACK {
+                println!("before: {self:?}\nafter: {now:?}");
+                return;
+            }
+            assert!(begun.elapsed() < LIMIT, "more is held than before: {now:?}, before {self:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+/// `connected_clients`, without the one that asks.
+async fn connected_clients(server: SocketAddr) -> usize {
+    info(server, "clients", "connected_clients").await.map_or(0, |count| count as usize - 1)
+}
+
+/// A number of a server's INFO, unless the server does not answer.
+pub async fn info(server: SocketAddr, section: &str, field: &str) -> Option<u64> {
+    let asked = async { RedisClient::connect(server).await?.try_command(&["INFO", section]).await };
+    let Ok(Ok(Reply::Text(text))) = timeout(Duration::from_secs(1), asked).await else { return None };
+    text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.trim().parse().ok())
+}
