@@ -43,10 +43,12 @@ struct Schedule {
     taken: AtomicUsize,
 }
 
-/// SIGTERM and SIGINT, listened to from when this is made.
+/// The signals that would otherwise end the process without a drain, listened to from when this is made.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    ignored: [(&'static str, Signal); 3],
 }
 
 impl Signals {
@@ -55,7 +57,16 @@ impl Signals {
     /// # Errors
     /// The operating system's.
     pub fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            ignored: [
+                ("SIGQUIT", signal(SignalKind::quit())?),
+                ("SIGUSR1", signal(SignalKind::user_defined1())?),
+                ("SIGUSR2", signal(SignalKind::user_defined2())?),
+            ],
+        })
     }
 }
 
@@ -127,13 +138,22 @@ impl Shutdown {
         }
     }
 
-    /// Waits for SIGTERM or SIGINT, then drains: every socket is closed in its turn. Returns when all have gone, or when a
-    /// second signal came and they were told to go at once.
+    /// Waits for SIGTERM, SIGINT or SIGHUP, then drains: every socket is closed in its turn. Returns when all have gone, or when
+    /// SIGTERM or SIGINT came again and they were told to go at once. A terminal that closes may send SIGHUP twice: the second one
+    /// changes nothing.
     pub async fn on_signal(&self, signals: Signals, over: Duration, metrics: &Metrics) {
-        let Signals { mut terminate, mut interrupt } = signals;
+        let Signals { mut terminate, mut interrupt, mut hangup, ignored } = signals;
+        for (name, mut signal) in ignored {
+            self.spawn(async move {
+                while signal.recv().await.is_some() {
+                    info!(signal = name, "signal ignored");
+                }
+            });
+        }
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
         }
         let sockets = self.0.sockets.len();
         info!(sockets, seconds = over.as_secs(), "draining");

@@ -50,10 +50,14 @@ pub enum TokenError {
     /// It is one, and says nothing usable about tenants.
     #[error("the token's tenant claim is unusable: {0}")]
     UnusableTenantClaim(&'static str),
+    /// It may be one: the issuer's keys have not come yet.
+    #[error("no key to check the token with yet")]
+    NoKeys,
 }
 
 impl Tokens {
-    /// Loads the configured keys and proves that the cryptography works, so that neither can fail at the first request.
+    /// Loads the configured keys and proves that the cryptography works, so that neither can fail at the first request. Only the
+    /// keys of an issuer that is away come later.
     pub async fn load(config: &JwtConfig) -> Result<Self, ConfigError> {
         keys::self_test();
         let keys = if let Some(secret) = &config.secret {
@@ -79,7 +83,7 @@ impl Tokens {
         let key = match keys {
             Keys::One(key) => key,
             Keys::Set(jwks) => {
-                set = jwks.holding(header.kid.as_deref()).await;
+                set = jwks.holding(header.kid.as_deref()).await.ok_or(TokenError::NoKeys)?;
                 set.find(header.kid.as_deref()).ok_or(TokenError::Invalid("unknown key"))?
             }
         };
@@ -96,10 +100,21 @@ impl Tokens {
         }
     }
 
-    /// For a person: which keys are in use.
-    pub fn describe(&self) -> String {
+    /// Whether tokens can be checked.
+    pub fn are_loaded(&self) -> bool {
         match &self.0.keys {
-            Keys::One(key) => format!("one {:?} key", key.algorithm),
+            Keys::One(_) => true,
+            Keys::Set(jwks) => jwks.is_loaded(),
+        }
+    }
+
+    /// For a person: which keys are in use.
+    ///
+    /// # Errors
+    /// Why there are none yet.
+    pub fn describe(&self) -> Result<String, String> {
+        match &self.0.keys {
+            Keys::One(key) => Ok(format!("one {:?} key", key.algorithm)),
             Keys::Set(jwks) => jwks.describe(),
         }
     }

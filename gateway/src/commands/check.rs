@@ -11,7 +11,13 @@ use crate::tokens::Tokens;
 /// Checks what an already valid configuration points at. Fails when something can't be used or reached.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     say("configuration: valid")?;
-    say(format!("keys: {}", Tokens::load(&config.jwt).await?.describe()))?;
+    match Tokens::load(&config.jwt).await?.describe() {
+        Ok(keys) => say(format!("keys: {keys}"))?,
+        Err(reason) => {
+            say(format!("keys: JWT_JWKS {reason}"))?;
+            bail!("the keys cannot be read");
+        }
+    }
     postgres(config).await?;
     let Some(url) = &config.redis_url else {
         return say("redis: none configured, an instance serves alone from memory");

@@ -59,11 +59,12 @@ async fn openapi() -> Response {
     ([(CONTENT_TYPE, "application/json")], include_str!("../openapi.json")).into_response()
 }
 
-/// 200 while new sockets are welcome and what is published is proved to arrive.
+/// 200 while new sockets are welcome, their tokens can be checked, and what is published is proved to arrive.
 async fn ready(State(gateway): State<Shared>) -> Response {
     let proved = gateway.engine.last_proof().is_some_and(|at| at.elapsed() < PROOF_LIMIT);
     let reason = match () {
         () if gateway.shutdown.is_draining() => "draining",
+        () if !gateway.tokens.are_loaded() => "keys",
         () if gateway.slots.full() => "full",
         () if !proved => "redis",
         () => return Json(json!({"status": "ready"})).into_response(),

@@ -7,7 +7,9 @@ pub mod public;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,22 +17,26 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, interval_at};
 use tracing::{debug, warn};
 
 use crate::metrics::Metrics;
 use crate::shutdown::spawn_brief;
 use problem::Problem;
 
-/// A request's head must be complete within this, or the connection is cut: slow-loris.
+/// The head of a connection's first request must be complete within this, or the connection is cut: slow-loris.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that had an answer stays open for this long, until the head of its next request is complete. Balancers close idle
+/// connections after a minute at most; a server that closes first loses them a request now and then.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// The largest request head; a token of 15 KiB passes.
 const MAX_HEAD_BYTES: usize = 48 * 1024;
 /// Connections that the kernel holds until they are accepted: a restart's worth of dashboards.
@@ -95,12 +101,43 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metric
     }
 }
 
+/// How far a connection is: it has yet to ask, is being answered, or was answered.
+const NEW: u8 = 0;
+const BUSY: u8 = 1;
+const IDLE: u8 = 2;
+
 /// Speaks HTTP/1.1 with one client, until it leaves or becomes a WebSocket.
-async fn converse(stream: TcpStream, router: Router, metrics: Metrics, _permit: OwnedSemaphorePermit) {
+async fn converse(stream: TcpStream, router: Router, metrics: Metrics, permit: OwnedSemaphorePermit) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades();
-    if let Err(error) = connection.await {
+    http.timer(TokioTimer::new()).header_read_timeout(KEEP_ALIVE).max_buf_size(MAX_HEAD_BYTES);
+    let phase = Arc::new(AtomicU8::new(NEW));
+    let (router, moves) = (TowerToHyperService::new(router), phase.clone());
+    let service = service_fn(move |request| {
+        moves.store(BUSY, Ordering::Relaxed);
+        let (answer, moves) = (router.call(request), moves.clone());
+        async move {
+            let answer = answer.await;
+            moves.store(IDLE, Ordering::Relaxed);
+            answer
+        }
+    });
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let mut tick = interval_at(Instant::now() + HEADER_TIMEOUT, HEADER_TIMEOUT);
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            _ = tick.tick() => match phase.load(Ordering::Relaxed) {
+                NEW => {
+                    debug!("no request came in time");
+                    return metrics.answered(StatusCode::REQUEST_TIMEOUT);
+                }
+                // Idle connections must not keep new ones out.
+                IDLE if permit.semaphore().available_permits() == 0 => connection.as_mut().graceful_shutdown(),
+                _ => {}
+            },
+        }
+    };
+    if let Err(error) = ended {
         // Scanners and broken clients: counted, and otherwise of no interest to anybody but who looks for it.
         debug!(%error, "connection ended");
         if let Some(status) = never_a_request(&error) {
@@ -109,11 +146,9 @@ async fn converse(stream: TcpStream, router: Router, metrics: Metrics, _permit: 
     }
 }
 
-/// The status for what ended before it was a request; hyper answers some of it by itself. Also for a connection that was kept
-/// open and not used again.
+/// The status for what ended before it was a request; hyper answers some of it by itself.
 fn never_a_request(error: &hyper::Error) -> Option<StatusCode> {
     match () {
-        () if error.is_timeout() => Some(StatusCode::REQUEST_TIMEOUT),
         () if error.is_parse_too_large() => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
         () if error.is_parse() => Some(StatusCode::BAD_REQUEST),
         () => None,
@@ -146,8 +181,11 @@ async fn counted(State(metrics): State<Metrics>, request: Request, next: Next) -
 async fn strict(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let refuse = |detail| Problem::bad_request("bad_request", detail).with_header(CONNECTION, "close").into_response();
-    if headers.get_all(HOST).into_iter().count() != 1 {
-        return refuse("Host must be sent once");
+    match headers.get_all(HOST).into_iter().count() {
+        1 => {}
+        // HTTP/1.0 has no Host; simple health checks speak it.
+        0 if request.version() == Version::HTTP_10 => {}
+        _ => return refuse("Host must be sent once"),
     }
     if request.uri().authority().is_some() {
         return refuse("the request target must be a path");

@@ -114,6 +114,9 @@ async fn authenticate(gateway: &Shared, headers: &HeaderMap) -> Result<Claims, P
         TokenError::Invalid(_) | TokenError::Expired => {
             Problem::unauthorized("the token is missing, invalid or expired")
         }
+        TokenError::NoKeys => {
+            Problem::unavailable("keys", "tokens can't be checked yet").retry_after(Duration::from_secs(1))
+        }
     })
 }
 

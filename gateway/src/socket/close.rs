@@ -35,6 +35,9 @@ pub enum CloseReason {
     /// No slot is left.
     #[error("{0}")]
     Full(FullReason),
+    /// The issuer of tokens was away when the gateway started, and its keys have not come yet.
+    #[error("tokens can't be checked yet")]
+    NoKeys,
     /// Too many messages that make no sense.
     #[error("too many bad messages")]
     BadMessages,
@@ -96,7 +99,7 @@ impl CloseReason {
             Self::NotUtf8 => 1007,
             Self::TooBig(_) => 1009,
             Self::Restart { .. } => 1012,
-            Self::Full(_) => 1013,
+            Self::Full(_) | Self::NoKeys => 1013,
             Self::BadMessages => 4400,
             Self::Unauthorized(_) | Self::TokenExpired | Self::Kicked => 4401,
             Self::UnusableClaim | Self::WrongTenant => 4403,
@@ -120,6 +123,7 @@ impl CloseReason {
             Self::TooBig(_) => "too_big",
             Self::Restart { .. } => "restart",
             Self::Full(_) => "full",
+            Self::NoKeys => "keys",
             Self::BadMessages => "bad_message",
             Self::Unauthorized(_) => "unauthorized",
             Self::TokenExpired => "token_expired",
@@ -138,7 +142,7 @@ impl CloseReason {
     pub fn retry_in_ms(&self) -> Option<u64> {
         match self {
             Self::Restart { retry_in_ms } => Some(*retry_in_ms),
-            Self::Full(_) => Some(rand::random_range(1_000..5_000)),
+            Self::Full(_) | Self::NoKeys => Some(rand::random_range(1_000..5_000)),
             _ => None,
         }
     }
@@ -164,6 +168,7 @@ impl From<TokenError> for CloseReason {
             TokenError::Expired => Self::TokenExpired,
             TokenError::Invalid(_) => Self::Unauthorized("the token is not valid"),
             TokenError::UnusableTenantClaim(..) => Self::UnusableClaim,
+            TokenError::NoKeys => Self::NoKeys,
         }
     }
 }

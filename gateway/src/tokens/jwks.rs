@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use reqwest::{Client, Url, redirect};
+use reqwest::{Client, StatusCode, Url, redirect};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::keys::KeySet;
 use crate::config::ConfigError;
@@ -24,12 +24,17 @@ const FIRST_TIMEOUT: Duration = Duration::from_millis(1800);
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Between two attempts while there are no keys: from the first to the longest, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
 const LONGEST_DOCUMENT: usize = 1024 * 1024;
 
 /// The newest good keys of a source.
 pub(super) struct Jwks {
     source: Source,
-    keys: RwLock<Arc<KeySet>>,
+    /// None yet when the issuer was away at the start; then the reason.
+    keys: RwLock<Result<Arc<KeySet>, String>>,
     /// When the source was last asked. Its lock is held while asking: who comes meanwhile waits for the same answer.
     asked: Mutex<Instant>,
 }
@@ -39,55 +44,96 @@ enum Source {
     Url(Client, Url),
 }
 
+/// Why there is no key set.
+enum ReadError {
+    /// The issuer gave no answer, or none that says anything about its keys.
+    Away(String),
+    /// The source is none.
+    Unusable(String),
+}
+
 impl Jwks {
+    /// Reads the keys. An issuer that is away is asked again by [`Jwks::keep_fresh`].
     pub(super) async fn load(source: &str) -> Result<Self, ConfigError> {
         let refuse = |rule: String| ConfigError::with_value("JWT_JWKS", source, rule);
         let opened = Source::open(source).map_err(refuse)?;
-        let keys = opened.read(FIRST_TIMEOUT).await.map_err(refuse)?;
-        Ok(Self { source: opened, keys: RwLock::new(Arc::new(keys)), asked: Mutex::new(Instant::now()) })
+        let keys = match opened.read(FIRST_TIMEOUT).await {
+            Ok(keys) => Ok(Arc::new(keys)),
+            Err(ReadError::Away(reason)) => {
+                warn!(%reason, "JWKS unavailable, no token can be checked until it is there");
+                Err(reason)
+            }
+            Err(ReadError::Unusable(rule)) => return Err(refuse(rule)),
+        };
+        Ok(Self { source: opened, keys: RwLock::new(keys), asked: Mutex::new(Instant::now()) })
     }
 
-    /// The current keys; read again first when they don't hold `kid`, if that is not too soon.
-    pub(super) async fn holding(&self, kid: Option<&str>) -> Arc<KeySet> {
-        let keys = self.current();
+    /// The current keys, unless there are none yet; read again first when they don't hold `kid`, if that is not too soon.
+    pub(super) async fn holding(&self, kid: Option<&str>) -> Option<Arc<KeySet>> {
+        let keys = self.current().ok()?;
         // Reading again names no key for a token that names none.
         if kid.is_none() || keys.find(kid).is_some() {
-            return keys;
+            return Some(keys);
         }
         let mut asked = self.asked.lock().await;
-        if self.current().find(kid).is_none() && asked.elapsed() >= SHORTEST_PAUSE {
+        let known = self.current().is_ok_and(|keys| keys.find(kid).is_some());
+        if !known && asked.elapsed() >= SHORTEST_PAUSE {
             *asked = Instant::now();
             self.read_again().await;
         }
-        self.current()
+        self.current().ok()
     }
 
     pub(super) async fn keep_fresh(&self) {
+        let mut pause = FIRST_PAUSE;
         loop {
-            sleep(PERIOD).await;
+            if self.current().is_ok() {
+                sleep(PERIOD).await;
+            } else {
+                // Gateways that started together should not ask together.
+                sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+                pause = (2 * pause).min(LONGEST_PAUSE);
+            }
             let mut asked = self.asked.lock().await;
             *asked = Instant::now();
             self.read_again().await;
         }
     }
 
-    pub(super) fn describe(&self) -> String {
-        self.current().describe()
+    /// Whether there are keys.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.current().is_ok()
+    }
+
+    /// The keys for a person, or why there are none.
+    pub(super) fn describe(&self) -> Result<String, String> {
+        self.current().map(|keys| keys.describe())
     }
 
     /// Keeps the old keys when there are no good new ones: the issuer's outage is not to become ours.
     async fn read_again(&self) {
-        match self.source.read(TIMEOUT).await {
-            Ok(keys) => {
-                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
-                debug!("read the JWKS again");
+        let read = self.source.read(TIMEOUT).await;
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        match (read, &*keys) {
+            (Ok(read), before) => {
+                match before {
+                    Ok(_) => debug!("read the JWKS again"),
+                    Err(_) => info!("JWKS loaded"),
+                }
+                *keys = Ok(Arc::new(read));
             }
-            Err(reason) => warn!(%reason, "could not read the JWKS again, keeping the keys"),
+            (Err(ReadError::Away(reason) | ReadError::Unusable(reason)), Ok(_)) => {
+                warn!(%reason, "could not read the JWKS again, keeping the keys");
+            }
+            (Err(ReadError::Away(reason) | ReadError::Unusable(reason)), Err(_)) => {
+                warn!(%reason, "JWKS still unavailable, no token can be checked until it is there");
+                *keys = Err(reason);
+            }
         }
     }
 
-    fn current(&self) -> Arc<KeySet> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    fn current(&self) -> Result<Arc<KeySet>, String> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -113,12 +159,13 @@ impl Source {
         Ok(Self::Url(client, url))
     }
 
-    async fn read(&self, limit: Duration) -> Result<KeySet, String> {
-        let document = timeout(limit, self.document()).await.map_err(|_| format!("did not answer within {limit:?}"))?;
-        KeySet::parse(&document?)
+    async fn read(&self, limit: Duration) -> Result<KeySet, ReadError> {
+        let late = |_| ReadError::Away(format!("did not answer within {limit:?}"));
+        let document = timeout(limit, self.document()).await.map_err(late)??;
+        KeySet::parse(&document).map_err(ReadError::Unusable)
     }
 
-    async fn document(&self) -> Result<Vec<u8>, String> {
+    async fn document(&self) -> Result<Vec<u8>, ReadError> {
         let document = match self {
             Self::File(path) => {
                 let path = path.clone();
@@ -128,14 +175,20 @@ impl Source {
                     Ok(document)
                 };
                 let read = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other);
-                read.flatten().map_err(|error: std::io::Error| format!("cannot be read: {error}"))?
+                let unreadable = |error: std::io::Error| ReadError::Unusable(format!("cannot be read: {error}"));
+                read.flatten().map_err(unreadable)?
             }
             Self::Url(client, url) => {
-                let unreadable =
-                    |error: reqwest::Error| format!("cannot be read: {}", root_cause(&error.without_url()));
+                let unreadable = |error: reqwest::Error| {
+                    ReadError::Away(format!("cannot be read: {}", root_cause(&error.without_url())))
+                };
                 let mut response = client.get(url.clone()).send().await.map_err(unreadable)?;
-                if response.status() != reqwest::StatusCode::OK {
-                    return Err(format!("answered {}", response.status()));
+                match response.status() {
+                    StatusCode::OK => {}
+                    status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                        return Err(ReadError::Away(format!("answered {status}")));
+                    }
+                    status => return Err(ReadError::Unusable(format!("answered {status}"))),
                 }
                 let mut document = Vec::new();
                 while let Some(chunk) = response.chunk().await.map_err(unreadable)? {
@@ -148,7 +201,7 @@ impl Source {
             }
         };
         if document.len() > LONGEST_DOCUMENT {
-            return Err(format!("is longer than {LONGEST_DOCUMENT} bytes"));
+            return Err(ReadError::Unusable(format!("is longer than {LONGEST_DOCUMENT} bytes")));
         }
         Ok(document)
     }

@@ -2,14 +2,21 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::PipeReader;
+use std::net::SocketAddr;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use publisher::TenantId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 
-use crate::harness::process::scratch;
+use crate::harness::balancer::Behind;
+use crate::harness::process::{Signal, scratch};
+use crate::harness::redis::free_port;
 use crate::harness::wait::PATIENCE;
-use crate::harness::{Dashboard, Gateway, Setup, Stack, eventually, http, payment, tenant};
+use crate::harness::{Balancer, Bring, Dashboard, Gateway, Setup, Stack, eventually, http, payment, tenant};
+use crate::signatures::{Listener, key_set_and_token};
 
 /// Both outputs of a gateway in one pipe.
 fn pipe() -> (PipeReader, Stdio, Stdio) {
@@ -125,4 +132,150 @@ async fn f60_a_command_whose_output_is_full_or_closed_fails_without_a_panic() {
             assert!(words.starts_with("gateway: ") && words.lines().count() == 1, "{arguments:?}: {words}");
         }
     }
+}
+
+#[tokio::test]
+async fn f66_a_health_check_in_http_1_0_needs_no_host() {
+    let stack = Setup::new().start().await;
+    let gateway = stack.gateway();
+    let [behind] = Behind::stack(&stack).await[..] else { panic!("one gateway") };
+    for (status, addr, head) in [
+        (200, gateway.internal, "GET /readyz HTTP/1.0\r\n\r\n"),
+        (200, gateway.internal, "GET /readyz HTTP/1.0\r\nHost: a\r\n\r\n"),
+        (200, gateway.public, "GET / HTTP/1.0\r\n\r\n"),
+        (400, gateway.internal, "GET /readyz HTTP/1.1\r\n\r\n"),
+        (400, gateway.internal, "GET /readyz HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n"),
+        (400, gateway.internal, "GET /readyz HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
+    ] {
+        assert_eq!(http::raw(addr, head.as_bytes()).await.unwrap().status, status, "{head:?}");
+    }
+    let balancer = Balancer::haproxy_with_a_short_check(behind).await;
+    for _ in 0..20 {
+        // HAProxy asks ten times a second; one bad answer marks the gateway down.
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(http::get(balancer.addr, "/asyncapi.json").await.status, 200);
+    }
+    stack.finish().await;
+}
+
+/// Asks on a connection that stays open; whether it was answered.
+async fn asks(stream: &mut TcpStream) -> bool {
+    let request = b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n";
+    if stream.write_all(request).await.is_err() {
+        return false;
+    }
+    let mut answer = [0; 4096];
+    let read = stream.read(&mut answer).await.unwrap_or(0);
+    answer[..read].starts_with(b"HTTP/1.1 404")
+}
+
+#[tokio::test]
+async fn f66_a_connection_that_had_an_answer_is_kept_for_75_s() {
+    let stack = Setup::new().start().await;
+    let idle = async |addr: SocketAddr| {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        assert!(asks(&mut stream).await);
+        let begun = Instant::now();
+        let closed = timeout(Duration::from_secs(120), stream.read(&mut [0])).await.expect("it is closed in the end");
+        assert!(matches!(closed, Ok(0)), "{closed:?}");
+        assert!(begun.elapsed() >= Duration::from_secs(74), "closed after {:?}", begun.elapsed());
+    };
+    let used = async |addr: SocketAddr| {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        assert!(asks(&mut stream).await);
+        sleep(Duration::from_secs(65)).await;
+        assert!(asks(&mut stream).await, "closed before a balancer would");
+    };
+    let (public, internal) = (stack.gateway().public, stack.gateway().internal);
+    tokio::join!(idle(public), used(public), idle(internal), used(internal));
+    // Neither is a request that was never made.
+    assert_eq!(stack.gateway().metric("gateway_http_requests_total", &[r#"status="408""#]).await, 0.0);
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f66_idle_connections_keep_nobody_out() {
+    let stack = Setup::new().env("MAX_CONNECTIONS", "10").start().await;
+    let mut idle = Vec::new();
+    for _ in 0..256 {
+        let mut stream = TcpStream::connect(stack.addr()).await.unwrap();
+        assert!(asks(&mut stream).await);
+        idle.push(stream);
+    }
+    let mut late = TcpStream::connect(stack.addr()).await.unwrap();
+    let begun = Instant::now();
+    assert!(timeout(Duration::from_secs(60), asks(&mut late)).await.expect("room was made"));
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    drop((idle, late));
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f66_sighup_drains_and_quit_and_usr_are_ignored() {
+    let mut stack = Setup::new().env("DRAIN_SECONDS", "3").start().await;
+    let room = tenant();
+    let mut dashboard = stack.dashboard(&room).await;
+    let ignored = [(Signal::QUIT, "SIGQUIT"), (Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")];
+    for (signal, name) in ignored {
+        stack.gateway().signal(signal);
+        let lines = |stack: &Stack| {
+            let lines = stack.gateway().log().lines().into_iter();
+            lines.filter(|line| line.contains("signal ignored") && line.contains(name)).count()
+        };
+        eventually("it is logged", PATIENCE, async || (lines(&stack) == 1).then_some(())).await;
+        dashboard.ping().await;
+    }
+    stack.gateway().signal(Signal::HUP);
+    eventually("the gateway drains", PATIENCE, async || {
+        let ready = http::get(stack.gateway().internal, "/readyz").await;
+        (ready.status == 503 && ready.json()["reason"] == "draining").then_some(())
+    })
+    .await;
+    // A closing terminal may send it twice.
+    stack.gateway().signal(Signal::HUP);
+    dashboard.until("error").await;
+    assert_eq!(dashboard.close_code().await, 1012);
+    let (status, took) = stack.gateways[0].exit(Duration::from_secs(20)).await;
+    assert_eq!(status.code(), Some(0), "after {took:?}");
+}
+
+#[tokio::test]
+async fn f66_keys_that_are_away_at_the_start_are_waited_for() {
+    let room = tenant();
+    let (keys, token) = key_set_and_token(room.as_str());
+    let issuer = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let setup = Setup::new().without("JWT_SECRET").env("JWT_JWKS", &format!("http://{issuer}/jwks.json"));
+    let (status, log) = Gateway::run(&["check"], setup.environment()).await;
+    assert_eq!(status.code(), Some(1), "{}", log.text());
+    assert!(log.text().contains("keys: JWT_JWKS cannot be read"), "{}", log.text());
+
+    let stack = setup.start().await;
+    let ready = http::get(stack.gateway().internal, "/readyz").await;
+    assert_eq!((ready.status, &ready.json()["reason"]), (503, &"keys".into()));
+    for way in Bring::ALL {
+        let mut dashboard = Dashboard::bring(stack.addr(), way, room.as_str(), &token).await;
+        let error = dashboard.expect_refusal(1013).await;
+        assert_eq!(error.data["code"], "keys", "{way:?}");
+        assert!(error.data["retryInMs"].is_u64(), "{way:?}: {}", error.raw);
+    }
+    let authorization = format!("Bearer {token}");
+    let snapshot = async || {
+        http::get_with(stack.addr(), "/dashboard/snapshot", &[("Authorization", authorization.as_str())]).await
+    };
+    let refused = snapshot().await.expect(503);
+    assert_eq!((refused.code().as_str(), refused.header("retry-after")), ("keys", Some("1")));
+    // Nonsense is nonsense whatever the keys.
+    http::get_with(stack.addr(), "/dashboard/snapshot", &[("Authorization", "Bearer x")]).await.expect(401);
+
+    let back = Instant::now();
+    let _issuer = Listener::start_at(issuer, keys).await;
+    eventually("the gateway is ready", Duration::from_secs(60), async || {
+        (http::get(stack.gateway().internal, "/readyz").await.status == 200).then_some(())
+    })
+    .await;
+    eprintln!("ready {:?} after the keys were there", back.elapsed());
+    snapshot().await.expect(200);
+    Dashboard::joined(stack.addr(), room.as_str(), &token).await.close().await;
+    stack.refused(&["disconnects keys", "http_requests 503", "http_requests 401", "joins keys"]).await;
+    stack.finish().await;
 }

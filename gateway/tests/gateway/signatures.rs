@@ -1,5 +1,6 @@
 //! B38–B42: tokens whose signature, algorithm, key or header must not open anything, each by all three ways in.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -205,6 +206,13 @@ async fn b39_ed25519_key_takes_eddsa_only() {
     .await;
 }
 
+/// A key set with one key, and a token of a tenant that it verifies.
+pub fn key_set_and_token(tenant: &str) -> (String, String) {
+    let set = json!({ "keys": [jwk(&rsa(), Algorithm::RS256, "first")] });
+    let token = Token::of(tenant).header("alg", json!("RS256")).header("kid", json!("first"));
+    (set.to_string(), token.sign_with(&rsa(), Algorithm::RS256))
+}
+
 fn jwk(key: &EncodingKey, algorithm: Algorithm, kid: &str) -> Value {
     let mut jwk = serde_json::to_value(Jwk::from_encoding_key(key, algorithm).unwrap()).unwrap();
     jwk["kid"] = json!(kid);
@@ -255,7 +263,7 @@ async fn b40_key_ids_choose_a_key_and_nothing_else() {
 }
 
 /// An HTTP server that answers everything with `body` and counts who came.
-struct Listener {
+pub struct Listener {
     url: String,
     visits: Arc<AtomicUsize>,
     _task: AbortOnDropHandle<()>,
@@ -263,7 +271,11 @@ struct Listener {
 
 impl Listener {
     async fn start(body: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap(), body).await
+    }
+
+    pub async fn start_at(addr: SocketAddr, body: String) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap();
         let url = format!("http://{}/jwks.json", listener.local_addr().unwrap());
         let visits = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&visits);

@@ -64,6 +64,32 @@ impl Balancer {
         Self::start(addr, None, command).await
     }
 
+    /// HAProxy with a configuration of one's own, whose health check is a single line: HTTP/1.0 without Host.
+    pub async fn haproxy_with_a_short_check(gateway: Behind) -> Self {
+        let addr = loopback();
+        let configuration = format!(
+            "defaults
+                mode http
+                timeout connect 3s
+                timeout client 30s
+                timeout server 30s
+            frontend public
+                bind {addr}
+                default_backend gateways
+            backend gateways
+                option httpchk GET /readyz
+                server gateway {} check port {} inter {CHECKED_OFTEN} fall 1 rise 1
+",
+            gateway.public,
+            gateway.internal.port()
+        );
+        let file = scratch(&format!("haproxy-{}", free_port())).join("haproxy.cfg");
+        std::fs::write(&file, configuration).unwrap();
+        let mut command = Command::new("haproxy");
+        command.arg("-f").arg(file);
+        Self::start(addr, None, command).await
+    }
+
     /// HAProxy with TLS, and a certificate that it was given for this.
     pub async fn haproxy_with_tls(gateways: &[Behind]) -> Self {
         let (tls, directory) = (loopback(), scratch(&format!("haproxy-{}", free_port())));

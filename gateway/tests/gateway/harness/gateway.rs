@@ -140,6 +140,10 @@ impl Gateway {
         self.process.signal(Signal::TERM);
     }
 
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     pub fn freeze(&self) {
         self.process.signal(Signal::STOP);
     }
