@@ -18,21 +18,22 @@ use fred::{
     interfaces::{ClientLike, EventInterface},
     types::{
         Builder, ClusterHash, CustomCommand, Resp3Frame,
-        config::{Config, ConnectionConfig, Options, ReconnectPolicy, TcpConfig},
+        config::{Config, ConnectionConfig, Options, TcpConfig},
     },
 };
 use tokio::{
-    sync::watch,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    sync::{Mutex, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::{
+    backoff::Backoff,
     complaints::Complaints,
     error::ConnectError,
     script::Script,
-    topology::{Layout, RedisUrl, Server, Servers, is_elsewhere},
+    topology::{Layout, RedisUrl, Server, Servers, cause, is_elsewhere},
 };
 
 /// A connection is asked for a sign of life this often, so that a black hole is found before billing falls into it.
@@ -41,9 +42,8 @@ const PULSE: Duration = Duration::from_millis(500);
 const PULSE_LIMIT: Duration = Duration::from_millis(400);
 /// Dialling, TLS and Redis' greeting must each be done in this time.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// Between two attempts to reconnect, with up to [`RECONNECT_JITTER_MS`] more, for ever.
-const RECONNECT_DELAY_MS: u32 = 100;
-const RECONNECT_JITTER_MS: u32 = 150;
+/// The longest delay between two attempts to connect to a server.
+const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 /// The kernel gives a connection up when what it sent isn't taken for so long. A write into a full buffer ends with it.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -86,6 +86,9 @@ struct Node {
     connections: Vec<Arc<Connection>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
+
+/// The library's task that owns a connection, aborted when it is dropped.
+type Router = AbortOnDropHandle<Result<(), Error>>;
 
 /// How connections are made.
 #[derive(Clone, Copy)]
@@ -165,14 +168,13 @@ async fn follow(mut servers: Servers, reach: watch::Sender<Arc<Reach>>, width: W
 
 impl Node {
     fn open(server: &Server, url: &RedisUrl, width: Width) -> Self {
-        let mut config = url.config_of(server);
-        // Redis being down is no reason not to start.
-        config.fail_fast = false;
+        let config = url.config_of(server);
         let (mut connections, mut tasks) = (Vec::new(), Vec::new());
+        // One connection dials at a time: a server that is dead is not dialled by all of them.
+        let dialling = Arc::new(Mutex::new(Backoff::up_to(RECONNECT_DELAY)));
         for number in 0..width.connections {
             let connection = Arc::new(Connection::new(number, server.clone(), client(&config, width.queue)));
-            tasks.push(AbortOnDropHandle::new(tokio::spawn(connection.clone().watch())));
-            tasks.push(AbortOnDropHandle::new(tokio::spawn(connection.clone().keep_alive())));
+            tasks.push(AbortOnDropHandle::new(tokio::spawn(connection.clone().keep_alive(dialling.clone()))));
             connections.push(connection);
         }
         Self { connections, _tasks: tasks }
@@ -184,7 +186,7 @@ pub(crate) struct Connection {
     number: usize,
     server: Server,
     client: Client,
-    /// The library's own state stays "connected" through the delay before it reconnects, so we keep ours.
+    /// Whether the connection has answered, and was not lost since. The library's own state says "connected" before and after.
     up: watch::Sender<bool>,
     /// An attempt timed out in silence; nothing is sent until Redis has answered again.
     suspect: AtomicBool,
@@ -298,29 +300,6 @@ impl Connection {
         }
     }
 
-    /// Keeps `up` true to what the library reports, and logs why.
-    async fn watch(self: Arc<Self>) {
-        let (mut errors, mut connects) = (self.client.error_rx(), self.client.reconnect_rx());
-        let mut complaints = Complaints::default();
-        loop {
-            // Errors first: an error and the reconnection after it may both be waiting.
-            tokio::select! {
-                biased;
-                error = errors.recv() => {
-                    self.up.send_replace(false);
-                    let error = error.map_or_else(|_| "unknown".to_owned(), |(error, _)| error.to_string());
-                    if complaints.may_say(&error) {
-                        warn!(server = %self.server, connection = self.number, error, "no connection to Redis");
-                    }
-                }
-                _ = connects.recv() => self.is_alive(),
-            }
-            if self.closing.load(Relaxed) {
-                return;
-            }
-        }
-    }
-
     fn is_alive(&self) {
         self.suspect.store(false, Relaxed);
         if !self.up.send_replace(true) {
@@ -328,33 +307,62 @@ impl Connection {
         }
     }
 
-    /// Connects, and from then on makes sure that the connection answers, or is replaced.
-    async fn keep_alive(self: Arc<Self>) {
-        let mut connecting = AbortOnDropHandle::new(self.client.connect());
-        let mut pulse = interval(PULSE);
-        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let options =
-            Options { max_attempts: Some(1), timeout: Some(PULSE_LIMIT), fail_fast: true, ..Options::default() };
-        let client = self.client.with_options(&options);
+    /// Keeps a connection open for as long as the node is held. The library is not left to reconnect: it queues each order
+    /// to, and carries all of them out after an outage, killing a healthy connection each time.
+    async fn keep_alive(self: Arc<Self>, dialling: Arc<Mutex<Backoff>>) {
+        let mut complaints = Complaints::default();
         loop {
-            pulse.tick().await;
+            let mut backoff = dialling.lock().await;
+            let error = match self.dial().await {
+                Ok(router) => {
+                    drop(backoff);
+                    let begun = Instant::now();
+                    let error = self.watch(router).await;
+                    self.up.send_replace(false);
+                    backoff = dialling.lock().await;
+                    backoff.reset_after(begun.elapsed());
+                    error
+                }
+                Err(error) => error,
+            };
             if self.closing.load(Relaxed) {
                 return;
             }
-            if connecting.is_finished() {
-                // The library gives up on errors that it holds to be final; a name that did not resolve is one.
-                connecting = AbortOnDropHandle::new(self.client.connect());
-                continue;
+            if complaints.may_say(&error.to_string()) {
+                warn!(server = %self.server, connection = self.number, %error, "no connection to Redis");
             }
-            match client.ping::<String>(None).await {
-                Ok(_) => self.is_alive(),
-                Err(error) if matches!(error.kind(), ErrorKind::Timeout) => {
-                    self.suspect.store(true, Relaxed);
-                    // Returns when there is a new connection, however long that takes.
-                    let _ = self.client.force_reconnection().await;
+            sleep(backoff.delay()).await;
+        }
+    }
+
+    /// Connects; the connection ends with the library's task, which is returned.
+    async fn dial(&self) -> Result<Router, Error> {
+        let mut connected = self.client.reconnect_rx();
+        let mut router = AbortOnDropHandle::new(self.client.connect());
+        tokio::select! {
+            Ok(_) = connected.recv() => Ok(router),
+            ended = &mut router => Err(cause(ended)),
+        }
+    }
+
+    /// Makes sure again and again that the connection answers. Returns when it is lost, or silent.
+    async fn watch(&self, mut router: Router) -> Error {
+        let mut pulse = interval(PULSE);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let options = Options { max_attempts: Some(1), timeout: Some(PULSE_LIMIT), ..Options::default() };
+        let client = self.client.with_options(&options);
+        let ping = CustomCommand::new_static("PING", ClusterHash::FirstKey, false);
+        loop {
+            tokio::select! {
+                ended = &mut router => return cause(ended),
+                // Any answer will do, a refusal too.
+                _ = pulse.tick() => match client.custom_raw(ping.clone(), Vec::<Bytes>::new()).await {
+                    Ok(_) => self.is_alive(),
+                    Err(error) => {
+                        self.suspect.store(true, Relaxed);
+                        return error;
+                    }
                 }
-                // The library knows that the connection is gone and is at work on it.
-                Err(_) => {}
             }
         }
     }
@@ -367,14 +375,12 @@ fn client(config: &Config, queue: usize) -> Client {
         max_command_attempts: 1,
         max_command_buffer_len: queue,
         reconnect_on_auth_error: true,
-        // None: a refusal is the caller's to know, and should not cost everybody else the connection.
+        // None: a refusal is the caller's to know, and should not cost all other callers the connection.
         reconnect_errors: Vec::new(),
         tcp: TcpConfig { nodelay: Some(true), user_timeout: Some(TCP_USER_TIMEOUT), ..TcpConfig::default() },
         ..ConnectionConfig::default()
     };
-    let mut policy = ReconnectPolicy::new_constant(0, RECONNECT_DELAY_MS);
-    policy.set_jitter(RECONNECT_JITTER_MS);
     let mut builder = Builder::from_config(config.clone());
-    builder.set_connection_config(connection).set_policy(policy);
+    builder.set_connection_config(connection);
     builder.build().expect("a builder that has a configuration")
 }

@@ -27,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{connection::Connection, scout::Scout, url::Place};
 
+pub(crate) use self::connection::cause;
 pub use self::{layout::Layout, url::RedisUrl};
 pub use fred::types::config::Server;
 

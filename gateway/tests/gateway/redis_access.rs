@@ -24,6 +24,12 @@ const ENCODED: &str = "p%40ss%3Aw%2Frd";
 
 /// The runbook's commands for this user, with our password and prefix: the one for any Redis, and the one on top for a Cluster.
 fn acl(user: &str, prefix: &str) -> Vec<Vec<String>> {
+    let commands = commands_for(user, prefix);
+    assert_eq!(commands.len(), 2, "the runbook has two commands for {user}");
+    commands
+}
+
+fn commands_for(user: &str, prefix: &str) -> Vec<Vec<String>> {
     let command = format!("    ACL SETUSER {user} ");
     let commands = RUNBOOK.split(&command).skip(1).map(|rest| {
         // A command goes on where its line ends in a backslash.
@@ -42,9 +48,7 @@ fn acl(user: &str, prefix: &str) -> Vec<Vec<String>> {
         });
         ["ACL", "SETUSER", user].map(str::to_owned).into_iter().chain(words).collect()
     });
-    let commands: Vec<_> = commands.collect();
-    assert_eq!(commands.len(), 2, "the runbook has two commands for {user}");
-    commands
+    commands.collect()
 }
 
 async fn give(redis: &RedisServer, command: &[String]) {
@@ -257,6 +261,30 @@ async fn the_least_rights_of_the_runbook_are_enough_on_a_cluster() {
         }
         billing.close().await;
         stack.finish().await;
+    }
+}
+
+/// With them, and with those that earlier versions needed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_least_rights_of_the_runbook_are_enough_on_sentinels() {
+    let sentinels = Sentinels::start().await;
+    let url = format!("{}&sentinelUsername=crechebooks&sentinelPassword={ENCODED}", sentinels.url());
+    let rights = commands_for("crechebooks", "").remove(0);
+    let earlier = "nocommands +hello +ping +client|id +info +sentinel|get-master-addr-by-name".split(' ');
+    let earlier: Vec<_> = rights[..5].iter().cloned().chain(earlier.map(str::to_owned)).collect();
+    assert_eq!(earlier[3..5], ["on".to_owned(), format!(">{PASSWORD}")]);
+    for rights in [&earlier, &rights] {
+        for reply in sentinels.command(&["ACL", "DELUSER", "crechebooks"]).await {
+            assert!(matches!(reply, Reply::Integer(_)), "{reply:?}");
+        }
+        sentinels.command(&rights.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        sentinels.command(&["ACL", "LOG", "RESET"]).await;
+        let stack = Setup::new().redis_url(&url).start_on(None).await;
+        stack.gateway().metric_becomes("gateway_redis_up", &[], 1.0).await;
+        stack.finish().await;
+    }
+    for refused in sentinels.command(&["ACL", "LOG"]).await {
+        assert!(matches!(&refused, Reply::Array(entries) if entries.is_empty()), "{refused:?}");
     }
 }
 

@@ -79,7 +79,7 @@ impl Connection {
 }
 
 /// Why the library's task ended.
-fn cause(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> Error {
+pub(crate) fn cause(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> Error {
     match ended {
         Ok(Err(error)) => error,
         Ok(Ok(())) | Err(_) => Error::new(ErrorKind::IO, "Connection closed."),

@@ -218,6 +218,59 @@ async fn f51_throttled_does_not_count_while_another_attempt_is_under_way() {
     assert!(unknown.iter().any(|id| late.contains(id)));
 }
 
+fn connections_received(redis: &Redis) -> usize {
+    let stats = redis.connection().send(&["INFO", "stats"]).text();
+    let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    line.unwrap().parse().unwrap()
+}
+
+/// A minute, not a moment: nothing that was begun during the outage is carried out after it.
+#[tokio::test]
+async fn f42_a_minute_of_a_frozen_redis_costs_few_dials_and_leaves_none_behind() {
+    let redis = Redis::start();
+    let publisher = unlimited(&redis.url()).await;
+    timed(&publisher, &payment()).await.0.unwrap();
+    let before = connections_received(&redis);
+    redis.freeze();
+    let frozen = Instant::now();
+    while frozen.elapsed() < Duration::from_secs(62) {
+        let (result, took) = timed(&publisher, &payment()).await;
+        assert!(result.is_err() && took < LIMIT, "{result:?} after {took:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    redis.thaw();
+    let thawed = Instant::now();
+    let event = payment();
+    insist(&publisher, &event).await;
+    let back = thawed.elapsed();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // One dial a second, and the four that hold.
+    let dialled = connections_received(&redis) - before;
+    println!("{dialled} dials, published {back:?} after the outage");
+    assert!(dialled <= 62 + 20, "{dialled} dials");
+    let healed = connections_received(&redis);
+    for _ in 0..20 {
+        timed(&publisher, &payment()).await.0.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(connections_received(&redis), healed + 1, "a connection that is well was dialled anew");
+}
+
+#[tokio::test]
+async fn f42_a_redis_that_lets_nobody_in_is_dialled_a_few_times_a_second() {
+    let redis = Redis::start();
+    redis.connection().send(&["CONFIG", "SET", "requirepass", "right"]);
+    let publisher = unlimited(&redis.url().replace("redis://", "redis://:wrong@")).await;
+    assert_eq!(timed(&publisher, &payment()).await.0, Err(PublishError::Unavailable));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut admin = redis.connection();
+    admin.send(&["AUTH", "right"]);
+    let stats = admin.send(&["INFO", "stats"]).text();
+    let dialled = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
+    println!("{dialled} dials");
+    assert!(dialled.parse::<usize>().unwrap() <= 100, "{dialled} dials in 11 seconds");
+}
+
 #[tokio::test]
 async fn f09_black_holed_connections_are_noticed_and_replaced() {
     let redis = Redis::start();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::process::{Process, scratch};
 use super::redis::{RedisClient, RedisServer, free_port};
+use super::resp::Reply;
 use super::wait::eventually;
 
 /// The name under which the Sentinels know the master.
@@ -96,6 +97,15 @@ impl Sentinels {
     pub fn addrs(&self) -> Vec<SocketAddr> {
         let sentinels = self.ports.iter().map(|port| ([127, 0, 0, 1], *port).into());
         self.servers.iter().map(RedisServer::addr).chain(sentinels).collect()
+    }
+
+    /// What every Sentinel answers to a command.
+    pub async fn command(&self, words: &[&str]) -> Vec<Reply> {
+        let asked = self
+            .ports
+            .iter()
+            .map(async |port| RedisClient::connect(([127, 0, 0, 1], *port).into()).await.unwrap().command(words).await);
+        futures::future::join_all(asked).await
     }
 
     /// With every Sentinel named.
