@@ -1,4 +1,4 @@
-//! Faults of Redis and of the way to it: F01–F03, F07, F10, F11, F13, F15, F16.
+//! Faults of Redis and of the way to it: F01–F03, F07, F10, F11, F13, F15, F16, F42, F53.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,8 +14,11 @@ use crate::harness::oracle::{Receipt, assert_rate};
 use crate::harness::proxy::{Direction, Fate, Proxy};
 use crate::harness::redis::RedisServer;
 use crate::harness::{
-    Dashboard, Follower, Holdings, Oracle, Setup, Token, Traffic, eventually, payment, tenant, tenants,
+    Dashboard, Follower, Gateway, Holdings, Oracle, Setup, Token, Traffic, eventually, http, payment, tenant, tenants,
 };
+
+/// As long as outages last in life.
+const MINUTE: Duration = Duration::from_secs(60);
 
 fn is_degraded(entry: &Entry) -> bool {
     matches!(entry, Entry::Degraded)
@@ -105,6 +108,7 @@ async fn f03_redis_killed_and_restarted_empty() {
     };
     stack.redis_mut().kill9();
     all("degraded within 2 s", Duration::from_millis(2500), is_degraded).await;
+    sleep(MINUTE).await;
     stack.redis_mut().restart().await;
     all("restored within 2 s of Redis' return", Duration::from_millis(2500), |entry| matches!(entry, Entry::Restored))
         .await;
@@ -416,6 +420,66 @@ async fn f16_failover_to_a_replica_that_lags() {
     before.are_back(&stack).await;
 }
 
+/// A minute without Redis: how often the gateway dials meanwhile, how soon delivery is back, and how many connections that takes.
+async fn a_minute_without_redis(
+    strike: impl AsyncFnOnce(&mut RedisServer, &Proxy),
+    heal: impl AsyncFnOnce(&mut RedisServer, &Proxy),
+) {
+    let redis = RedisServer::start().await;
+    let way = Proxy::to(redis.addr()).await;
+    let mut stack = Setup::new().through(way.addr()).start_on(Some(redis)).await;
+    let room = tenant();
+    let followers = Follower::start_all(&stack.addrs(), std::slice::from_ref(&room)).await;
+    let mut receipts = vec![stack.publish(&room, &payment()).await];
+    let seen = |what: fn(&Entry) -> bool| followers[0].ledger().count(what);
+
+    let struck = Instant::now();
+    let before = way.accepted();
+    strike(stack.redis_mut(), &way).await;
+    eventually("degraded", Duration::from_secs(10), async || (seen(is_degraded) > 0).then_some(())).await;
+    sleep(Duration::from_secs(65).saturating_sub(struck.elapsed())).await;
+    let dialled = way.accepted() - before;
+
+    let (healed, before) = (Instant::now(), way.accepted());
+    heal(stack.redis_mut(), &way).await;
+    eventually("restored", Duration::from_secs(30), async || {
+        (seen(|entry| matches!(entry, Entry::Restored)) > 0).then_some(())
+    })
+    .await;
+    let restored = healed.elapsed();
+    receipts.push(stack.publish(&room, &payment()).await);
+    crate::harness::follower::caught_up(&followers, &receipts).await;
+    let arrived = healed.elapsed();
+    // The connections stay: no order from the outage is left to be carried out.
+    sleep(Duration::from_secs(3)).await;
+    let made = way.accepted() - before;
+    println!(
+        "{dialled} dials in 65 s; restored after {restored:.2?}, the next event after {arrived:.2?}; {made} connections made after it"
+    );
+    assert!(dialled < 1200, "the gateway dialled {dialled} times in 65 s");
+    assert!(restored < Duration::from_secs(3), "restored {restored:?} after the outage");
+    assert!(made <= 12, "{made} connections were made after the outage");
+    let ledgers = judge(followers, receipts).await;
+    assert_sockets_stayed_open(&ledgers);
+    assert_doubts_were_settled(&ledgers);
+    stack.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f42_after_a_minute_of_a_frozen_redis_delivery_is_back_at_once() {
+    a_minute_without_redis(async |redis, _| redis.freeze(), async |redis, _| redis.thaw()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f42_a_minute_without_redis_costs_few_dials() {
+    a_minute_without_redis(async |redis, _| redis.kill9(), async |redis, _| redis.restart().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f42_after_a_minute_of_a_swallowed_way_delivery_is_back_at_once() {
+    a_minute_without_redis(async |_, way| way.freeze(), async |_, way| way.thaw()).await;
+}
+
 /// Who opens a dashboard during an outage waits for its room, answers Pings meanwhile, and is joined when Redis is back.
 #[tokio::test]
 async fn f03_a_socket_that_waits_out_the_outage_stays_open() {
@@ -481,5 +545,45 @@ async fn f14_a_tenant_that_redis_refuses_degrades_nobody_else() {
     for dashboard in [neighbour, waiting, late] {
         dashboard.close().await;
     }
+    stack.finish().await;
+}
+
+async fn kick(gateway: &Gateway, room: &TenantId) -> http::Response {
+    http::post(gateway.internal, &format!("/v1/tenants/{room}/disconnect"), "").await
+}
+
+/// Something between the gateway and Redis swallows the connection that kicks go out on, and that one alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f53_a_swallowed_command_connection_is_replaced_once() {
+    let redis = RedisServer::start().await;
+    let armed = Arc::new(AtomicBool::new(false));
+    let trigger = Arc::clone(&armed);
+    let way = Proxy::of_redis(redis.addr(), move |direction, frame| {
+        let is_kick = direction == Direction::ToServer && frame.is_command("XADD");
+        if is_kick && trigger.swap(false, Ordering::Relaxed) { Fate::BlackHole } else { Fate::Pass }
+    })
+    .await;
+    let stack = Setup::new().through(way.addr()).start_on(Some(redis)).await;
+    let (victim, bystander) = (tenant(), tenant());
+    let mut dashboard = stack.dashboard(&victim).await;
+    let other = stack.dashboard(&bystander).await;
+    kick(stack.gateway(), &tenant()).await.expect(202);
+    let before = way.accepted();
+
+    armed.store(true, Ordering::Relaxed);
+    kick(stack.gateway(), &victim).await.expect(503);
+    assert!(!armed.load(Ordering::Relaxed), "the fault was injected");
+    let begun = Instant::now();
+    eventually("kicks go out again", Duration::from_secs(5), async || {
+        (kick(stack.gateway(), &victim).await.status == 202).then_some(())
+    })
+    .await;
+    println!("kicks go out again {:.2?} after the first that failed", begun.elapsed());
+    assert_eq!(dashboard.close_code().await, 4401);
+    // Longer than a probe takes to come back: nothing else is found wrong.
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(way.accepted() - before, 1, "connections made");
+    assert_eq!(stack.gateway().metric("gateway_redis_reconnects_total", &[]).await, 0.0);
+    assert_eq!(other.close().await.count(is_degraded), 0);
     stack.finish().await;
 }

@@ -384,12 +384,12 @@ impl Keeper {
         if error.is_some() {
             self.servers.doubt();
         }
-        self.nodes[index].failed(error).await;
+        self.nodes[index].failed(error);
     }
 
     async fn tick(&mut self) {
         for index in 0..self.nodes.len() {
-            if self.nodes[index].tick().await {
+            if self.nodes[index].tick() {
                 self.metrics.probe_failed();
                 self.servers.doubt();
             }

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::OptionFuture;
+use futures::FutureExt;
+use futures::future::{BoxFuture, OptionFuture};
 use publisher::TenantId;
 use publisher::complaints::Complaints;
 use publisher::topology::Server;
@@ -14,7 +15,6 @@ use tracing::{info, warn};
 
 use super::round::{Answers, Round, RoundError, Running};
 use super::wire::{Push, Streams, Wire};
-use crate::shutdown::spawn_brief;
 
 /// A broken connection that is whole again within this is nobody's concern.
 const GRACE: Duration = Duration::from_secs(1);
@@ -38,6 +38,8 @@ pub struct Node {
     pub wire: Arc<Wire>,
     streams: Streams,
     running: Option<Running>,
+    /// A probe that is being sent.
+    probing: Option<BoxFuture<'static, ()>>,
     /// What the server was asked for on this connection, and has acknowledged.
     pub held: HashSet<TenantId>,
     /// There may be something to do; kept so that a message costs no look at all rooms.
@@ -105,6 +107,7 @@ impl Node {
             wire,
             streams,
             running: None,
+            probing: None,
             held: HashSet::new(),
             changed: true,
             full: true,
@@ -124,11 +127,14 @@ impl Node {
 
     /// The next thing that happens. Cancel-safe.
     pub async fn happening(&mut self) -> Happening {
-        tokio::select! {
-            push = self.streams.next(&self.wire) => Happening::Push(push),
-            Some(done) = OptionFuture::from(self.running.as_mut()) => {
-                self.running = None;
-                Happening::Done(Box::new(done))
+        loop {
+            tokio::select! {
+                push = self.streams.next(&self.wire) => return Happening::Push(push),
+                Some(done) = OptionFuture::from(self.running.as_mut()) => {
+                    self.running = None;
+                    return Happening::Done(Box::new(done));
+                }
+                Some(()) = OptionFuture::from(self.probing.as_mut()) => self.probing = None,
             }
         }
     }
@@ -141,7 +147,8 @@ impl Node {
     /// Whether a round could begin.
     pub fn is_ready(&self) -> bool {
         let now = Instant::now();
-        self.running.is_none() && !self.leaving && now >= self.retry_at && (self.changed || now >= self.audit_at)
+        let has_work = self.changed || now >= self.audit_at;
+        has_work && now >= self.retry_at && self.running.is_none() && !self.leaving && self.wire.is_connected()
     }
 
     /// Begins one.
@@ -205,7 +212,7 @@ impl Node {
     }
 
     /// A round failed. Without an error it was only overtaken by a new connection, and the next one need not wait.
-    pub async fn failed(&mut self, error: Option<RoundError>) {
+    pub fn failed(&mut self, error: Option<RoundError>) {
         self.full = true;
         self.held.clear();
         let Some(error) = error else { return };
@@ -221,7 +228,7 @@ impl Node {
                     );
                 }
                 if self.mismatches > 1 {
-                    self.wire.reconnect().await;
+                    self.wire.reconnect();
                 }
             }
             RoundError::Wire(cause) => {
@@ -232,7 +239,7 @@ impl Node {
                 // was meant for another command: the answers after it may be shifted as well, and one tenant's must never
                 // be taken for another's.
                 if !cause.is_of_a_lost_connection() {
-                    self.wire.reconnect().await;
+                    self.wire.reconnect();
                 }
             }
         }
@@ -240,7 +247,7 @@ impl Node {
     }
 
     /// Looks at the clocks; whether a probe is missing.
-    pub async fn tick(&mut self) -> bool {
+    pub fn tick(&mut self) -> bool {
         self.streams.revive(&self.wire);
         let missing = self.probe.is_some_and(|sent| sent.elapsed() >= PROBE_LIMIT);
         if missing {
@@ -250,14 +257,14 @@ impl Node {
                 // There was time enough for it to be nothing.
                 doubt.due = Instant::now();
             }
-            self.wire.reconnect().await;
+            self.wire.reconnect();
         }
         let silent = self.heard.is_none_or(|at| at.elapsed() >= SILENCE);
         if self.doubt.is_none() && silent && self.probe.is_none() {
             self.probe = Some(Instant::now());
             let wire = self.wire.clone();
             // If it can't be sent it won't come back, which is all there is to know.
-            spawn_brief(async move { drop(wire.probe().await) });
+            self.probing = Some(async move { drop(wire.probe().await) }.boxed());
         }
         missing
     }

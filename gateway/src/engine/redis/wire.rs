@@ -11,7 +11,8 @@
 //! it gives to the next command instead. On a Cluster both happen whenever a slot moves, so there each tenant's
 //! SSUBSCRIBE goes out as a command of its own, whose answer is looked at, and the count is asked for again and again.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fred::clients::Client;
@@ -19,7 +20,8 @@ use fred::error::ErrorKind;
 use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::config::{Config, ConnectionConfig, Options, PerformanceConfig, ReconnectPolicy, Server, TcpConfig};
 use fred::types::{Builder, ClusterHash, CustomCommand, Message as PushMessage, Resp3Frame};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use publisher::{Message, Names, TenantId, script};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -27,7 +29,6 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use crate::engine::{Claim, FIGURES_PAUSE, KICK_MEMORY, Kick, Known, Position, Reading};
-use crate::shutdown::spawn_brief;
 
 /// No command may take longer: whatever is silent for so long is not waited for.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,8 +39,14 @@ const PUSH_QUEUE: usize = 8192;
 const BATCH: usize = 512;
 /// Commands that may wait for a connection.
 const COMMAND_QUEUE: usize = 65_536;
-/// The delay before reconnecting, and the jitter on top, in milliseconds; for ever.
-const RECONNECT_MS: (u32, u32) = (20, 30);
+/// The delay before the first attempt to reconnect, in milliseconds. Each later one doubles it.
+const RECONNECT_MS: u32 = 25;
+/// Random milliseconds on top of each delay.
+const RECONNECT_JITTER_MS: u32 = 50;
+/// The longest delay, in milliseconds. The library adds no jitter to it, so each connection draws its own.
+const RECONNECT_MAX_MS: std::ops::RangeInclusive<u32> = 700..=1000;
+/// Between two starts of a connection that the library gave up.
+const REVIVE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a command has no result.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +68,11 @@ impl WireError {
         matches!(self, Self::Connection(error) if *error.kind() != ErrorKind::Timeout)
     }
 
+    /// Whether no answer came: the connection may be dead without anybody knowing.
+    fn is_silence(&self) -> bool {
+        matches!(self, Self::Connection(error) if *error.kind() == ErrorKind::Timeout)
+    }
+
     /// What the server said when it refused.
     pub fn refusal(&self) -> &str {
         match self {
@@ -72,11 +84,18 @@ impl WireError {
 
 /// The connections to one server.
 pub struct Wire {
-    subscriber: Client,
-    commands: Client,
+    subscriber: Line,
+    commands: Line,
     terms: Terms,
     /// The channel on which nobody else publishes: on a Cluster not even this gateway through another node.
     probe: String,
+}
+
+/// One connection. The library connects again by itself when a connection breaks; a silent one must be ordered to.
+struct Line {
+    client: Client,
+    /// The order under way. The library queues orders, and would carry out each of them after an outage.
+    order: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 /// What is the same for every server.
@@ -109,6 +128,7 @@ pub struct Streams {
     connects: broadcast::Receiver<Server>,
     /// The library's tasks that connect, and connect again; the connections end with them.
     connecting: [Connecting; 2],
+    revived: Option<Instant>,
 }
 
 type Connecting = AbortOnDropHandle<Result<(), fred::error::Error>>;
@@ -137,12 +157,13 @@ impl Wire {
     pub fn open(config: &Config, terms: &Terms) -> (Self, Streams) {
         let mut config = config.clone();
         config.fail_fast = false;
-        let (subscriber, commands) = (client(&config, PUSH_QUEUE), client(&config, 1));
+        let [subscriber, commands] = [PUSH_QUEUE, 1].map(|queue| Line::new(client(&config, queue)));
         let streams = Streams {
-            pushes: subscriber.message_rx(),
-            errors: subscriber.error_rx(),
-            connects: subscriber.reconnect_rx(),
-            connecting: [&subscriber, &commands].map(|client| AbortOnDropHandle::new(client.connect())),
+            pushes: subscriber.client.message_rx(),
+            errors: subscriber.client.error_rx(),
+            connects: subscriber.client.reconnect_rx(),
+            connecting: [&subscriber, &commands].map(|line| AbortOnDropHandle::new(line.client.connect())),
+            revived: None,
         };
         let probe = terms.names.probe(publisher::EventId::new().as_str());
         (Self { subscriber, commands, terms: terms.clone(), probe }, streams)
@@ -175,7 +196,8 @@ impl Wire {
 
     /// Subscribes to the channels that every gateway listens to on every server.
     pub async fn subscribe_own(&self) -> Result<(), WireError> {
-        Ok(self.subscriber.subscribe(vec![self.terms.names.control(), self.probe.clone()]).await?)
+        let own = vec![self.terms.names.control(), self.probe.clone()];
+        Ok(self.subscriber.client.with_options(&options()).subscribe(own).await?)
     }
 
     /// What must be there when `tenants` are subscribed to, and [our own channels](Self::subscribe_own).
@@ -196,14 +218,14 @@ impl Wire {
             return refusals.try_collect().await;
         }
         for batch in tenants.chunks(BATCH) {
-            self.subscriber.subscribe(self.channels(batch)).await?;
+            self.subscriber.client.with_options(&options()).subscribe(self.channels(batch)).await?;
         }
         Ok(Vec::new())
     }
 
     async fn subscribe_sharded(&self, tenant: &TenantId) -> Result<Option<Refusal>, WireError> {
         let channel = self.terms.names.events(tenant);
-        match custom(&self.subscriber, "SSUBSCRIBE", vec![channel.clone().into()]).await {
+        match self.subscriber.run("SSUBSCRIBE", vec![channel.clone().into()]).await {
             Ok(Resp3Frame::Push { data, .. }) if data.get(1).and_then(text) == Some(&channel) => Ok(None),
             Ok(_) => Err(WireError::Unexpected("SSUBSCRIBE")),
             Err(WireError::Refused(why)) => Ok(Some((tenant.clone(), why))),
@@ -216,12 +238,12 @@ impl Wire {
         if self.terms.sharded {
             // One by one: they must be of one slot.
             for channel in self.channels(tenants) {
-                self.subscriber.sunsubscribe(channel).await?;
+                self.subscriber.client.with_options(&options()).sunsubscribe(channel).await?;
             }
             return Ok(());
         }
         for batch in tenants.chunks(BATCH) {
-            self.subscriber.unsubscribe(self.channels(batch)).await?;
+            self.subscriber.client.with_options(&options()).unsubscribe(self.channels(batch)).await?;
         }
         Ok(())
     }
@@ -233,7 +255,7 @@ impl Wire {
     /// How many subscriptions the server holds for this connection. Asked on the connection itself, behind what was sent
     /// before: this is the barrier that proves it.
     pub async fn subscriptions(&self) -> Result<Subscriptions, WireError> {
-        let info = custom(&self.subscriber, "CLIENT", vec!["INFO".into()]).await?;
+        let info = self.subscriber.run("CLIENT", vec!["INFO".into()]).await?;
         let field = |name: &str| {
             text(&info)?.split_ascii_whitespace().find_map(|field| field.strip_prefix(name)?.parse::<usize>().ok())
         };
@@ -298,9 +320,9 @@ impl Wire {
             head.iter().chain(&keys).chain(&args).map(|arg| Bytes::copy_from_slice(arg.as_bytes())).collect()
         };
         let script = &*script::POSITION;
-        match custom(&self.subscriber, by_digest, call(script.digest().into())).await {
+        match self.subscriber.run(by_digest, call(script.digest().into())).await {
             Err(WireError::Refused(why)) if why.starts_with("NOSCRIPT") => {
-                custom(&self.subscriber, by_source, call(script.source().into())).await
+                self.subscriber.run(by_source, call(script.source().into())).await
             }
             answer => answer,
         }
@@ -310,9 +332,9 @@ impl Wire {
     pub async fn probe(&self) -> Result<(), WireError> {
         let publish = || vec![self.probe.clone().into(), "probe".into()];
         // Through the subscriber's own connection when the other is broken: that proves less, but not nothing.
-        match custom(&self.commands, "PUBLISH", publish()).await {
+        match self.command("PUBLISH", publish()).await {
             Ok(_) => Ok(()),
-            Err(_) => custom(&self.subscriber, "PUBLISH", publish()).await.map(drop),
+            Err(_) => self.subscriber.run("PUBLISH", publish()).await.map(drop),
         }
     }
 
@@ -329,7 +351,7 @@ impl Wire {
             "PX".into(),
             millis.into(),
         ];
-        Ok(match custom(&self.commands, "SET", words).await? {
+        Ok(match self.command("SET", words).await? {
             Resp3Frame::Null => Claim::Won,
             held => {
                 let held = text(&held).ok_or(WireError::Unexpected("SET"))?;
@@ -345,37 +367,82 @@ impl Wire {
         let kick = Bytes::from(serde_json::to_vec(kick).expect("a kick is strings and a number"));
         let key = || Bytes::from(self.terms.names.kicks());
         let remember = vec![key(), "MAXLEN".into(), "~".into(), "1000".into(), "*".into(), "k".into(), kick.clone()];
-        custom(&self.commands, "XADD", remember).await?;
+        self.command("XADD", remember).await?;
         let millis = KICK_MEMORY.as_millis().to_string();
-        custom(&self.commands, "PEXPIRE", vec![key(), millis.into()]).await?;
-        custom(&self.commands, "PUBLISH", vec![self.terms.names.control().into(), kick]).await?;
+        self.command("PEXPIRE", vec![key(), millis.into()]).await?;
+        self.command("PUBLISH", vec![self.terms.names.control().into(), kick]).await?;
         Ok(())
     }
 
     /// The kicks after the one with this stream id, each with its own.
     pub async fn kicks_after(&self, last: &str) -> Result<Vec<(String, Kick)>, WireError> {
         let range = vec![self.terms.names.kicks().into(), format!("({last}").into(), "+".into()];
-        let answer = custom(&self.subscriber, "XRANGE", range).await?;
+        let answer = self.subscriber.run("XRANGE", range).await?;
         let entries = array(answer).ok_or(WireError::Unexpected("XRANGE"))?;
         Ok(entries.into_iter().filter_map(kick_entry).collect())
     }
 
+    /// Runs a command on the connection that carries no subscriptions. Only its time-outs show that it is dead.
+    async fn command(&self, command: &'static str, args: Vec<Bytes>) -> Result<Resp3Frame, WireError> {
+        let answer = self.commands.run(command, args).await;
+        if answer.as_ref().is_err_and(WireError::is_silence) {
+            warn!(command, "the command connection to Redis is silent, connecting anew");
+            self.commands.reconnect();
+        }
+        answer
+    }
+
+    /// Whether the subscriber has a connection, as far as the library knows.
+    pub fn is_connected(&self) -> bool {
+        self.subscriber.client.is_connected()
+    }
+
     /// Drops the connections and makes new ones.
-    pub async fn reconnect(&self) {
-        // Each returns when its connection is back, however long that takes: nobody waits for it.
-        let (subscriber, commands) = (self.subscriber.clone(), self.commands.clone());
-        spawn_brief(async move {
-            let _ = futures::join!(subscriber.force_reconnection(), commands.force_reconnection());
-        });
+    pub fn reconnect(&self) {
+        self.subscriber.reconnect();
+        self.commands.reconnect();
+    }
+}
+
+impl Line {
+    fn new(client: Client) -> Self {
+        Self { client, order: Mutex::default() }
+    }
+
+    /// Runs a command. As a custom one, since the library never pipelines its own EVALSHA.
+    async fn run(&self, command: &'static str, args: Vec<Bytes>) -> Result<Resp3Frame, WireError> {
+        let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
+        match self.client.with_options(&options()).custom_raw(command, args).await? {
+            Resp3Frame::SimpleError { data, .. } => Err(WireError::Refused(data.to_string())),
+            Resp3Frame::BlobError { data, .. } => Err(WireError::Refused(String::from_utf8_lossy(&data).into_owned())),
+            frame => Ok(frame),
+        }
+    }
+
+    /// Orders a new connection, unless an order is under way or there is no connection: then the library is connecting.
+    fn reconnect(&self) {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_under_way = order.as_mut().is_some_and(|order| order.now_or_never().is_none());
+        if is_under_way || !self.client.is_connected() {
+            return;
+        }
+        let client = self.client.clone();
+        let mut ordered = async move { drop(client.force_reconnection().await) }.boxed();
+        // The first poll hands the order over.
+        *order = ordered.as_mut().now_or_never().is_none().then_some(ordered);
     }
 }
 
 impl Streams {
     /// Connects again where the library has given up: it holds some errors to be final, a name that did not resolve for one.
     pub fn revive(&mut self, wire: &Wire) {
-        for (connecting, client) in self.connecting.iter_mut().zip([&wire.subscriber, &wire.commands]) {
+        if self.revived.is_some_and(|at| at.elapsed() < REVIVE_PAUSE) {
+            return;
+        }
+        for (connecting, line) in self.connecting.iter_mut().zip([&wire.subscriber, &wire.commands]) {
             if connecting.is_finished() {
-                *connecting = AbortOnDropHandle::new(client.connect());
+                *connecting = AbortOnDropHandle::new(line.client.connect());
+                self.revived = Some(Instant::now());
             }
         }
     }
@@ -431,8 +498,9 @@ fn client(config: &Config, push_queue: usize) -> Client {
         default_command_timeout: COMMAND_TIMEOUT,
         ..PerformanceConfig::default()
     };
-    let mut policy = ReconnectPolicy::new_constant(0, RECONNECT_MS.0);
-    policy.set_jitter(RECONNECT_MS.1);
+    let longest = rand::random_range(RECONNECT_MAX_MS);
+    let mut policy = ReconnectPolicy::new_exponential(0, RECONNECT_MS, longest, 2);
+    policy.set_jitter(RECONNECT_JITTER_MS);
     Builder::from_config(config.clone())
         .set_connection_config(connection)
         .set_performance_config(performance)
@@ -441,16 +509,9 @@ fn client(config: &Config, push_queue: usize) -> Client {
         .expect("a builder that has a configuration")
 }
 
-/// Runs a command. As a custom one, since the library never pipelines its own EVALSHA.
-async fn custom(client: &Client, command: &'static str, args: Vec<Bytes>) -> Result<Resp3Frame, WireError> {
-    let options =
-        Options { max_attempts: Some(1), timeout: Some(COMMAND_TIMEOUT), fail_fast: true, ..Options::default() };
-    let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-    match client.with_options(&options).custom_raw(command, args).await? {
-        Resp3Frame::SimpleError { data, .. } => Err(WireError::Refused(data.to_string())),
-        Resp3Frame::BlobError { data, .. } => Err(WireError::Refused(String::from_utf8_lossy(&data).into_owned())),
-        frame => Ok(frame),
-    }
+/// One attempt, at once or not at all, and not for long.
+fn options() -> Options {
+    Options { max_attempts: Some(1), timeout: Some(COMMAND_TIMEOUT), fail_fast: true, ..Options::default() }
 }
 
 fn text(frame: &Resp3Frame) -> Option<&str> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,7 @@ struct Shared {
     target: Mutex<SocketAddr>,
     rule: Option<Rule>,
     mode: watch::Sender<Mode>,
+    accepted: AtomicUsize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,13 +115,18 @@ impl Proxy {
         let addr = listener.local_addr().unwrap();
         let mode =
             watch::Sender::new(Mode { frozen: false, latency: None, bandwidth: None, generation: 0, end: End::Close });
-        let shared = Arc::new(Shared { target: Mutex::new(target), rule, mode });
+        let shared = Arc::new(Shared { target: Mutex::new(target), rule, mode, accepted: AtomicUsize::new(0) });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { addr, shared, accepting }
     }
 
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// How many connections were made to it.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::Relaxed)
     }
 
     pub fn freeze(&self) {
@@ -183,6 +190,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
+        shared.accepted.fetch_add(1, Ordering::Relaxed);
         connections.spawn(connection(client, Arc::clone(&shared)));
         while connections.try_join_next().is_some() {}
     }
