@@ -10,7 +10,7 @@ use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use publisher::{DashboardEventType, Message};
+use publisher::{DashboardEventType, Message, MessageType};
 
 use crate::socket::close::CloseReason;
 use crate::socket::protocol::BadMessage;
@@ -50,8 +50,8 @@ struct Handles {
     subscriptions_pending: Gauge,
     redis_reconnects: Counter,
     probe_failures: Counter,
-    received: [Counter; DashboardEventType::ALL.len()],
-    deliveries: [Counter; DashboardEventType::ALL.len()],
+    received: ByType,
+    deliveries: ByType,
     latency: Histogram,
     connection_seconds: Histogram,
     slow_consumers: Counter,
@@ -64,12 +64,33 @@ struct Handles {
     log_lines_dropped: Counter,
 }
 
+/// A counter for each kind of event, and one for all kinds of later versions: strangers' words make no series.
+struct ByType {
+    known: [Counter; DashboardEventType::ALL.len()],
+    other: Counter,
+}
+
+impl ByType {
+    fn of(name: &'static str) -> Self {
+        Self {
+            known: DashboardEventType::ALL.map(|kind| counter!(name, "type" => kind.as_str())),
+            other: counter!(name, "type" => "other"),
+        }
+    }
+
+    fn counter(&self, kind: &MessageType) -> &Counter {
+        match kind {
+            MessageType::Known(known) => &self.known[*known as usize],
+            MessageType::Other(_) => &self.other,
+        }
+    }
+}
+
 impl Metrics {
     /// Resolves every handle, so that each metric is there from the start, at zero.
     pub fn register(max_connections: usize) -> Self {
         describe();
         gauge!("gateway_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        let by_type = |name: &'static str| DashboardEventType::ALL.map(|kind| counter!(name, "type" => kind.as_str()));
         for result in HANDSHAKE_RESULTS {
             counter!("gateway_handshakes_total", "result" => result).absolute(0);
         }
@@ -89,8 +110,8 @@ impl Metrics {
             subscriptions_pending: gauge!("gateway_subscriptions_pending"),
             redis_reconnects: counter!("gateway_redis_reconnects_total"),
             probe_failures: counter!("gateway_probe_failures_total"),
-            received: by_type("gateway_events_received_total"),
-            deliveries: by_type("gateway_deliveries_total"),
+            received: ByType::of("gateway_events_received_total"),
+            deliveries: ByType::of("gateway_deliveries_total"),
             latency: histogram!("gateway_delivery_latency_seconds"),
             connection_seconds: histogram!("gateway_connection_seconds"),
             slow_consumers: counter!("gateway_slow_consumers_total"),
@@ -196,8 +217,8 @@ impl Metrics {
     }
 
     /// An event came from the engine.
-    pub fn event_received(&self, kind: DashboardEventType) {
-        self.0.received[kind as usize].increment(1);
+    pub fn event_received(&self, kind: &MessageType) {
+        self.0.received.counter(kind).increment(1);
     }
 
     /// These events were handed to the kernel for so many sockets each.
@@ -207,7 +228,7 @@ impl Metrics {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
         for message in messages {
-            self.0.deliveries[message.event_type as usize].increment(sockets as u64);
+            self.0.deliveries.counter(&message.event_type).increment(sockets as u64);
             // Redis' clock against ours: a difference can make it negative, never wrap it.
             self.0.latency.record(Duration::from_micros(now.saturating_sub(message.published_micros)));
         }

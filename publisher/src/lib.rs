@@ -90,7 +90,7 @@ pub use error::{ConnectError, InvalidEvent, PublishError};
 pub use event::{
     DashboardEvent, DashboardEventType, EventData, EventId, InvalidEventId, MAX_EVENT_BYTES, UnknownEventType,
 };
-pub use message::{Epoch, InvalidEpoch, MalformedMessage, Message};
+pub use message::{Epoch, InvalidEpoch, InvalidMessageType, MalformedMessage, Message, MessageType};
 pub use money::{InvalidMoney, Money};
 pub use names::{InvalidPrefix, Names};
 pub use payload::{ArrearsAlert, EventsCondensed, InvoiceStatusChanged, MetricsUpdated, PaymentReceived};

@@ -20,12 +20,27 @@ pub struct Message {
     /// The id of the event numbered `seq - 1`, a link by which a rewound counter is noticed; `None` for the first of an epoch.
     pub previous: Option<EventId>,
     /// The event's kind, for metrics and for nothing else.
-    pub event_type: DashboardEventType,
+    pub event_type: MessageType,
     /// When it was published: microseconds since 1970 on Redis' clock.
     pub published_micros: u64,
     /// `{"seq":n,"id":…,"type":…,"timestamp":…,"data":{…}}`, valid UTF-8.
     pub json: Bytes,
 }
+
+/// The kind of an event as the head line names it. A later version may publish kinds that this one doesn't know, and browsers
+/// get them all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MessageType {
+    /// One of the kinds that this version knows.
+    Known(DashboardEventType),
+    /// Another: 1 to 64 of `[A-Za-z0-9_.:-]`.
+    Other(Arc<str>),
+}
+
+/// The text is no kind of event, of whatever version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to 64 of [A-Za-z0-9_.:-]")]
+pub struct InvalidMessageType;
 
 /// Names the life of a tenant's counter: 1 to 64 visible ASCII characters, otherwise opaque.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
@@ -58,7 +73,15 @@ impl Message {
         published_micros: u64,
     ) -> Self {
         let json = format!("{{\"seq\":{seq},{}}}", event.body()).into();
-        Self { epoch, seq, id: event.id.clone(), previous, event_type: event.event_type(), published_micros, json }
+        Self {
+            epoch,
+            seq,
+            id: event.id.clone(),
+            previous,
+            event_type: MessageType::Known(event.event_type()),
+            published_micros,
+            json,
+        }
     }
 
     /// Reads a message. `json` shares the memory of `raw`.
@@ -106,6 +129,35 @@ impl Message {
 fn number(text: &str) -> Option<u64> {
     let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     plain.then(|| text.parse().ok()).flatten()
+}
+
+impl MessageType {
+    /// The name on the wire.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Known(known) => known.as_str(),
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl FromStr for MessageType {
+    type Err = InvalidMessageType;
+
+    fn from_str(raw: &str) -> Result<Self, InvalidMessageType> {
+        if let Ok(known) = raw.parse() {
+            return Ok(Self::Known(known));
+        }
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_.:-".contains(&b);
+        let valid = (1..=64).contains(&raw.len()) && raw.bytes().all(is_plain);
+        valid.then(|| Self::Other(raw.into())).ok_or(InvalidMessageType)
+    }
+}
+
+impl fmt::Display for MessageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl Epoch {
@@ -160,7 +212,8 @@ mod tests {
             ("e 1.7e+15 a - payment_received 1\n{\"seq\":1,}", "seq"),
             ("e 1 - - payment_received 1\n{\"seq\":1,}", "id"),
             ("e 1 a b:c payment_received 1\n{\"seq\":1,}", "previous id"),
-            ("e 1 a - payment 1\n{\"seq\":1,}", "type"),
+            ("e 1 a - pay*ment 1\n{\"seq\":1,}", "type"),
+            (&format!("e 1 a - {} 1\n{{\"seq\":1,}}", "p".repeat(65)), "type"),
             ("e 1 a - payment_received 1.7e+15\n{\"seq\":1,}", "published"),
             ("e 1 a - payment_received 1 x\n{\"seq\":1,}", "head line too long"),
             ("e  1 a - payment_received 1\n{\"seq\":1,}", "seq"),
@@ -171,6 +224,14 @@ mod tests {
         }
         let not_utf8 = Bytes::from_static(b"e 1 a - payment_received 1\n{\"seq\":1,\"\xff\"}");
         assert_eq!(Message::parse(not_utf8), Err(MalformedMessage("not UTF-8")));
+    }
+
+    #[test]
+    fn a_kind_of_a_later_version_is_read_and_written_as_it_is() {
+        let raw = Bytes::from_static(b"e 1 a - refund_issued.v2 1\n{\"seq\":1,}");
+        let message = Message::parse(raw.clone()).expect("a good head line");
+        assert_eq!(message.event_type, MessageType::Other("refund_issued.v2".into()));
+        assert_eq!(message.encode(), raw);
     }
 
     proptest! {

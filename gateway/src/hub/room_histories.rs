@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use publisher::{DashboardEventType, Epoch, EventId, Message};
+use publisher::{DashboardEventType, Epoch, EventId, Message, MessageType};
 use time::OffsetDateTime;
 
 use super::{Effect, MemberId, Newcomer, Room};
@@ -98,7 +98,7 @@ impl Server {
         self.ids += 1;
         let Position { epoch, seq, id: previous } = self.head();
         let id: EventId = format!("id{}", self.ids).parse().unwrap();
-        let event_type = DashboardEventType::PaymentReceived;
+        let event_type = MessageType::Known(DashboardEventType::PaymentReceived);
         let message = Message { epoch, seq: seq + 1, id, previous, event_type, published_micros: 0, json: "{}".into() };
         self.events.push(message.clone());
         self.furthest = self.furthest.max(message.seq);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use publisher::{DashboardEventType, Message, TenantId};
+use publisher::{DashboardEventType, Message, MessageType, TenantId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::time::{DelayQueue, delay_queue};
@@ -86,7 +86,7 @@ impl Database {
     /// Every room tells what shows in its tenant's figures, or is them.
     fn tell(&self, tenant: &TenantId, message: &Message) {
         match message.event_type {
-            DashboardEventType::MetricsUpdated => self.figures.refreshed(tenant),
+            MessageType::Known(DashboardEventType::MetricsUpdated) => self.figures.refreshed(tenant),
             _ => self.figures.changed(tenant, position_of(message)),
         }
     }
@@ -193,7 +193,7 @@ impl Shard {
     fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::Message { tenant, message } => {
-                self.metrics.event_received(message.event_type);
+                self.metrics.event_received(&message.event_type);
                 self.in_room(&tenant, |room, effects| room.message(message, effects));
             }
             Signal::Reading { tenant, ticket, reading } => {

@@ -1,10 +1,11 @@
-//! Faults of Redis and of the way to it: F01–F03, F07, F10, F11, F13, F15, F16, F42, F53.
+//! Faults of Redis and of the way to it: F01–F03, F07, F10, F11, F13, F15, F16, F42, F48, F53.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use publisher::TenantId;
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::harness::failover::{Absent, assert_sockets_stayed_open};
@@ -14,7 +15,8 @@ use crate::harness::oracle::{Receipt, assert_rate};
 use crate::harness::proxy::{Direction, Fate, Proxy};
 use crate::harness::redis::RedisServer;
 use crate::harness::{
-    Dashboard, Follower, Gateway, Holdings, Oracle, Setup, Token, Traffic, eventually, http, payment, tenant, tenants,
+    Dashboard, Follower, Gateway, Holdings, Oracle, Setup, Stack, Token, Traffic, eventually, http, payment, tenant,
+    tenants,
 };
 
 /// As long as outages last in life.
@@ -585,5 +587,54 @@ async fn f53_a_swallowed_command_connection_is_replaced_once() {
     assert_eq!(way.accepted() - before, 1, "connections made");
     assert_eq!(stack.gateway().metric("gateway_redis_reconnects_total", &[]).await, 0.0);
     assert_eq!(other.close().await.count(is_degraded), 0);
+    stack.finish().await;
+}
+
+/// Puts the next message of a tenant into Redis by hand: into its log and its state, and on its channel when it is `told`.
+async fn put_message(stack: &Stack, room: &TenantId, id: &str, message: impl Fn(&str) -> String, told: bool) -> u64 {
+    let redis = stack.redis();
+    let state = redis.command(&["HMGET", &stack.state_key(room), "epoch", "seq", "id"]).await;
+    let [epoch, seq, previous] = state.texts()[..] else { panic!("no state of {room}: {state:?}") };
+    let seq: u64 = seq.parse::<u64>().unwrap() + 1;
+    let text = message(&format!("{epoch} {seq} {id} {previous}"));
+    redis.command(&["XADD", &stack.log_key(room), &format!("{seq}-0"), "m", &text]).await;
+    redis.command(&["HSET", &stack.state_key(room), "seq", &seq.to_string(), "id", id]).await;
+    if told {
+        redis.command(&["PUBLISH", &stack.channel(room), &text]).await;
+    }
+    seq
+}
+
+/// What a later version publishes goes to the browsers as it is; this one doesn't have to know it.
+#[tokio::test]
+async fn f48_an_event_of_a_later_version_is_forwarded() {
+    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "1").start().await;
+    let room = tenant();
+    let mut dashboard = stack.dashboard(&room).await;
+    let start = dashboard.cursor();
+    stack.publish(&room, &payment()).await;
+    dashboard.next_event().await;
+    let refund = |head: &str| {
+        let seq = head.split(' ').nth(1).unwrap();
+        let json = json!({ "id": "refund-1", "type": "refund_issued", "timestamp": "2026-11-25T12:00:00Z", "data": { "n": 1 } });
+        format!("{head} refund_issued 1764000000000000\n{{\"seq\":{seq},{}", &json.to_string()[1..])
+    };
+    put_message(&stack, &room, "refund-1", refund, true).await;
+    let event = dashboard.next_event().await;
+    assert_eq!((&*event.kind, event.seq, event.data), ("refund_issued", Some(2), json!({ "n": 1 })));
+    stack.publish(&room, &payment()).await;
+    assert_eq!(dashboard.next_event().await.seq, Some(3));
+    for metric in ["gateway_events_received_total", "gateway_deliveries_total"] {
+        stack.gateway().metric_becomes(metric, &["type=\"other\""], 1.0).await;
+    }
+    stack.gateway().metric_becomes("gateway_gaps_total", &[], 0.0).await;
+    // The log gives it back as well.
+    let mut back = Dashboard::open(stack.addr()).await;
+    let joined = back.resume(room.as_str(), &Token::of(room.as_str()).sign(), &start).await;
+    assert_eq!(joined.data["recovered"], true, "{}", joined.raw);
+    let kinds = [back.next_event().await.kind, back.next_event().await.kind, back.next_event().await.kind];
+    assert_eq!(kinds, ["payment_received", "refund_issued", "payment_received"]);
+    dashboard.close().await;
+    back.close().await;
     stack.finish().await;
 }
