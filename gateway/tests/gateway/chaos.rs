@@ -17,7 +17,7 @@ use publisher::{Publisher, TenantId};
 use tokio::time::sleep;
 
 use crate::harness::oracle::{Life, Receipt};
-use crate::harness::{Follower, Oracle, Traffic, tenants};
+use crate::harness::{Follower, Holdings, Oracle, Traffic, tenants};
 use arena::{Arena, Done};
 use report::Report;
 use schedule::{Round, Schedule};
@@ -35,13 +35,11 @@ const CONVERGENCE: Duration = Duration::from_secs(40);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_breaks_nobody_misses_an_event_without_being_told() {
-    let seed = variable("FAULT_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
-    let time = Duration::from_secs(variable("FAULT_SECONDS").unwrap_or(60));
+    let (seed, time) = fate(60);
     let replay = format!(
         "FAULT_SEED={seed} FAULT_SECONDS={} cargo test -p gateway --test gateway chaos::whatever_breaks -- --nocapture",
         time.as_secs()
     );
-    println!("{replay}");
     let _reminder = OnFailure(replay);
     let mut run = Run::start().await;
     let begun = Instant::now();
@@ -49,9 +47,21 @@ async fn whatever_breaks_nobody_misses_an_event_without_being_told() {
         run.round(&round).await;
     }
     println!("{}", run.report);
+    run.leaves_nothing_behind().await;
 }
 
-pub fn variable(name: &str) -> Option<u64> {
+/// As long as an outage lasts in life.
+pub const LASTING: Duration = Duration::from_secs(60);
+
+/// What a random schedule follows from: a seed, which it prints, and the time after which no fault begins.
+pub fn fate(seconds: u64) -> (u64, Duration) {
+    let seed = variable("FAULT_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let time = Duration::from_secs(variable("FAULT_SECONDS").unwrap_or(seconds));
+    println!("FAULT_SEED={seed} FAULT_SECONDS={}", time.as_secs());
+    (seed, time)
+}
+
+fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")))
 }
@@ -73,6 +83,8 @@ fn name(index: usize, follower: &Follower) -> String {
 
 struct Run {
     arena: Arena,
+    /// What was held before anybody joined.
+    before: Holdings,
     publisher: Publisher,
     tenants: Vec<TenantId>,
     followers: Vec<Follower>,
@@ -84,6 +96,8 @@ struct Run {
 impl Run {
     async fn start() -> Self {
         let arena = Arena::start().await;
+        let publisher = arena.publisher(10).await;
+        let before = arena.holdings().await;
         let tenants = tenants(TENANTS);
         let mut followers = Vec::new();
         for first in 0..arena.addrs.len() {
@@ -92,7 +106,8 @@ impl Run {
             followers.extend(Follower::start_all(&order, &tenants).await);
         }
         Self {
-            publisher: arena.publisher(10).await,
+            before,
+            publisher,
             lives: followers.iter().map(|_| Life::default()).collect(),
             arena,
             tenants,
@@ -145,6 +160,12 @@ impl Run {
         }
         self.arena.assert_unharmed().await;
         stuck
+    }
+
+    /// With all clients gone.
+    async fn leaves_nothing_behind(self) {
+        join_all(self.followers.into_iter().map(Follower::stop)).await;
+        self.arena.is_back_to(&self.before).await;
     }
 
     fn judge(&mut self, done: &[Done], receipts: Vec<Receipt>, mut violations: Vec<String>) {

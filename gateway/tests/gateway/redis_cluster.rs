@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::chaos::variable;
+use crate::chaos::{LASTING, fate};
 use crate::harness::failover::{Absent, assert_sockets_stayed_open, until_all_arrives, until_delivery_is_back};
 use crate::harness::follower::judge;
 use crate::harness::holdings::info;
@@ -347,9 +347,7 @@ async fn f18_a_cluster_demotes_a_healthy_master() {
 /// seed. By hand: `FAULT_SEED=7 FAULT_SECONDS=600 cargo test -p gateway --test gateway whatever_breaks_in_a_cluster -- --nocapture`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f19_whatever_breaks_in_a_cluster_nobody_misses_an_event_without_being_told() {
-    let seed = variable("FAULT_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
-    let time = Duration::from_secs(variable("FAULT_SECONDS").unwrap_or(25));
-    println!("FAULT_SEED={seed}");
+    let (seed, time) = fate(25);
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut cluster = RedisCluster::start().await;
     let mut stack =
@@ -363,7 +361,7 @@ async fn f19_whatever_breaks_in_a_cluster_nobody_misses_an_event_without_being_t
     while begun.elapsed() < time {
         let room = rooms.choose(&mut random).unwrap();
         let master = cluster.master_of(room).await;
-        let strike = random.random_range(0..5);
+        let strike = random.random_range(0..STRIKES.len());
         let pause = Duration::from_millis(random.random_range(200..3000));
         println!("{:6.2} s: {} of node {master}", begun.elapsed().as_secs_f32(), STRIKES[strike]);
         match strike {
@@ -385,18 +383,33 @@ async fn f19_whatever_breaks_in_a_cluster_nobody_misses_an_event_without_being_t
                 cluster.is_succeeded(master).await;
                 cluster.nodes[master].restart().await;
             }
-            _ => drop(cluster.nodes[master].kill_subscribers().await),
+            4 => drop(cluster.nodes[master].kill_subscribers().await),
+            _ => {
+                // With its replica, so that no other node can take over.
+                let without = [master, cluster.replica_of(master).await];
+                without.iter().for_each(|node| cluster.nodes[*node].freeze());
+                sleep(LASTING + pause).await;
+                without.iter().for_each(|node| cluster.nodes[*node].thaw());
+            }
         }
         cluster.is_whole().await;
         sleep(pause).await;
     }
     let mut receipts = traffic.stop().await;
     until_delivery_is_back(&mut stack, &followers, &mut receipts, Instant::now()).await;
+    let published = receipts.len();
     let ledgers = judge(followers, receipts).await;
     assert_sockets_stayed_open(&ledgers);
-    println!("{} times told", ledgers.iter().map(Ledger::resyncs).sum::<usize>());
+    println!("{published} events published, {} times told", ledgers.iter().map(Ledger::resyncs).sum::<usize>());
     before.are_back(&stack).await;
     stack.finish().await;
 }
 
-const STRIKES: [&str; 5] = ["a slot", "the mastership", "the use, for a while,", "the life", "the subscriptions"];
+const STRIKES: [&str; 6] = [
+    "a slot",
+    "the mastership",
+    "the use, for a while,",
+    "the life",
+    "the subscriptions",
+    "the use, for a minute and with its replica,",
+];

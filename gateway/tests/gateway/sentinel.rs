@@ -4,11 +4,16 @@ use std::time::{Duration, Instant};
 
 use publisher::Publisher;
 use publisher::topology::{RedisUrl, Servers};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::sleep;
 
+use crate::chaos::{LASTING, fate};
 use crate::harness::failover::{Absent, assert_sockets_stayed_open, until_all_arrives, until_delivery_is_back};
 use crate::harness::follower::judge;
+use crate::harness::ledger::Ledger;
 use crate::harness::oracle::Receipt;
+use crate::harness::redis::RedisServer;
 use crate::harness::sentinel::StaleSentinel;
 use crate::harness::{
     Follower, Holdings, Sentinels, Setup, Stack, Traffic, eventually, payment, tenant, tenants, traffic,
@@ -226,3 +231,84 @@ async fn f43_sentinels_that_were_set_up_anew_are_believed_after_a_while() {
     .await;
     println!("believed {:?} after they agreed", rebuilt.elapsed());
 }
+
+/// Masters that are demoted under traffic, frozen or killed, Sentinels that sleep through it, minutes without any Redis: one after
+/// the other, drawn from a seed. By hand:
+/// `FAULT_SEED=7 FAULT_SECONDS=600 cargo test -p gateway --test gateway whatever_breaks_behind_sentinels -- --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f18_whatever_breaks_behind_sentinels_nobody_misses_an_event_without_being_told() {
+    let (seed, time) = fate(25);
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut sentinels = Sentinels::start().await;
+    let mut stack =
+        Setup::new().gateways(2).env("HEARTBEAT_SECONDS", "2").redis_url(&sentinels.url()).start_on(None).await;
+    let before = Holdings::before(&mut stack, sentinels.addrs()).await;
+    let rooms = tenants(5);
+    let mut followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    followers.extend(Follower::start_all(&stack.addrs()[1..], &rooms).await);
+    let traffic = Traffic::start(&stack.publisher().await, &rooms, 5);
+    let begun = Instant::now();
+    let mut strikes = STRIKES.iter().cycle();
+    while begun.elapsed() < time {
+        let master = sentinels.master().await;
+        let other = 1 - master;
+        let pause = Duration::from_millis(random.random_range(200..3000));
+        // Each in its turn, so that a run of any length has most of them; the seed says where it starts and when.
+        let strike = strikes.nth(random.random_range(0..2)).unwrap();
+        println!("{:6.2} s: {strike}", begun.elapsed().as_secs_f32());
+        match *strike {
+            "planned failover" => {
+                sentinels.fail_over().await;
+                sentinels.master_becomes(other).await;
+            }
+            "planned failover, a Sentinel asleep" => {
+                let asleep = random.random_range(1..3);
+                sentinels.freeze(asleep);
+                sentinels.fail_over().await;
+                eventually("another master", Duration::from_secs(30), async || {
+                    (sentinels.master().await == other).then_some(())
+                })
+                .await;
+                sleep(pause).await;
+                sentinels.thaw(asleep);
+            }
+            "master frozen until long after its succession" => {
+                sentinels.servers[master].freeze();
+                sentinels.master_becomes(other).await;
+                sleep(pause * 5).await;
+                sentinels.servers[master].thaw();
+            }
+            "master killed" => {
+                sentinels.servers[master].kill9();
+                sentinels.master_becomes(other).await;
+                sleep(pause).await;
+                sentinels.servers[master].restart().await;
+            }
+            "subscribers killed" => drop(sentinels.servers[master].kill_subscribers().await),
+            _ => {
+                sentinels.servers.iter().for_each(RedisServer::freeze);
+                sleep(LASTING + pause).await;
+                sentinels.servers.iter().for_each(RedisServer::thaw);
+            }
+        }
+        sentinels.agree().await;
+        sleep(pause).await;
+    }
+    let mut receipts = traffic.stop().await;
+    until_delivery_is_back(&mut stack, &followers, &mut receipts, Instant::now()).await;
+    let published = receipts.len();
+    let ledgers = judge(followers, receipts).await;
+    assert_sockets_stayed_open(&ledgers);
+    println!("{published} events published, {} times told", ledgers.iter().map(Ledger::resyncs).sum::<usize>());
+    before.are_back(&stack).await;
+    stack.finish().await;
+}
+
+const STRIKES: [&str; 6] = [
+    "planned failover",
+    "master killed",
+    "planned failover, a Sentinel asleep",
+    "subscribers killed",
+    "master frozen until long after its succession",
+    "no server answers for a minute",
+];

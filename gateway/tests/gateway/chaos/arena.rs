@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use publisher::{Publisher, PublisherConfig, TenantId};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep;
 
 use super::schedule::{Fault, GATEWAYS, Strike};
@@ -15,10 +16,14 @@ use crate::harness::oracle::Receipt;
 use crate::harness::proxy::Proxy;
 use crate::harness::redis::{RedisServer, free_port};
 use crate::harness::traffic::publish;
-use crate::harness::{Database, Follower, Gateway, PostgresServer, Setup, eventually, tenant};
+use crate::harness::{Database, Follower, Gateway, Holdings, PostgresServer, Setup, eventually, tenant};
 
 /// How often clients are told that all is well.
 const HEARTBEAT_SECONDS: &str = "2";
+/// More than any tenant publishes while a fault lasts.
+const RECOVERY_EVENTS: u32 = 2048;
+/// Connections that a gateway keeps once it has used them, to read snapshots.
+const SNAPSHOTS: usize = 8;
 /// As small as a subscriber's output buffer may be for these events to overrun it.
 const SMALL_BUFFER: &str = "pubsub 32kb 0 0";
 const USUAL_BUFFER: &str = "pubsub 32mb 8mb 60";
@@ -69,6 +74,8 @@ impl Arena {
             .env("HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
             // Every row must arrive under its own id, however long the outage was.
             .env("OUTBOX_CONDENSE_AFTER", "1000")
+            // What a tenant publishes in an outage of a minute must be within reach.
+            .env("RECOVERY_EVENTS", &RECOVERY_EVENTS.to_string())
             .env("REDIS_PREFIX", &prefix);
         let (mut gateways, mut addrs, mut ways) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..GATEWAYS {
@@ -98,6 +105,7 @@ impl Arena {
         let mut config = PublisherConfig::new(format!("redis://{}", self.billing.addr()));
         config.prefix.clone_from(&self.prefix);
         config.events_per_second = events_per_second;
+        config.recovery_events = RECOVERY_EVENTS;
         Publisher::connect(config).await.unwrap()
     }
 
@@ -148,6 +156,19 @@ impl Arena {
                 self.ways[target].freeze();
                 sleep(lasts).await;
                 self.ways[target].thaw();
+            }
+            Fault::WayRefused => {
+                // Nobody listens there.
+                self.ways[target].retarget(([127, 0, 0, 1], free_port()).into());
+                sleep(lasts).await;
+                let servers = self.servers.lock().await;
+                self.ways[target].retarget(servers.master.addr());
+            }
+            Fault::TenantBroken => self.break_tenant(lasts, &tenants[target]).await,
+            Fault::LogStalled => {
+                let stalled = self.gateways[target].lock().await.log().stall().await;
+                sleep(lasts).await;
+                drop(stalled);
             }
             Fault::WayReset => self.ways[target].reset(),
             Fault::WayHalfClosed => self.ways[target].half_close(),
@@ -209,6 +230,26 @@ impl Arena {
             Fault::LogDeleted => drop(master.command(&["DEL", &self.key(tenant, "log")]).await),
             other => unreachable!("{other:?} is no fault of one Redis server"),
         }
+    }
+
+    /// One tenant's log is of another type, and its outbox has rows that were written past every check.
+    async fn break_tenant(&self, lasts: Duration, tenant: &TenantId) {
+        let bad = |id: &str, kind: &str, data: &str| {
+            format!(
+                "insert into dashboard.outbox (tenant_id, event_id, type, data, happened_at)
+                 values ('{tenant}', 'broken-{id}', '{kind}', '{data}', now());"
+            )
+        };
+        let later = bad("later", "of_a_later_version", "{}");
+        let empty = bad("empty", "payment_received", "{}");
+        self.database.run(&[later, empty].concat()).await;
+        let log = self.key(tenant, "log");
+        let master = async |words: &[&str]| drop(self.servers.lock().await.master.command(words).await);
+        master(&["DEL", &log]).await;
+        master(&["SET", &log, "no stream"]).await;
+        sleep(lasts).await;
+        master(&["DEL", &log]).await;
+        self.database.run("delete from dashboard.outbox where event_id like 'broken-%'").await;
     }
 
     /// The replica, which has missed the last of what the master said, takes over from it; returns when it did.
@@ -277,6 +318,24 @@ impl Arena {
         for gateway in &self.gateways {
             gateway.lock().await.assert_unharmed();
         }
+    }
+
+    /// What the gateways hold, and both servers of Redis for them.
+    pub async fn holdings(&self) -> Holdings {
+        let (gateways, servers) = self.everybody().await;
+        Holdings::of(&gateways.iter().map(|gateway| &**gateway).collect::<Vec<_>>(), servers).await
+    }
+
+    /// Waits until it is no more than that.
+    pub async fn is_back_to(&self, before: &Holdings) {
+        let (gateways, _) = self.everybody().await;
+        before.are_back_at(&gateways.iter().map(|gateway| &**gateway).collect::<Vec<_>>(), SNAPSHOTS).await;
+    }
+
+    async fn everybody(&self) -> (Vec<MutexGuard<'_, Gateway>>, [SocketAddr; 2]) {
+        let servers = self.servers.lock().await;
+        let gateways = join_all(self.gateways.iter().map(Mutex::lock)).await;
+        (gateways, [servers.master.addr(), servers.replica.addr()])
     }
 
     fn key(&self, tenant: &TenantId, what: &str) -> String {

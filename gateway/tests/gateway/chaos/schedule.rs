@@ -22,6 +22,8 @@ pub enum Victim {
     Way(usize),
     Redis,
     Postgres,
+    /// The log of this gateway.
+    Log(usize),
     /// All clients of a third of the tenants.
     Clients(usize),
 }
@@ -47,19 +49,38 @@ pub enum Fault {
     OutputOverrun,
     WayDelayed,
     WayBlackHoled,
+    WayRefused,
     WayReset,
     WayHalfClosed,
     PostgresKilled,
     PostgresFrozen,
     SessionsEnded,
+    TenantBroken,
+    LogStalled,
     ClientsReset,
     ClientsDeaf,
     ClientsAbsent,
     ClientsLeave,
 }
 
+/// What lasts for a minute and more in life, and so in every fourth round.
+const LASTING: [Fault; 12] = [
+    Fault::GatewayFrozen,
+    Fault::CommandsPaused,
+    Fault::RedisFrozen,
+    Fault::RedisEmptied,
+    Fault::RedisRestarted,
+    Fault::WayBlackHoled,
+    Fault::WayRefused,
+    Fault::PostgresKilled,
+    Fault::PostgresFrozen,
+    Fault::TenantBroken,
+    Fault::LogStalled,
+    Fault::ClientsAbsent,
+];
+
 impl Fault {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::GatewayKilled,
         Self::GatewayFrozen,
         Self::GatewaysRolled,
@@ -79,11 +100,14 @@ impl Fault {
         Self::OutputOverrun,
         Self::WayDelayed,
         Self::WayBlackHoled,
+        Self::WayRefused,
         Self::WayReset,
         Self::WayHalfClosed,
         Self::PostgresKilled,
         Self::PostgresFrozen,
         Self::SessionsEnded,
+        Self::TenantBroken,
+        Self::LogStalled,
         Self::ClientsReset,
         Self::ClientsDeaf,
         Self::ClientsAbsent,
@@ -112,11 +136,14 @@ impl Fault {
             Self::OutputOverrun => "pub/sub output buffer overrun",
             Self::WayDelayed => "way to Redis delayed",
             Self::WayBlackHoled => "way to Redis black-holed",
+            Self::WayRefused => "way to Redis refused",
             Self::WayReset => "way to Redis reset",
             Self::WayHalfClosed => "way to Redis half-closed",
             Self::PostgresKilled => "PostgreSQL SIGKILL, restart",
             Self::PostgresFrozen => "PostgreSQL SIGSTOP",
             Self::SessionsEnded => "pg_terminate_backend, all",
+            Self::TenantBroken => "a tenant's log and outbox rows broken",
+            Self::LogStalled => "gateway's log not read",
             Self::ClientsReset => "clients reset",
             Self::ClientsDeaf => "clients stop reading",
             Self::ClientsAbsent => "clients go and come back",
@@ -133,6 +160,7 @@ impl Fault {
                 | Self::Flushed
                 | Self::StateDeleted
                 | Self::LogDeleted
+                | Self::TenantBroken
                 | Self::FailedOver
         )
     }
@@ -141,7 +169,11 @@ impl Fault {
         match self {
             Self::GatewayKilled | Self::GatewayFrozen => vec![Victim::Gateway(target)],
             Self::GatewaysRolled => (0..GATEWAYS).map(Victim::Gateway).collect(),
-            Self::WayDelayed | Self::WayBlackHoled | Self::WayReset | Self::WayHalfClosed => vec![Victim::Way(target)],
+            Self::WayDelayed | Self::WayBlackHoled | Self::WayRefused | Self::WayReset | Self::WayHalfClosed => {
+                vec![Victim::Way(target)]
+            }
+            Self::TenantBroken => vec![Victim::Redis, Victim::Postgres],
+            Self::LogStalled => vec![Victim::Log(target)],
             Self::OutputOverrun => vec![Victim::Redis, Victim::Way(target)],
             Self::PostgresKilled | Self::PostgresFrozen | Self::SessionsEnded => vec![Victim::Postgres],
             Self::ClientsReset | Self::ClientsDeaf | Self::ClientsAbsent | Self::ClientsLeave => {
@@ -225,20 +257,18 @@ pub struct Schedule {
     number: usize,
     /// Faults whose turn is still to come: none comes again before all have been.
     bag: Vec<Fault>,
+    /// The same for those that last.
+    lasting: Vec<Fault>,
 }
 
 impl Schedule {
     pub fn of_seed(seed: u64) -> Self {
         // A generator that is the same on every machine and in every release.
-        Self { random: Xoshiro256PlusPlus::seed_from_u64(seed), number: 0, bag: Vec::new() }
+        Self { random: Xoshiro256PlusPlus::seed_from_u64(seed), number: 0, bag: Vec::new(), lasting: Vec::new() }
     }
 
     fn draw(&mut self, at: Duration) -> Strike {
-        if self.bag.is_empty() {
-            self.bag = Fault::ALL.to_vec();
-            self.bag.shuffle(&mut self.random);
-        }
-        let fault = self.bag.pop().expect("filled just now");
+        let fault = draw(&mut self.bag, &Fault::ALL, &mut self.random);
         let (shortest, longest) = fault.lasts();
         let lasts = Duration::from_millis(self.random.random_range(shortest..=longest));
         Strike { at, lasts, fault, target: self.random.random_range(0..GATEWAYS as u32) as usize }
@@ -259,9 +289,24 @@ impl Schedule {
 
     /// Faults that meet.
     fn overlapping(&mut self) -> Vec<Strike> {
-        let mut strikes: Vec<Strike> = Vec::new();
-        for _ in 0..self.random.random_range(3..=6_u32) {
-            let at = Duration::from_millis(self.random.random_range(300..=7000));
+        let number = self.random.random_range(3..=6_u32);
+        self.meeting(Vec::new(), number, 7000)
+    }
+
+    /// One fault that lasts as long as outages do in life, and others that meet it.
+    fn lasting(&mut self) -> Vec<Strike> {
+        let fault = draw(&mut self.lasting, &LASTING, &mut self.random);
+        let lasts = Duration::from_millis(self.random.random_range(60_000..=70_000));
+        let target = self.random.random_range(0..GATEWAYS as u32) as usize;
+        let strike = Strike { at: Duration::from_millis(300), lasts, fault, target };
+        let number = self.random.random_range(2..=4_u32);
+        self.meeting(vec![strike], number, 60_000)
+    }
+
+    /// Adds so many faults that begin before `latest`, in milliseconds, unless they have to wait for others.
+    fn meeting(&mut self, mut strikes: Vec<Strike>, number: u32, latest: u64) -> Vec<Strike> {
+        for _ in 0..number {
+            let at = Duration::from_millis(self.random.random_range(300..=latest));
             let mut strike = self.draw(at);
             loop {
                 let meets = strikes.iter().filter(|other| other.overlaps(&strike));
@@ -283,9 +328,22 @@ impl Iterator for Schedule {
 
     fn next(&mut self) -> Option<Round> {
         self.number += 1;
-        let strikes = if self.number % 2 == 1 { self.one_by_one() } else { self.overlapping() };
+        let strikes = match self.number % 4 {
+            0 => self.lasting(),
+            2 => self.overlapping(),
+            _ => self.one_by_one(),
+        };
         Some(Round { number: self.number, strikes })
     }
+}
+
+/// The next fault out of the bag, which is filled again when it is empty.
+fn draw(bag: &mut Vec<Fault>, all: &[Fault], random: &mut Xoshiro256PlusPlus) -> Fault {
+    if bag.is_empty() {
+        bag.extend(all);
+        bag.shuffle(random);
+    }
+    bag.pop().expect("filled just now")
 }
 
 fn written(seed: u64, rounds: usize) -> String {
@@ -294,13 +352,13 @@ fn written(seed: u64, rounds: usize) -> String {
 
 const SEVEN: &str = "\
 round 1
-    0.338 s, for 2.435 s: PostgreSQL SIGKILL, restart (2)
-    5.804 s, for 4.916 s: clients go and come back (0)
-   13.600 s, for 1.025 s: way to Redis delayed (2)
+    0.338 s, for 2.435 s: way to Redis delayed (2)
+    5.804 s, for 4.916 s: gateway SIGKILL, restart (0)
+   13.600 s, for 1.025 s: clients go and come back (2)
 round 2
-    1.535 s, for 0.727 s: CLIENT PAUSE ALL (2)
-    3.614 s, for 0.000 s: FLUSHALL (0)
-    4.827 s, for 1.008 s: CLIENT KILL TYPE pubsub (2)
+    1.535 s, for 0.727 s: gateway's log not read (2)
+    3.614 s, for 0.000 s: way to Redis half-closed (0)
+    4.827 s, for 2.200 s: clients leave and join (2)
 ";
 
 #[test]
@@ -313,10 +371,15 @@ fn the_same_seed_gives_the_same_schedule() {
 
 #[test]
 fn every_fault_has_its_turn() {
-    let mut faults: Vec<Fault> =
-        Schedule::of_seed(1).flat_map(|round| round.strikes).map(|strike| strike.fault).take(28).collect();
+    let mut schedule = Schedule::of_seed(1);
+    let mut faults: Vec<Fault> = Fault::ALL.map(|_| schedule.draw(Duration::ZERO).fault).to_vec();
     faults.sort_unstable();
     assert_eq!(faults, Fault::ALL);
+    let strikes = Schedule::of_seed(1).flat_map(|round| round.strikes);
+    let lasting = strikes.filter(|strike| strike.lasts >= Duration::from_secs(60)).map(|strike| strike.fault);
+    let mut lasting: Vec<Fault> = lasting.take(LASTING.len()).collect();
+    lasting.sort_unstable();
+    assert_eq!(lasting, LASTING);
 }
 
 #[test]
@@ -328,7 +391,7 @@ fn no_victim_suffers_two_faults_at_once_and_never_all_do() {
             assert!(!meets.iter().any(|other| other.excludes(strike)), "{round}");
             let at_once = meets.iter().filter(|other| other.at <= strike.at).count();
             assert!(at_once < AT_ONCE, "{round}");
-            assert!(strike.until() < Duration::from_secs(60), "{round}");
+            assert!(strike.until() < Duration::from_secs(if round.number % 4 == 0 { 150 } else { 60 }), "{round}");
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
+use tokio::sync::OwnedMutexGuard;
 
 use super::metrics::Scrape;
 use super::process::{Process, Signal};
@@ -216,6 +217,8 @@ impl Starting {
 /// gets away with what it wrote, whether it ended by itself or was killed.
 pub struct Log {
     lines: Arc<Mutex<Vec<String>>>,
+    /// Locked by a test that wants the process' outputs to be read no further.
+    reading: Arc<tokio::sync::Mutex<()>>,
     /// One for each output that is still open.
     open: Arc<()>,
     /// What this process was told in confidence.
@@ -230,17 +233,23 @@ impl Log {
             _ => None,
         });
         let secrets = secrets.filter(|secret| !secret.is_empty()).map(str::to_owned).collect();
-        Self { lines: Arc::default(), open: Arc::default(), secrets }
+        Self { lines: Arc::default(), reading: Arc::default(), open: Arc::default(), secrets }
     }
 
     fn follow(&self, output: impl Read + Send + 'static) {
-        let (lines, open) = (Arc::clone(&self.lines), Arc::clone(&self.open));
+        let (lines, reading, open) = (Arc::clone(&self.lines), Arc::clone(&self.reading), Arc::clone(&self.open));
         std::thread::spawn(move || {
             let _open = open;
             for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
                 lines.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+                drop(reading.blocking_lock());
             }
         });
+    }
+
+    /// Until the guard is dropped the outputs are not read, beyond what has been taken from the pipes already.
+    pub async fn stall(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.reading).lock_owned().await
     }
 
     pub fn lines(&self) -> Vec<String> {

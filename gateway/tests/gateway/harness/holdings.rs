@@ -1,12 +1,14 @@
-//! What the processes hold: descriptors of each gateway, connections at each server. A fault must leave no more behind.
+//! What the processes hold: descriptors and tasks of each gateway, connections at each server. A fault must leave no more behind.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use publisher::TenantId;
 use tokio::time::timeout;
 
 use super::events::payment;
+use super::gateway::Gateway;
 use super::redis::RedisClient;
 use super::resp::Reply;
 use super::stack::Stack;
@@ -14,13 +16,15 @@ use super::stack::Stack;
 /// More than before that is no leak: links among the servers themselves, and what is being closed.
 const SLACK: usize = 6;
 /// What was used until the fault ended is closed within this.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct Holdings {
     servers: Vec<SocketAddr>,
     /// Of each gateway.
     pub descriptors: Vec<usize>,
+    /// The same for tasks.
+    tasks: Vec<usize>,
     /// Connections at each server; none at one that does not answer.
     pub clients: Vec<usize>,
 }
@@ -32,18 +36,22 @@ impl Holdings {
             gateway.metric_becomes("gateway_redis_up", &[], 1.0).await;
         }
         stack.publisher().await;
-        Self::now(stack, servers.into_iter().collect()).await
+        Self::of(&stack.gateways.iter().collect::<Vec<_>>(), servers).await
     }
 
     /// The same servers, now.
     pub async fn again(&self, stack: &Stack) -> Self {
-        Self::now(stack, self.servers.clone()).await
+        Self::of(&stack.gateways.iter().collect::<Vec<_>>(), self.servers.iter().copied()).await
     }
 
-    async fn now(stack: &Stack, servers: Vec<SocketAddr>) -> Self {
-        let clients = futures::future::join_all(servers.iter().map(|server| connected_clients(*server))).await;
+    /// Of these gateways, and at these servers.
+    pub async fn of(gateways: &[&Gateway], servers: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let servers: Vec<_> = servers.into_iter().collect();
+        let clients = join_all(servers.iter().map(|server| connected_clients(*server))).await;
+        let tasks = gateways.iter().map(async |gateway| gateway.metric("gateway_tasks", &[]).await as usize);
         Self {
-            descriptors: stack.gateways.iter().map(|gateway| gateway.file_descriptors()).collect(),
+            tasks: join_all(tasks).await,
+            descriptors: gateways.iter().map(|gateway| gateway.file_descriptors()).collect(),
             clients,
             servers,
         }
@@ -68,14 +76,25 @@ impl Holdings {
         println!("before: {self:?}\nafter {time:?} of outage: {:?}", self.again(stack).await);
     }
 
-    /// Waits until no gateway and no server holds more than before. A tenant's server may be another now, so their
-    /// connections are added up.
+    /// Waits until no gateway and no server holds more than before.
     pub async fn are_back(&self, stack: &Stack) {
+        self.are_back_at(&stack.gateways.iter().collect::<Vec<_>>(), 0).await;
+    }
+
+    /// The same, with so many descriptors of each gateway that only its first use opens. A tenant's server may be another now, so
+    /// the connections are added up.
+    pub async fn are_back_at(&self, gateways: &[&Gateway], opened_once: usize) {
         let begun = Instant::now();
         loop {
-            let now = self.again(stack).await;
-            let descriptors = now.descriptors.iter().zip(&self.descriptors).all(|(now, before)| *now <= before + SLACK);
-            if descriptors && now.clients.iter().sum::<usize>() <= self.clients.iter().sum::<usize>() + SLACK {
+            let now = Self::of(gateways, self.servers.iter().copied()).await;
+            let back = |now: &[usize], before: &[usize], more: usize| {
+                now.iter().zip(before).all(|(now, before)| *now <= before + more + SLACK)
+            };
+            let connections = [now.clients.iter().sum()];
+            if back(&now.descriptors, &self.descriptors, opened_once)
+                && back(&now.tasks, &self.tasks, opened_once)
+                && back(&connections, &[self.clients.iter().sum()], 0)
+            {
                 println!("before: {self:?}\nafter: {now:?}");
                 return;
             }

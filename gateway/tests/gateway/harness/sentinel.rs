@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::process::{Process, scratch};
+use super::process::{Process, Signal, scratch};
 use super::redis::{RedisClient, RedisServer, free_port};
 use super::resp::Reply;
 use super::wait::eventually;
@@ -77,20 +77,42 @@ impl Sentinels {
         self.agree().await;
     }
 
-    async fn agree(&self) {
+    /// Waits until the Sentinels know each other, the master and its replica, and could fail over.
+    pub async fn agree(&self) {
         eventually("the Sentinels know each other and the replica", AGREEMENT, async || {
             for port in &self.ports {
                 let mut client = RedisClient::connect(([127, 0, 0, 1], *port).into()).await.ok()?;
                 let about = client.try_command(&["SENTINEL", "MASTER", SERVICE]).await.ok()?;
-                let texts = about.texts();
-                let field = |name: &str| texts.iter().position(|text| *text == name).map(|at| texts[at + 1]);
-                let known = field("num-slaves") == Some("1") && field("num-other-sentinels") == Some("2");
+                let known =
+                    field(&about, "num-slaves") == Some("1") && field(&about, "num-other-sentinels") == Some("2");
+                let well = field(&about, "flags") == Some("master");
                 let usable = client.try_command(&["SENTINEL", "CKQUORUM", SERVICE]).await.ok()?;
-                (known && usable.texts().first()?.starts_with("OK")).then_some(())?;
+                let replicas = client.try_command(&["SENTINEL", "REPLICAS", SERVICE]).await.ok()?;
+                let follows =
+                    field(&replicas, "flags") == Some("slave") && field(&replicas, "master-link-status") == Some("ok");
+                (known && well && follows && usable.texts().first()?.starts_with("OK")).then_some(())?;
             }
             Some(())
         })
         .await;
+    }
+
+    /// One of the Sentinels hears and says nothing from now on.
+    pub fn freeze(&self, sentinel: usize) {
+        self.processes[sentinel].signal(Signal::STOP);
+    }
+
+    /// It goes on, with the view that it had.
+    pub fn thaw(&self, sentinel: usize) {
+        self.processes[sentinel].signal(Signal::CONT);
+    }
+
+    /// Which server is the master, by the first Sentinel.
+    pub async fn master(&self) -> usize {
+        let mut client = RedisClient::connect(([127, 0, 0, 1], self.ports[0]).into()).await.unwrap();
+        let address = client.command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]).await;
+        let port: u16 = address.texts().last().and_then(|port| port.parse().ok()).unwrap();
+        self.servers.iter().position(|server| server.addr().port() == port).unwrap()
     }
 
     /// Of the Sentinels and of what they watch over.
@@ -149,4 +171,11 @@ impl Sentinels {
         let mut client = RedisClient::connect(([127, 0, 0, 1], self.ports[0]).into()).await.unwrap();
         client.command(&["SENTINEL", "FAILOVER", SERVICE]).await;
     }
+}
+
+/// A field of what a Sentinel says about a server.
+fn field<'a>(about: &'a Reply, name: &str) -> Option<&'a str> {
+    let texts = about.texts();
+    let at = texts.iter().position(|text| *text == name)?;
+    texts.get(at + 1).copied()
 }
