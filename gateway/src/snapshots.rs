@@ -1,18 +1,23 @@
 //! Snapshots: what a dashboard starts from, read from Postgres, and never at the price of a join.
 //!
-//! A database that is away costs the first joins two seconds and the next ones nothing: after a failure, one question at a time finds
-//! out whether it is back, and everybody else is answered without a snapshot.
+//! Two kinds of trouble are kept apart. A database that can't be reached is the trouble of all: after a failure one question at a time
+//! finds out whether the database is back, and every other join is answered without a snapshot. A view that fails or is slow for one
+//! tenant is the trouble of that tenant: only this part of its snapshot pauses, longer after each failure.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt::{self, Display};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use moka::future::Cache;
-use publisher::snapshot::{self, SnapshotError};
+use moka::{future, sync};
+use publisher::snapshot::{self, LeftOut, SnapshotError};
 use publisher::{MetricsUpdated, TenantId};
-use serde_json::value::RawValue;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgConnection, PgPool};
-use tokio::time::{Instant, timeout};
+use sqlx::{PgConnection, PgPool, Postgres};
+use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use crate::engine::Position;
@@ -21,45 +26,95 @@ use crate::engine::Position;
 pub const LIFE: Duration = Duration::from_secs(1);
 /// Connections of one instance: each query is short.
 const CONNECTIONS: u32 = 8;
-/// The two waits of a query, which together are what a join waits at most.
-const CONNECT_LIMIT: Duration = Duration::from_millis(800);
+/// Of them, those for tenants whose last query failed: any number of slow views leaves the others for everybody else.
+const IN_TROUBLE: usize = 2;
+/// The three waits of a snapshot, which together are what a join waits at most: for the tenant's turn, for a connection, and for the
+/// answers.
+const TURN_LIMIT: Duration = Duration::from_millis(400);
+const CONNECT_LIMIT: Duration = Duration::from_millis(600);
 const QUERY_LIMIT: Duration = Duration::from_millis(1000);
-/// After a failure nobody asks for so long.
+/// PostgreSQL itself ends a query after this time, so that its connection can be used again.
+const STATEMENT_TIMEOUT: Duration = Duration::from_millis(900);
+/// After a failure of the connection no question is asked for this time.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The same while the views are missing: somebody has to create them first.
+/// The same while the views are missing: they have to be created first.
 const MISSING_PAUSE: Duration = Duration::from_secs(30);
-/// A view that can't be used is logged this often.
+/// A part of a tenant's snapshot that fails pauses for `PAUSE` at first, twice as long after each further failure, and for this time at
+/// most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Tenants that fail are logged this often.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
-/// Tenants whose last answer to `GET /dashboard/snapshot` is kept for a second.
+/// Tenants whose last answer to `GET /dashboard/snapshot` is kept for a second, and whose troubles are known.
 const CACHED_TENANTS: u64 = 10_000;
+/// Tenants whose troubles are forgotten when no question was asked for so long.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// Rows that were left out and named; each is named once a day at most.
+const NAMED_ROWS: u64 = 1_000;
+const NAME_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// Rows that are named within [`LOG_AGAIN`].
+const NAMES_A_MINUTE: u32 = 10;
 
 /// A tenant's snapshot as JSON, written once for all who start from it.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The figures as in `metrics_updated`, or `null`.
     pub metrics: Box<RawValue>,
-    /// The newest payments.
+    /// The newest payments, or `null`.
     pub payments: Box<RawValue>,
+    /// What is `null` only for now.
+    pub missing: Parts,
+}
+
+/// Parts of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parts {
+    /// `metrics`.
+    pub figures: bool,
+    /// `payments`.
+    pub payments: bool,
+}
+
+impl Parts {
+    /// Every part.
+    pub const ALL: Self = Self { figures: true, payments: true };
+
+    /// No part.
+    pub const NONE: Self = Self { figures: false, payments: false };
+
+    /// Those that are in both.
+    pub fn and(self, other: Self) -> Self {
+        Self { figures: self.figures && other.figures, payments: self.payments && other.payments }
+    }
+
+    /// Those that are in either.
+    pub fn or(self, other: Self) -> Self {
+        Self { figures: self.figures || other.figures, payments: self.payments || other.payments }
+    }
 }
 
 impl Snapshot {
-    fn write(read: &snapshot::Snapshot) -> serde_json::Result<Self> {
-        use serde_json::value::to_raw_value;
-        Ok(Self { metrics: to_raw_value(&read.metrics)?, payments: to_raw_value(&read.payments)? })
+    fn write(metrics: &impl Serialize, payments: &impl Serialize, missing: Parts) -> serde_json::Result<Self> {
+        Ok(Self { metrics: to_raw_value(metrics)?, payments: to_raw_value(payments)?, missing })
+    }
+
+    /// No part could be had.
+    pub fn none() -> Self {
+        Self { metrics: RawValue::NULL.to_owned(), payments: RawValue::NULL.to_owned(), missing: Parts::ALL }
     }
 
     /// Anything, for tests of what carries it.
     #[cfg(test)]
-    pub fn of_json(metrics: &str) -> Self {
-        let metrics = RawValue::from_string(metrics.to_owned()).expect("the test's JSON");
-        Self { metrics, payments: RawValue::from_string("[]".to_owned()).expect("an empty list") }
+    pub fn of_json(metrics: &str, missing: Parts) -> Self {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).expect("the test's JSON");
+        Self { metrics: raw(metrics), payments: raw("[]"), missing }
     }
 }
 
-/// A snapshot with the position that it is no older than.
-pub type Placed = Arc<(Position, Option<Arc<Snapshot>>)>;
+/// A snapshot with the position that it is no older than. Without real time there are no positions, and without a database there are no
+/// snapshots.
+pub type Placed = Arc<(Option<Position>, Option<Arc<Snapshot>>)>;
 
-/// Postgres is away, or has no views to read.
+/// Postgres is away, or has no views to read, or fails for this tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("figures can't be read")]
 pub struct Unavailable;
@@ -68,20 +123,28 @@ pub struct Unavailable;
 #[derive(Clone)]
 pub struct Snapshots {
     source: Source,
-    health: Arc<Mutex<Health>>,
-    /// When it was last said that a view can't be used.
-    complained: Arc<Mutex<Option<Instant>>>,
-    placed: Cache<TenantId, Placed>,
+    placed: future::Cache<TenantId, Placed>,
 }
 
 #[derive(Clone)]
 enum Source {
-    Postgres(PgPool),
+    Postgres(Arc<Views>),
     Books(Books),
 }
 
 /// The books of the demo's centre.
 pub type Books = Arc<dyn Fn(&TenantId) -> snapshot::Snapshot + Send + Sync>;
+
+/// The views of the database, with what is known about their state.
+struct Views {
+    pool: PgPool,
+    health: Mutex<Health>,
+    tenants: sync::Cache<TenantId, Arc<Tenant>>,
+    /// Turns of tenants that are well, and of tenants in trouble: as many as there are connections, so that a turn is a connection.
+    turns: Semaphore,
+    turns_in_trouble: Semaphore,
+    complaints: Complaints,
+}
 
 /// Whether the database is worth a question.
 enum Health {
@@ -91,19 +154,67 @@ enum Health {
         until: Instant,
         missing_views: bool,
     },
-    /// Somebody is finding out, since then.
+    /// One question is under way to find out, since then.
     Probing {
         since: Instant,
         missing_views: bool,
     },
 }
 
+impl Health {
+    fn lacks_views(&self) -> bool {
+        matches!(self, Self::Pausing { missing_views: true, .. } | Self::Probing { missing_views: true, .. })
+    }
+}
+
+/// What is known of one tenant.
+#[derive(Default)]
+struct Tenant {
+    /// One query at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    figures: Mutex<Option<Trouble>>,
+    payments: Mutex<Option<Trouble>>,
+}
+
+/// A part of a tenant's snapshot that failed.
+#[derive(Clone, Copy)]
+struct Trouble {
+    pause: Duration,
+    until: Instant,
+}
+
+/// A part of a snapshot that is read by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Figures,
+    Payments,
+}
+
+/// The right to ask for one tenant, and the connection to do it on.
+struct Session<'a> {
+    connection: PoolConnection<Postgres>,
+    until: Instant,
+    /// No answer came in time: what it would have been may still come on this connection.
+    spoilt: bool,
+    _slot: SemaphorePermit<'a>,
+    _turn: OwnedMutexGuard<()>,
+}
+
 impl Snapshots {
     /// Connects when the first snapshot is wanted.
     pub fn new(options: &PgConnectOptions) -> Self {
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT);
-        let options = options.clone().application_name("crechebooks-gateway");
-        Self::of(Source::Postgres(pool.connect_lazy_with(options)))
+        // With the connection's start, and so for no session but its own, also behind a pooler.
+        let limit = [("statement_timeout", format!("{}ms", STATEMENT_TIMEOUT.as_millis()))];
+        let options = options.clone().application_name("crechebooks-gateway").options(limit);
+        Self::of(Source::Postgres(Arc::new(Views {
+            pool: pool.connect_lazy_with(options),
+            health: Mutex::new(Health::Good),
+            tenants: sync::Cache::builder().max_capacity(CACHED_TENANTS).time_to_idle(FORGET_AFTER).build(),
+            turns: Semaphore::new(CONNECTIONS as usize - IN_TROUBLE),
+            turns_in_trouble: Semaphore::new(IN_TROUBLE),
+            complaints: Complaints::new(),
+        })))
     }
 
     /// Of a centre that exists in memory only.
@@ -112,21 +223,32 @@ impl Snapshots {
     }
 
     fn of(source: Source) -> Self {
-        Self {
-            source,
-            health: Arc::new(Mutex::new(Health::Good)),
-            complained: Arc::default(),
-            placed: Cache::builder().max_capacity(CACHED_TENANTS).time_to_live(LIFE).build(),
-        }
+        Self { source, placed: future::Cache::builder().max_capacity(CACHED_TENANTS).time_to_live(LIFE).build() }
     }
 
-    /// The tenant's snapshot as of now; none when Postgres doesn't give it within two seconds.
-    pub async fn load(&self, tenant: &TenantId) -> Option<Arc<Snapshot>> {
-        let read = match &self.source {
-            Source::Books(books) => books(tenant),
-            Source::Postgres(pool) => self.ask(pool, async |asked| snapshot::read(asked, tenant).await).await?,
+    /// The tenant's snapshot as of now, without the parts that Postgres doesn't give within two seconds.
+    pub async fn load(&self, tenant: &TenantId) -> Arc<Snapshot> {
+        let written = match &self.source {
+            Source::Books(books) => {
+                let snapshot::Snapshot { metrics, payments } = books(tenant);
+                Snapshot::write(&metrics, &payments, Parts::NONE)
+            }
+            Source::Postgres(views) => views.load(tenant).await,
         };
-        Snapshot::write(&read).inspect_err(|error| warn!(%error, "a snapshot can't be written")).ok().map(Arc::new)
+        Arc::new(written.unwrap_or_else(|error| {
+            warn!(%tenant, %error, "a snapshot can't be written");
+            Snapshot::none()
+        }))
+    }
+
+    /// Whether a question for these parts has a chance now: the database does not pause, and one of the parts does not.
+    pub fn may_have(&self, tenant: &TenantId, parts: Parts) -> bool {
+        match &self.source {
+            Source::Books(_) => true,
+            Source::Postgres(views) => {
+                views.is_worth_a_question() && views.tenant(tenant).due().and(parts) != Parts::NONE
+            }
+        }
     }
 
     /// The tenant's figures as of now, unless the view doesn't know it.
@@ -136,104 +258,293 @@ impl Snapshots {
     pub async fn metrics(&self, tenant: &TenantId) -> Result<Option<MetricsUpdated>, Unavailable> {
         match &self.source {
             Source::Books(books) => Ok(books(tenant).metrics),
-            Source::Postgres(pool) => {
-                self.ask(pool, async |asked| snapshot::read_metrics(asked, tenant).await).await.ok_or(Unavailable)
+            Source::Postgres(views) => {
+                let known = views.tenant(tenant);
+                if !known.due().figures {
+                    return Err(Unavailable);
+                }
+                let mut session = views.session(&known).await.ok_or(Unavailable)?;
+                views.figures(&mut session, tenant, &known).await.ok_or(Unavailable)
             }
         }
     }
 
-    /// A snapshot that is no older than a second, together with a position that was read before it. Whoever asks meanwhile
-    /// waits for the same answer. `head` tells the position.
+    /// A snapshot that is no older than a second, together with a position that was read before it. Requests that come meanwhile wait
+    /// for the same answer. `head` tells the position; it gives `None` when there should be one, and can't be had.
     ///
     /// # Errors
     /// When there is no position.
-    pub async fn placed(&self, tenant: &TenantId, head: impl Future<Output = Option<Position>>) -> Option<Placed> {
+    pub async fn placed(
+        &self,
+        tenant: &TenantId,
+        head: impl Future<Output = Option<Option<Position>>>,
+    ) -> Option<Placed> {
         let load = async {
             let head = head.await?;
-            Some(Arc::new((head, self.load(tenant).await)))
+            Some(Arc::new((head, Some(self.load(tenant).await))))
         };
         self.placed.optionally_get_with(tenant.clone(), load).await
     }
+}
 
-    async fn ask<T>(
-        &self,
-        pool: &PgPool,
-        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SnapshotError>,
-    ) -> Option<T> {
+impl Views {
+    async fn load(&self, tenant: &TenantId) -> serde_json::Result<Snapshot> {
+        let known = self.tenant(tenant);
+        let session = match known.due() {
+            Parts::NONE => None,
+            _ => self.session(&known).await,
+        };
+        let (mut figures, mut payments) = (None, None);
+        if let Some(mut session) = session {
+            figures = self.figures(&mut session, tenant, &known).await;
+            payments = self.payments(&mut session, tenant, &known).await;
+        }
+        // Without the views every part is null for good, until somebody creates them.
+        let missing = match self.health().lacks_views() {
+            true => Parts::NONE,
+            false => Parts { figures: figures.is_none(), payments: payments.is_none() },
+        };
+        Snapshot::write(&figures.flatten(), &payments, missing)
+    }
+
+    fn tenant(&self, tenant: &TenantId) -> Arc<Tenant> {
+        self.tenants.get_with_by_ref(tenant, Arc::default)
+    }
+
+    /// A connection for one tenant's questions, when the database is well and it is the tenant's turn.
+    async fn session(&self, known: &Tenant) -> Option<Session<'_>> {
+        if !self.is_worth_a_question() {
+            return None;
+        }
+        let turn = async {
+            let turn = known.turn.clone().lock_owned().await;
+            let slots = if known.is_in_trouble() { &self.turns_in_trouble } else { &self.turns };
+            // Fails only when the semaphore is closed, which it never is.
+            slots.acquire().await.ok().map(|slot| (turn, slot))
+        };
+        let (turn, slot) = timeout(TURN_LIMIT, turn).await.ok().flatten()?;
         if !self.may_ask() {
             return None;
         }
-        let answer = try_ask(pool, question).await;
-        self.heard(&answer);
-        answer.ok()
+        let connected = timeout(CONNECT_LIMIT, self.pool.acquire()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        let connection = connected.inspect_err(|error| self.is_unreachable(error)).ok()?;
+        Some(Session { connection, until: Instant::now() + QUERY_LIMIT, spoilt: false, _slot: slot, _turn: turn })
     }
 
-    fn may_ask(&self) -> bool {
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        match *health {
-            Health::Good => true,
-            // A probe that was dropped must not be the last.
-            Health::Pausing { until, missing_views } if until <= now => {
-                *health = Health::Probing { since: now, missing_views };
-                true
-            }
-            Health::Probing { since, missing_views } if since + CONNECT_LIMIT + QUERY_LIMIT <= now => {
-                *health = Health::Probing { since: now, missing_views };
-                true
-            }
-            Health::Pausing { .. } | Health::Probing { .. } => false,
+    async fn figures(
+        &self,
+        session: &mut Session<'_>,
+        tenant: &TenantId,
+        known: &Tenant,
+    ) -> Option<Option<MetricsUpdated>> {
+        let question = async |asked: &mut PgConnection| snapshot::read_metrics(asked, tenant).await;
+        self.ask(session, tenant, known, Part::Figures, question).await
+    }
+
+    async fn payments(
+        &self,
+        session: &mut Session<'_>,
+        tenant: &TenantId,
+        known: &Tenant,
+    ) -> Option<Vec<snapshot::RecentPayment>> {
+        let question = async |asked: &mut PgConnection| snapshot::read_payments(asked, tenant).await;
+        let read = self.ask(session, tenant, known, Part::Payments, question).await?;
+        read.left_out.into_iter().for_each(|row| self.complaints.of_row(tenant, row));
+        Some(read.payments)
+    }
+
+    /// Asks for a part, unless it pauses, and learns from the answer.
+    async fn ask<T>(
+        &self,
+        session: &mut Session<'_>,
+        tenant: &TenantId,
+        known: &Tenant,
+        part: Part,
+        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SnapshotError>,
+    ) -> Option<T> {
+        if session.spoilt || !known.is_due(part) {
+            return None;
         }
-    }
-
-    fn heard<T>(&self, answer: &Result<T, SnapshotError>) {
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = match *health {
-            Health::Good => None,
-            Health::Pausing { missing_views, .. } | Health::Probing { missing_views, .. } => Some(missing_views),
+        let begun = Instant::now();
+        let Ok(answer) = timeout_at(session.until, question(&mut session.connection)).await else {
+            session.spoilt = true;
+            session.connection.close_on_drop();
+            // The part before this one may have used the time up.
+            if begun.elapsed() >= STATEMENT_TIMEOUT {
+                self.failed(tenant, known, part, &"no answer in time");
+            }
+            self.is_reachable();
+            return None;
         };
         match answer {
-            Ok(_) => {
-                if known.is_some() {
-                    info!("snapshots can be read");
-                }
-                *health = Health::Good;
+            Ok(read) => {
+                known.is_well(part);
+                self.is_reachable();
+                Some(read)
             }
-            Err(error) if error.is_missing_views() => {
-                if known != Some(true) {
-                    warn!(%error, "the views that snapshots are read from are missing: snapshots are null");
-                }
-                *health = Health::Pausing { until: Instant::now() + MISSING_PAUSE, missing_views: true };
+            Err(error) if error.is_missing_views() && !has_views(&mut session.connection, session.until).await => {
+                self.views_are_missing(&error);
+                None
             }
-            // One tenant's trouble, or a view's: the database is well.
-            Err(error @ SnapshotError::Unusable(_)) => {
-                let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-                if complained.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
-                    *complained = Some(Instant::now());
-                    warn!(%error, "a snapshot can't be used");
-                }
-                *health = Health::Good;
+            Err(error) if error.is_an_answer() => {
+                self.failed(tenant, known, part, &error);
+                self.is_reachable();
+                None
             }
             Err(error) => {
-                if known != Some(false) {
-                    warn!(%error, "snapshots can't be read, dashboards start without");
-                }
-                *health = Health::Pausing { until: Instant::now() + PAUSE, missing_views: false };
+                session.spoilt = true;
+                self.is_unreachable(&error);
+                None
             }
         }
+    }
+
+    /// Pauses a part of a tenant's snapshot.
+    fn failed(&self, tenant: &TenantId, known: &Tenant, part: Part, error: &dyn Display) {
+        known.failed(part);
+        self.complaints.of_tenant(tenant, part, error);
+    }
+
+    fn is_worth_a_question(&self) -> bool {
+        let now = Instant::now();
+        match *self.health() {
+            Health::Good => true,
+            Health::Pausing { until, .. } => until <= now,
+            // A probe that was dropped must not be the last.
+            Health::Probing { since, .. } => since + CONNECT_LIMIT + QUERY_LIMIT <= now,
+        }
+    }
+
+    /// The same, for the caller that asks then.
+    fn may_ask(&self) -> bool {
+        let may = self.is_worth_a_question();
+        let mut health = self.health();
+        match *health {
+            Health::Pausing { missing_views, .. } | Health::Probing { missing_views, .. } if may => {
+                *health = Health::Probing { since: Instant::now(), missing_views };
+            }
+            _ => {}
+        }
+        may
+    }
+
+    fn is_reachable(&self) {
+        let mut health = self.health();
+        if !matches!(*health, Health::Good) {
+            info!("snapshots can be read");
+            *health = Health::Good;
+        }
+    }
+
+    fn is_unreachable(&self, error: &dyn Display) {
+        let mut health = self.health();
+        if matches!(*health, Health::Good) || health.lacks_views() {
+            warn!(%error, "snapshots can't be read, dashboards start without");
+        }
+        *health = Health::Pausing { until: Instant::now() + PAUSE, missing_views: false };
+    }
+
+    fn views_are_missing(&self, error: &SnapshotError) {
+        let mut health = self.health();
+        if !health.lacks_views() {
+            warn!(%error, "the views that snapshots are read from are missing: snapshots are null");
+        }
+        *health = Health::Pausing { until: Instant::now() + MISSING_PAUSE, missing_views: true };
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn try_ask<T>(
-    pool: &PgPool,
-    question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SnapshotError>,
-) -> Result<T, SnapshotError> {
-    let late = || sqlx::Error::PoolTimedOut.into();
-    let mut connection = timeout(CONNECT_LIMIT, pool.acquire()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-    let answer = timeout(QUERY_LIMIT, question(&mut connection)).await;
-    // A question that was given up is still being answered: the next one needs another connection.
-    if answer.is_err() {
-        connection.close_on_drop();
+/// Whether both views are there, and ours to read: then an error that says otherwise comes from within a view, for this tenant.
+async fn has_views(connection: &mut PgConnection, until: Instant) -> bool {
+    const RIGHTS: &str = "select has_table_privilege('dashboard.metrics', 'select')
+        and has_table_privilege('dashboard.recent_payments', 'select')";
+    matches!(timeout_at(until, sqlx::query_scalar(RIGHTS).fetch_one(connection)).await, Ok(Ok(true)))
+}
+
+impl Tenant {
+    fn trouble(&self, part: Part) -> MutexGuard<'_, Option<Trouble>> {
+        let trouble = match part {
+            Part::Figures => &self.figures,
+            Part::Payments => &self.payments,
+        };
+        trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    answer.unwrap_or_else(|_| Err(late()))
+
+    fn is_due(&self, part: Part) -> bool {
+        self.trouble(part).is_none_or(|trouble| trouble.until <= Instant::now())
+    }
+
+    /// The parts that do not pause.
+    fn due(&self) -> Parts {
+        Parts { figures: self.is_due(Part::Figures), payments: self.is_due(Part::Payments) }
+    }
+
+    fn is_in_trouble(&self) -> bool {
+        self.trouble(Part::Figures).is_some() || self.trouble(Part::Payments).is_some()
+    }
+
+    fn is_well(&self, part: Part) {
+        *self.trouble(part) = None;
+    }
+
+    fn failed(&self, part: Part) {
+        let mut trouble = self.trouble(part);
+        let pause = trouble.map_or(PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
+        *trouble = Some(Trouble { pause, until: Instant::now() + pause });
+    }
+}
+
+impl Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Figures => "dashboard.metrics",
+            Self::Payments => "dashboard.recent_payments",
+        })
+    }
+}
+
+/// What the log is told of tenants' data, and how often.
+struct Complaints {
+    /// When a tenant's failure was last logged.
+    tenant: Mutex<Option<Instant>>,
+    named: sync::Cache<(TenantId, Option<String>), ()>,
+    /// How many rows were named since then.
+    names: Mutex<(Instant, u32)>,
+}
+
+impl Complaints {
+    fn new() -> Self {
+        Self {
+            tenant: Mutex::default(),
+            named: sync::Cache::builder().max_capacity(NAMED_ROWS).time_to_live(NAME_AGAIN).build(),
+            names: Mutex::new((Instant::now(), 0)),
+        }
+    }
+
+    fn of_tenant(&self, tenant: &TenantId, view: Part, error: &dyn Display) {
+        let mut said = self.tenant.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
+            *said = Some(Instant::now());
+            warn!(%tenant, %view, %error, "a view fails for a tenant, its dashboards start without this part");
+        }
+    }
+
+    fn of_row(&self, tenant: &TenantId, LeftOut { payment_id, reason }: LeftOut) {
+        let row = (tenant.clone(), payment_id);
+        if self.named.contains_key(&row) {
+            return;
+        }
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.0.elapsed() >= LOG_AGAIN {
+            *names = (Instant::now(), 0);
+        }
+        if names.1 < NAMES_A_MINUTE {
+            names.1 += 1;
+            warn!(%tenant, payment_id = row.1.as_deref().unwrap_or("null"), reason, "a row of dashboard.recent_payments can't be shown, it is left out");
+            self.named.insert(row, ());
+        }
+    }
 }

@@ -13,31 +13,22 @@ use crate::{error::InvalidEvent, money::Money, payload::MetricsUpdated, tenant::
 /// How many payments a snapshot has.
 pub const RECENT_PAYMENTS: usize = 20;
 
-macro_rules! select_metrics {
-    ($more:literal) => {
-        concat!(
-            "select metrics.tenant_id is not null as known,
-                metrics.total_outstanding::numeric, metrics.total_arrears::numeric,
-                metrics.accounts_in_arrears::bigint, metrics.payments_today::bigint,
-                metrics.amount_received_today::numeric, metrics.invoices_by_status::jsonb,
-                statement_timestamp() as as_of",
-            $more,
-            " from (values ($1)) asked (tenant_id)
-              left join dashboard.metrics metrics on metrics.tenant_id = asked.tenant_id"
-        )
-    };
-}
+/// The statement that reads a tenant's figures. `$1` is the tenant.
+pub const METRICS: &str = "select metrics.tenant_id is not null as known,
+        metrics.total_outstanding::numeric, metrics.total_arrears::numeric,
+        metrics.accounts_in_arrears::bigint, metrics.payments_today::bigint,
+        metrics.amount_received_today::numeric, metrics.invoices_by_status::jsonb,
+        statement_timestamp() as as_of
+    from (values ($1)) asked (tenant_id)
+    left join dashboard.metrics metrics on metrics.tenant_id = asked.tenant_id";
 
-const METRICS: &str = select_metrics!("");
-
-/// The statement of a snapshot: figures and payments at one moment. `$1` is the tenant.
-pub const SNAPSHOT: &str = select_metrics!(
-    ", (select coalesce(json_agg(json_build_object(
-            'paymentId', payment_id, 'amount', trim_scale(amount::numeric), 'parentName', parent_name,
-            'childName', child_name, 'invoiceNumber', invoice_number, 'receivedAt', received_at)), '[]')
-        from (select * from dashboard.recent_payments where tenant_id = $1
-              order by received_at desc, payment_id desc limit 20) newest) as payments"
-);
+/// The statement that reads a tenant's newest payments. `$1` is the tenant. Each payment is JSON, for JSON can hold every value that a
+/// view can have: a time beyond the year 9999 or an infinite amount is text here, and refused by [`RecentPayment`].
+pub const PAYMENTS: &str = "select payment_id::text, json_build_object(
+        'paymentId', payment_id, 'amount', trim_scale(amount::numeric), 'parentName', parent_name,
+        'childName', child_name, 'invoiceNumber', invoice_number, 'receivedAt', received_at)::text as payment
+    from dashboard.recent_payments where tenant_id = $1
+    order by received_at desc, payment_id desc limit 20";
 
 /// A payment of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +60,24 @@ pub struct Snapshot {
     pub payments: Vec<RecentPayment>,
 }
 
+/// A tenant's newest payments, as far as they can be shown.
+#[derive(Debug)]
+pub struct RecentPayments {
+    /// The newest first, at most [`RECENT_PAYMENTS`].
+    pub payments: Vec<RecentPayment>,
+    /// The rows that can't be shown.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A row of `dashboard.recent_payments` that no dashboard can show.
+#[derive(Debug)]
+pub struct LeftOut {
+    /// The row's `payment_id`, unless that is what it lacks.
+    pub payment_id: Option<String>,
+    /// What is wrong with it; no value of the row is in it.
+    pub reason: String,
+}
+
 /// Why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
@@ -89,14 +98,34 @@ impl SnapshotError {
         let Self::Database(sqlx::Error::Database(error)) = self else { return false };
         error.code().is_some_and(|code| [UNDEFINED_TABLE, UNDEFINED_SCHEMA, FORBIDDEN].contains(&&*code))
     }
+
+    /// Whether PostgreSQL answered the question, if only to refuse it: another tenant's question may well succeed. Everything else is
+    /// the trouble of the connection or of the server: SQLSTATE class 08, the server's shutdown and start (57P…), no place for another
+    /// session (53300).
+    pub fn is_an_answer(&self) -> bool {
+        use sqlx::Error::{Database, Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
+        match self {
+            Self::Database(Database(error)) => {
+                error.code().is_none_or(|code| !code.starts_with("08") && !code.starts_with("57P") && code != "53300")
+            }
+            Self::Database(Io(_) | Tls(_) | Protocol(_) | PoolTimedOut | PoolClosed | WorkerCrashed) => false,
+            Self::Database(_) | Self::Unusable(_) => true,
+        }
+    }
 }
 
-/// Reads a tenant's figures and newest payments.
-pub async fn read(connection: &mut PgConnection, tenant: &TenantId) -> Result<Snapshot, SnapshotError> {
-    let row = sqlx::query(SNAPSHOT).bind(tenant.as_str()).fetch_one(connection).await?;
-    let payments: Json<Vec<RecentPayment>> =
-        row.try_get("payments").map_err(|error| SnapshotError::Unusable(format!("recent_payments: {error}")))?;
-    Ok(Snapshot { metrics: metrics(&row)?, payments: payments.0 })
+/// Reads a tenant's newest payments.
+pub async fn read_payments(connection: &mut PgConnection, tenant: &TenantId) -> Result<RecentPayments, SnapshotError> {
+    let rows: Vec<(Option<String>, String)> =
+        sqlx::query_as(PAYMENTS).bind(tenant.as_str()).fetch_all(connection).await?;
+    let mut read = RecentPayments { payments: Vec::new(), left_out: Vec::new() };
+    for (payment_id, payment) in rows {
+        match serde_json::from_str(&payment) {
+            Ok(payment) => read.payments.push(payment),
+            Err(error) => read.left_out.push(LeftOut { payment_id, reason: error.to_string() }),
+        }
+    }
+    Ok(read)
 }
 
 /// Reads a tenant's figures; `None` when the view doesn't know the tenant.

@@ -61,7 +61,9 @@ async fn openapi() -> Response {
 
 /// 200 while new sockets are welcome, their tokens can be checked, and what is published is proved to arrive.
 async fn ready(State(gateway): State<Shared>) -> Response {
-    let proved = gateway.engine.last_proof().is_some_and(|at| at.elapsed() < PROOF_LIMIT);
+    // With real time off nothing is delivered that would need a proof, and pages need the snapshots.
+    let proved =
+        !gateway.config.realtime_dashboard || gateway.engine.last_proof().is_some_and(|at| at.elapsed() < PROOF_LIMIT);
     let reason = match () {
         () if gateway.shutdown.is_draining() => "draining",
         () if !gateway.tokens.are_loaded() => "keys",

@@ -73,8 +73,8 @@ struct SnapshotQuery {
 #[serde(rename_all = "camelCase")]
 struct Snapshot<'a> {
     tenant_id: TenantId,
-    epoch: String,
-    seq: u64,
+    epoch: Option<String>,
+    seq: Option<u64>,
     #[serde(flatten)]
     snapshot: SnapshotData<'a>,
 }
@@ -92,17 +92,25 @@ async fn snapshot(State(gateway): State<Shared>, request: Request) -> Result<Res
     let placed = placed.ok_or_else(|| {
         Problem::unavailable("redis", "the events' store can't be reached").retry_after(Duration::from_secs(1))
     })?;
-    let (Position { epoch, seq, .. }, snapshot) = &*placed;
-    let snapshot =
-        Snapshot { tenant_id: tenant, epoch: epoch.to_string(), seq: *seq, snapshot: snapshot.as_deref().into() };
+    let (head, snapshot) = &*placed;
+    let snapshot = Snapshot {
+        tenant_id: tenant,
+        epoch: head.as_ref().map(|head| head.epoch.to_string()),
+        seq: head.as_ref().map(|head| head.seq),
+        snapshot: snapshot.as_deref().into(),
+    };
     Ok(([(CACHE_CONTROL, "no-store")], Json(snapshot)).into_response())
 }
 
-/// Where the tenant's stream stands, unless that can't be told in time.
-async fn head(gateway: &Shared, tenant: &TenantId) -> Option<Position> {
+/// Where the tenant's stream stands, unless that can't be told in time. With real time off there is no stream to go on with, and the
+/// engine is not asked: its server may be what real time was switched off for.
+async fn head(gateway: &Shared, tenant: &TenantId) -> Option<Option<Position>> {
+    if !gateway.config.realtime_dashboard {
+        return Some(None);
+    }
     let (reply, position) = oneshot::channel();
     gateway.engine.request(EngineRequest::Head { tenant: tenant.clone(), reply });
-    timeout(HEAD_TIMEOUT, position).await.ok().and_then(Result::ok)
+    timeout(HEAD_TIMEOUT, position).await.ok().and_then(Result::ok).map(Some)
 }
 
 async fn authenticate(gateway: &Shared, headers: &HeaderMap) -> Result<Claims, Problem> {

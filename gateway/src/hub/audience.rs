@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use crate::snapshots::Parts;
 use crate::socket::link::{Exit, Link, Overflow};
 
 /// A socket in a room.
@@ -20,6 +21,8 @@ pub struct Member {
     pub issued_at: Option<u64>,
     /// When it joined, in milliseconds of Unix time.
     pub joined_at: u64,
+    /// The parts of its snapshot that could not be had when it was answered.
+    pub lacks: Parts,
 }
 
 /// The sockets that are sent everything.
@@ -80,6 +83,29 @@ impl Audience {
         let mut slow = Vec::new();
         for (seat, (exit, member)) in self.exits.iter_mut().zip(&self.members).enumerate() {
             if !exit.congested(&member.link) && exit.write(&member.link, frames, 1).is_err() {
+                slow.push(seat);
+            }
+        }
+        slow.into_iter().rev().map(|seat| self.vacate(seat)).collect()
+    }
+
+    /// Every member was answered without these parts of its snapshot.
+    pub fn all_lack(&mut self, parts: Parts) {
+        self.members.iter_mut().for_each(|member| member.lacks = parts);
+    }
+
+    /// The parts that at least one member lacks.
+    pub fn lacking(&self) -> Parts {
+        self.members.iter().fold(Parts::NONE, |parts, member| parts.or(member.lacks))
+    }
+
+    /// Writes a snapshot without the `missing` parts to the members for which it has a part that they lack; returns those that fell too
+    /// far behind, who are out.
+    pub fn complete(&mut self, frames: &Bytes, missing: Parts) -> Vec<Member> {
+        let mut slow = Vec::new();
+        for (seat, (exit, member)) in self.exits.iter_mut().zip(&mut self.members).enumerate() {
+            let still = member.lacks.and(missing);
+            if std::mem::replace(&mut member.lacks, still) != still && exit.write(&member.link, frames, 1).is_err() {
                 slow.push(seat);
             }
         }

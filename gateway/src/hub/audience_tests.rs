@@ -1,6 +1,7 @@
 //! Seats after any history of comings and goings, against a plain vector of who is in.
 #![allow(clippy::unwrap_used)]
 
+use crate::snapshots::Parts;
 use std::collections::BTreeSet;
 
 use proptest::collection::vec;
@@ -47,7 +48,7 @@ async fn pair(id: usize) -> (Arc<Link>, TcpStream) {
 }
 
 fn member(link: &Arc<Link>) -> Member {
-    Member { link: link.clone(), subject: None, issued_at: None, joined_at: 0 }
+    Member { link: link.clone(), subject: None, issued_at: None, joined_at: 0, lacks: Parts::NONE }
 }
 
 /// Who it is, sorted: the order in which members leave is nobody's business.

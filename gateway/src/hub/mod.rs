@@ -160,7 +160,7 @@ impl Hub {
     }
 
     /// Hands a room the snapshot that it asked for.
-    async fn loaded(&self, tenant: TenantId, ticket: Ticket, snapshot: Option<Arc<Snapshot>>) {
+    async fn loaded(&self, tenant: TenantId, ticket: Ticket, snapshot: Arc<Snapshot>) {
         let _ = self.mailbox(&tenant).send(Input::Loaded { tenant: tenant.clone(), ticket, snapshot }).await;
     }
 

@@ -16,8 +16,8 @@ use publisher::Message;
 
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
 use crate::snapshots::Snapshot;
-use load::Load;
 pub use load::Newcomer;
+use load::{Load, Recipients};
 
 /// Messages held while a read is under way. Beyond it the newest are dropped, and another read finds them in the log.
 const MAX_HELD: usize = 1024;
@@ -62,6 +62,13 @@ pub enum Effect {
         snapshot: Option<Arc<Snapshot>>,
         /// The events since.
         replay: Vec<Message>,
+    },
+    /// Send these to the joined members that were answered without a part of them: nothing is missing, they have everything up to `head`.
+    Complete {
+        /// The position of every joined member.
+        head: Position,
+        /// What they start from.
+        snapshot: Arc<Snapshot>,
     },
     /// Tell everybody, joined or waiting, that delivery can't be vouched for.
     Degraded(Outage),
@@ -145,7 +152,7 @@ impl Room {
 
     /// The position up to which the joined members have been sent everything; `None` while the room opens.
     pub fn head(&self) -> Option<&Position> {
-        self.resyncing().or_else(|| self.position())
+        self.holding().or_else(|| self.position())
     }
 
     /// The position up to which the room has taken everything up.
@@ -228,6 +235,9 @@ impl Room {
             read.restores = false;
             read.again = read.again.map(|_| false);
         }
+        if let Some(load) = &mut self.load {
+            load.restores = false;
+        }
         if self.outage.is_none() {
             self.outage = Some(outage.clone());
             effects.push(Effect::Degraded(outage));
@@ -258,7 +268,7 @@ impl Room {
                 load.record(&message);
             }
             // Members that wait for a snapshot get it with that.
-            if self.resyncing().is_none() {
+            if self.holding().is_none() {
                 effects.push(Effect::Deliver(message));
             }
             Ok(())
@@ -347,7 +357,9 @@ impl Room {
         }
         if self.snapshots {
             self.reload(effects);
-            self.load.iter_mut().for_each(|load| load.resync = before.clone());
+            if let Some(load) = &mut self.load {
+                (load.recipients, load.holds) = (Recipients::Everybody, before);
+            }
         } else {
             effects.push(Effect::Resync { head: reading.head, snapshot: None, replay: Vec::new() });
         }
@@ -366,10 +378,6 @@ impl Room {
             }
         }
         Ok(())
-    }
-
-    fn restored(&mut self, effects: &mut Vec<Effect>) {
-        effects.extend(self.outage.take().map(Effect::Restored));
     }
 
     /// Answers a join, or says what must be known first. `proved`: the room's position is newer than the join.

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use super::{Effect, MemberId, Newcomer, Room};
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
-use crate::snapshots::Snapshot;
+use crate::snapshots::{Parts, Snapshot};
 
 /// Small, so that histories run past its end.
 const LOG_LENGTH: usize = 6;
@@ -49,10 +49,12 @@ enum Op {
     /// The connection breaks, or is back.
     Lost,
     Returned,
-    /// The oldest query for a snapshot ends.
+    /// The oldest query for a snapshot ends, without these parts.
     Load {
-        fails: bool,
+        missing: Parts,
     },
+    /// The wait is over after which members get what they lack of a snapshot.
+    Complete,
     /// A second is over for the newest one.
     Stale,
 }
@@ -70,7 +72,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Expire),
         1 => Just(Op::Lost),
         2 => Just(Op::Returned),
-        6 => prop::bool::weighted(0.2).prop_map(|fails| Op::Load { fails }),
+        6 => (prop::bool::weighted(0.3), prop::bool::weighted(0.3))
+            .prop_map(|(figures, payments)| Op::Load { missing: Parts { figures, payments } }),
+        2 => Just(Op::Complete),
         2 => Just(Op::Stale),
     ]
 }
@@ -154,6 +158,8 @@ struct World {
     newest_load: Option<Ticket>,
     /// Joined members, each with the position it is at.
     members: HashMap<MemberId, Position>,
+    /// What joined members lack of their snapshot.
+    lacks: HashMap<MemberId, Parts>,
     /// Waiting members, each with the position it named.
     waiting: HashMap<MemberId, Option<Position>>,
     /// Positions that members have been at.
@@ -175,6 +181,7 @@ impl World {
             loads: VecDeque::new(),
             newest_load: None,
             members: HashMap::new(),
+            lacks: HashMap::new(),
             waiting: HashMap::new(),
             seen: Vec::new(),
             next: 0,
@@ -217,6 +224,7 @@ impl World {
                 all.sort();
                 if let Some(member) = all.get(usize::from(index) % all.len().max(1)) {
                     self.members.remove(member);
+                    self.lacks.remove(member);
                     self.waiting.remove(member);
                     self.room.forget(*member);
                 }
@@ -240,10 +248,16 @@ impl World {
                 self.subscribed = true;
                 self.act(Room::returned);
             }
-            Op::Load { fails } => {
+            Op::Load { missing } => {
                 let Some((ticket, had)) = self.loads.pop_front() else { return };
-                let snapshot = (!fails).then(|| std::sync::Arc::new(snapshot_of(&had)));
+                let snapshot = std::sync::Arc::new(snapshot_of(&had, missing));
                 self.act(|room, effects| room.loaded(ticket, snapshot, effects));
+            }
+            Op::Complete => {
+                let lacking = self.lacks.values().fold(Parts::NONE, |all, parts| all.or(*parts));
+                if lacking != Parts::NONE {
+                    self.act(|room, effects| room.complete(lacking, effects));
+                }
             }
             Op::Stale => {
                 if let Some(ticket) = self.newest_load {
@@ -304,6 +318,7 @@ impl World {
                         }
                         self.seen.push(at.clone());
                         self.members.insert(member, at);
+                        self.lacks.insert(member, missing_in(snapshot.as_deref()));
                     }
                 }
                 Effect::Deliver(message) => {
@@ -316,11 +331,24 @@ impl World {
                         *at = head.clone();
                         replay.iter().for_each(|message| see(at, message));
                     }
+                    self.lacks.values_mut().for_each(|lacks| *lacks = missing_in(snapshot.as_deref()));
+                }
+                Effect::Complete { head, snapshot } => {
+                    has_everything_up_to(&head, Some(&snapshot));
+                    for (member, lacks) in &mut self.lacks {
+                        let still = lacks.and(snapshot.missing);
+                        if std::mem::replace(lacks, still) != still {
+                            let at = &self.members[member];
+                            assert_eq!((&at.epoch, at.seq), (&head.epoch, head.seq), "the snapshot takes events back");
+                        }
+                    }
                 }
                 Effect::Filled | Effect::Waits(_) => {}
                 Effect::Degraded(_) => assert!(!std::mem::replace(&mut self.degraded, true), "told twice"),
                 Effect::Restored(_) => {
-                    assert!(std::mem::replace(&mut self.degraded, false), "restored what was not lost")
+                    assert!(std::mem::replace(&mut self.degraded, false), "restored what was not lost");
+                    let told = self.members.values().all(|at| Some(at) == self.room.position());
+                    assert!(told, "restored, and a resync is still to come");
                 }
             }
         }
@@ -334,9 +362,11 @@ impl World {
             while !self.requests.is_empty() || !self.wire.is_empty() || !self.loads.is_empty() {
                 self.execute();
                 self.arrive(false);
-                self.run(Op::Load { fails: false });
+                self.run(Op::Load { missing: Parts::NONE });
             }
-            if self.room.head() == Some(&self.server.head()) && round > 0 {
+            self.run(Op::Complete);
+            let complete = self.lacks.values().all(|lacks| *lacks == Parts::NONE);
+            if self.room.head() == Some(&self.server.head()) && complete && round > 0 {
                 break;
             }
             self.act(Room::check);
@@ -351,8 +381,12 @@ impl World {
 }
 
 /// A snapshot that says what the server had when its query began.
-fn snapshot_of(had: &Position) -> Snapshot {
-    Snapshot::of_json(&format!("[\"{}\",{}]", had.epoch, had.seq))
+fn snapshot_of(had: &Position, missing: Parts) -> Snapshot {
+    Snapshot::of_json(&format!("[\"{}\",{}]", had.epoch, had.seq), missing)
+}
+
+fn missing_in(snapshot: Option<&Snapshot>) -> Parts {
+    snapshot.map_or(Parts::NONE, |snapshot| snapshot.missing)
 }
 
 /// Whoever starts from a snapshot sees only what comes after `head`: the rest must be in it.
@@ -439,12 +473,36 @@ fn joins_share_a_snapshot_and_the_events_since() {
     world.arrive(false);
     world.run(Op::Join { resume: None, ahead: false });
     assert_eq!(world.loads.len(), 1);
-    world.run(Op::Load { fails: false });
+    world.run(Op::Load { missing: Parts::NONE });
     world.run(Op::Join { resume: None, ahead: false });
     assert_eq!((world.members.len(), world.loads.len()), (4, 0));
     assert!(world.members.values().all(|at| at.seq == 1));
     world.run(Op::Stale);
     world.run(Op::Join { resume: None, ahead: false });
     assert_eq!((world.members.len(), world.loads.len()), (4, 1));
+    world.settle();
+}
+
+/// A snapshot that could not be had goes to those members alone that were answered without it, and takes no event back.
+#[test]
+fn members_get_the_snapshot_that_they_were_answered_without() {
+    let mut world = World::new(true);
+    world.run(Op::Join { resume: None, ahead: false });
+    world.execute();
+    world.arrive(false);
+    world.run(Op::Load { missing: Parts::ALL });
+    assert_eq!(world.lacks.values().collect::<Vec<_>>(), [&Parts::ALL]);
+    // An event overtakes the first answer: the second is asked for while nothing is delivered.
+    world.run(Op::Complete);
+    world.run(Op::Publish { lost: false });
+    world.arrive(false);
+    world.run(Op::Load { missing: Parts::NONE });
+    assert_eq!(world.lacks.values().collect::<Vec<_>>(), [&Parts::ALL]);
+    world.run(Op::Publish { lost: false });
+    world.arrive(false);
+    assert_eq!(world.members.values().next().map(|at| at.seq), Some(1));
+    world.run(Op::Load { missing: Parts { figures: false, payments: true } });
+    assert_eq!(world.lacks.values().collect::<Vec<_>>(), [&Parts { figures: false, payments: true }]);
+    assert_eq!(world.members.values().next().map(|at| at.seq), Some(2));
     world.settle();
 }

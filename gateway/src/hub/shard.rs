@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -21,13 +22,17 @@ use crate::engine::{Engine, Kick, Kicked, Request, Signal, Ticket};
 use crate::figures::Figures;
 use crate::metrics::Metrics;
 use crate::shutdown::spawn_brief;
-use crate::snapshots::{LIFE, Snapshot, Snapshots};
+use crate::snapshots::{LIFE, Parts, Snapshot, Snapshots};
 use crate::socket::close::{CloseReason, FullReason};
 use crate::socket::link::Link;
 use crate::socket::{frame, protocol};
 
 /// Inputs taken from the mailbox at once: events among them that are for the same room go out in one write.
 const BATCH: usize = 256;
+
+/// How long members wait, more or less, until the part of a snapshot that they lack is asked for again. Short, for a database that is
+/// away and a view that fails have pauses of their own ([`Snapshots::may_have`]); a random share of it keeps rooms apart.
+const COMPLETE_AFTER: Duration = Duration::from_secs(2);
 
 /// Everything that can happen to a shard's rooms, handled one at a time.
 pub enum Input {
@@ -43,8 +48,8 @@ pub enum Input {
     Leave { tenant: TenantId, link: Arc<Link>, announce: bool, done: oneshot::Sender<()> },
     /// The engine has something to say.
     Signal(Signal),
-    /// The snapshot has come that a room asked for, or there is none.
-    Loaded { tenant: TenantId, ticket: Ticket, snapshot: Option<Arc<Snapshot>> },
+    /// The snapshot has come that a room asked for, as far as it could be had.
+    Loaded { tenant: TenantId, ticket: Ticket, snapshot: Arc<Snapshot> },
     /// Who is connected?
     Tenants(oneshot::Sender<Vec<(TenantId, usize)>>),
 }
@@ -57,6 +62,8 @@ enum Due {
     Overdue(MemberId),
     /// The room's snapshot is too old for others.
     Stale(TenantId, Ticket),
+    /// Members were answered without a part of their snapshot: it may be there now.
+    Incomplete(TenantId),
 }
 
 /// A room with its sockets and its clocks.
@@ -69,6 +76,8 @@ struct Chamber {
     outgoing: Vec<Message>,
     heartbeat: delay_queue::Key,
     linger: Option<delay_queue::Key>,
+    /// Set while members lack a part of their snapshot.
+    incomplete: Option<delay_queue::Key>,
 }
 
 /// What rooms have of a database, when there is one.
@@ -156,6 +165,7 @@ impl Shard {
                     Due::Linger(tenant) => self.lingered(&tenant),
                     Due::Overdue(member) => drop(self.joining.remove(&member)),
                     Due::Stale(tenant, ticket) => self.in_room(&tenant, |room, _| room.expire(ticket)),
+                    Due::Incomplete(tenant) => self.complete(&tenant),
                 },
                 // Every room is asked at once, so that the engine answers all of them in one sweep.
                 _ = sweep.tick() => self.each_room(|room, effects| room.check(effects)),
@@ -230,7 +240,13 @@ impl Shard {
             self.due.remove(&linger);
         }
         let id = link.id;
-        chamber.waiting.push(Member { link: link.clone(), subject, issued_at, joined_at: now_millis() });
+        chamber.waiting.push(Member {
+            link: link.clone(),
+            subject,
+            issued_at,
+            joined_at: now_millis(),
+            lacks: Parts::NONE,
+        });
         if let (1, Some(database)) = (chamber.members(), &self.database) {
             database.figures.watched(&tenant);
         }
@@ -267,6 +283,7 @@ impl Shard {
             outgoing: Vec::new(),
             heartbeat,
             linger: None,
+            incomplete: None,
         }
     }
 
@@ -373,7 +390,8 @@ impl Shard {
                         spawn_brief(async move {
                             // A panic answers too: the newcomers would wait for ever.
                             let snapshot = AssertUnwindSafe(snapshots.load(&tenant)).catch_unwind().await;
-                            hub.loaded(tenant, ticket, snapshot.unwrap_or(None)).await;
+                            let snapshot = snapshot.unwrap_or_else(|_| Arc::new(Snapshot::none()));
+                            hub.loaded(tenant, ticket, snapshot).await;
                         });
                     }
                 }
@@ -382,17 +400,19 @@ impl Shard {
                 Effect::Joined { newcomers, head, recovered, snapshot, replay } => {
                     chamber.flush(&self.metrics);
                     let heartbeat = self.limits.heartbeat.as_secs();
-                    if let (false, None, Some(database)) = (recovered, &snapshot, &self.database) {
+                    let lacks = snapshot.as_ref().map_or(Parts::NONE, |snapshot| snapshot.missing);
+                    if let (true, Some(database)) = (lacks.figures, &self.database) {
                         // They start without figures, and should have some as soon as there are any.
                         database.figures.changed(tenant, head.clone());
                     }
+                    chamber.complete_later(tenant, lacks, &mut self.due);
                     let joined = protocol::joined(tenant, &head, recovered, snapshot.as_deref(), heartbeat);
                     let frames = followed_by(joined, &replay);
                     for Newcomer { member, resumed } in newcomers {
                         let Some(index) = chamber.waiting.iter().position(|waiting| waiting.link.id == member) else {
                             continue;
                         };
-                        let member = chamber.waiting.swap_remove(index);
+                        let member = Member { lacks, ..chamber.waiting.swap_remove(index) };
                         self.joining.remove(&member.link.id);
                         self.metrics.joined(resumed.then_some(recovered));
                         // What was missed doesn't count against the backlog: it is bounded by the log.
@@ -408,6 +428,15 @@ impl Shard {
                     chamber.flush(&self.metrics);
                     let resync = protocol::resync(&head, snapshot.as_deref());
                     chamber.announce(&followed_by(resync, &replay), &self.metrics);
+                    let lacks = snapshot.map_or(Parts::NONE, |snapshot| snapshot.missing);
+                    chamber.audience.all_lack(lacks);
+                    chamber.complete_later(tenant, lacks, &mut self.due);
+                }
+                Effect::Complete { head, snapshot } => {
+                    chamber.flush(&self.metrics);
+                    let resync = protocol::resync(&head, Some(&snapshot));
+                    let slow = chamber.audience.complete(&resync, snapshot.missing);
+                    chamber.give_up(slow.into_iter(), &self.metrics);
                 }
                 Effect::Degraded(outage) => chamber.announce_to_all(&protocol::degraded(&outage), &self.metrics),
                 Effect::Restored(outage) => chamber.announce_to_all(&protocol::restored(&outage), &self.metrics),
@@ -415,6 +444,18 @@ impl Shard {
         }
         self.effects = effects;
         self.linger_if_empty(tenant);
+    }
+
+    /// Asks for what members lack of their snapshot, when it has a chance to be there.
+    fn complete(&mut self, tenant: &TenantId) {
+        let (Some(chamber), Some(database)) = (self.chambers.get_mut(tenant), &self.database) else { return };
+        chamber.incomplete = None;
+        let lacking = chamber.audience.lacking();
+        let has_a_chance = database.snapshots.may_have(tenant, lacking);
+        chamber.complete_later(tenant, lacking, &mut self.due);
+        if has_a_chance {
+            self.in_room(tenant, |room, effects| room.complete(lacking, effects));
+        }
     }
 
     fn flush_dirty(&mut self) {
@@ -453,6 +494,9 @@ impl Shard {
     fn close_room(&mut self, tenant: &TenantId) {
         let Some(chamber) = self.chambers.remove(tenant) else { return };
         self.due.try_remove(&chamber.heartbeat);
+        if let Some(incomplete) = chamber.incomplete {
+            self.due.try_remove(&incomplete);
+        }
         self.engine.request(Request::Unsubscribe { tenant: tenant.clone() });
         self.metrics.tenants(-1);
         debug!(%tenant, "room closed");
@@ -469,6 +513,14 @@ fn followed_by(beginning: Bytes, events: &[Message]) -> Bytes {
 }
 
 impl Chamber {
+    /// Sets the time to ask for what members lack of their snapshot.
+    fn complete_later(&mut self, tenant: &TenantId, lacks: Parts, due: &mut DelayQueue<Due>) {
+        if lacks != Parts::NONE && self.incomplete.is_none() {
+            let delay = COMPLETE_AFTER.mul_f64(rand::random_range(0.5..=1.5));
+            self.incomplete = Some(due.insert(Due::Incomplete(tenant.clone()), delay));
+        }
+    }
+
     fn members(&self) -> usize {
         self.audience.len() + self.waiting.len()
     }

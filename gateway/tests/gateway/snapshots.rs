@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use super::harness::books::{open_books, pay, record};
 use super::harness::ledger::Message;
-use super::harness::{Dashboard, PostgresServer, Setup, Stack, Token, eventually, http, payment, tenant};
+use super::harness::{
+    Dashboard, Database, Oracle, PostgresServer, Setup, Stack, Token, eventually, http, payment, tenant, tenants,
+};
 
 fn token(tenant: &TenantId) -> String {
     Token::of(tenant.as_str()).sign()
@@ -253,11 +255,268 @@ async fn the_snapshot_is_served_with_real_time_off_too() {
     })
     .await;
     let snapshot = get(&stack, &acorn).await;
-    assert_eq!((&snapshot["seq"], payment_ids(&snapshot["payments"])), (&json!(1), vec!["p-1".to_owned()]));
+    assert_eq!((&snapshot["seq"], payment_ids(&snapshot["payments"])), (&Value::Null, vec!["p-1".to_owned()]));
     assert_eq!(snapshot["metrics"]["paymentsToday"], 1);
     let other = tenant();
     let foreign = format!("/dashboard/snapshot?tenantId={other}");
     let bearer = format!("Bearer {}", token(&acorn));
     http::get_with(stack.addr(), &foreign, &[("authorization", &bearer)]).await.expect(403);
+    stack.finish().await;
+}
+
+/// Every read of the views by `failing`, `slow` or `lacking` fails in its own way, and is counted.
+async fn break_views(database: &Database, failing: &TenantId, slow: &TenantId, lacking: &TenantId) {
+    database
+        .run(&format!(
+            "create sequence public.failed;
+             create function public.trouble(tenant text) returns numeric language plpgsql volatile as $$
+             begin
+                 if tenant = '{failing}' then
+                     perform nextval('public.failed');
+                     return 1 / 0;
+                 elsif tenant = '{slow}' then
+                     perform pg_sleep(30);
+                 elsif tenant = '{lacking}' then
+                     execute 'select 1 from nowhere.invoices';
+                 end if;
+                 return 0;
+             end $$;
+             alter view dashboard.metrics rename to metrics_well;
+             create view dashboard.metrics as
+                 select tenant_id, total_outstanding + public.trouble(tenant_id) as total_outstanding, total_arrears,
+                     accounts_in_arrears, payments_today, amount_received_today, invoices_by_status
+                 from dashboard.metrics_well"
+        ))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f47_a_view_that_fails_or_is_slow_for_one_tenant_costs_the_others_nothing() {
+    let database = PostgresServer::shared().await.database().await;
+    let (failing, slow, lacking) = (tenant(), tenant(), tenant());
+    let others = tenants(50);
+    for centre in [&failing, &slow, &lacking].into_iter().chain(&others) {
+        open_books(&database, centre).await;
+        pay(&mut database.client().await, centre, 1, 10).await;
+    }
+    break_views(&database, &failing, &slow, &lacking).await;
+    let stack = Setup::new().database(&database).start().await;
+    let end = Instant::now() + Duration::from_secs(60);
+
+    // Dashboards of the three come and go all the time.
+    let in_trouble = [&failing, &slow, &lacking].map(|centre| async {
+        while Instant::now() < end {
+            let (dashboard, joined) = join(&stack, centre).await;
+            assert!(joined.data["metrics"].is_null(), "{}", joined.raw);
+            dashboard.close().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    });
+    let well = async {
+        let mut joins = 0;
+        while Instant::now() < end {
+            let joined = futures::future::join_all(others.iter().map(|centre| async {
+                let (dashboard, joined) = join(&stack, centre).await;
+                dashboard.close().await;
+                joined
+            }))
+            .await;
+            for joined in joined {
+                joins += 1;
+                assert!(joined.data["metrics"].is_object(), "join {joins}: {}", joined.raw);
+                assert_eq!(payment_ids(&joined.data["payments"]), ["p-1"]);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        joins
+    };
+    let (joins, _) = futures::join!(well, futures::future::join_all(in_trouble));
+    let failed: i64 = database.value("select last_value from public.failed").await;
+    println!("{joins} joins of others; the failing view was asked {failed} times in 60 s");
+    // After 0, 1, 3, 7, 15, 31 s.
+    assert!((4..=8).contains(&failed), "asked {failed} times");
+    // The payments of a tenant whose figures fail are shown.
+    let (dashboard, joined) = join(&stack, &failing).await;
+    assert_eq!(payment_ids(&joined.data["payments"]), ["p-1"]);
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f62_a_row_that_cannot_be_shown_is_left_out_and_named_once() {
+    let database = PostgresServer::shared().await.database().await;
+    let acorn = tenant();
+    open_books(&database, &acorn).await;
+    pay(&mut database.client().await, &acorn, 1, 10).await;
+    pay(&mut database.client().await, &acorn, 2, 10).await;
+    database
+        .run(&format!(
+            "alter view dashboard.recent_payments rename to payments_well;
+             create view dashboard.recent_payments as
+                 select tenant_id, payment_id, amount::numeric, parent_name, child_name, invoice_number, received_at
+                 from dashboard.payments_well
+                 union all values
+                     ('{acorn}', 'nameless', 5.00, null, 'Lwazi', 'INV-1', now()),
+                     ('{acorn}', 'endless', 5.00, 'Thandi', 'Lwazi', 'INV-1', 'infinity'),
+                     ('{acorn}', 'late', 5.00, 'Thandi', 'Lwazi', 'INV-1', '20000-01-01'),
+                     ('{acorn}', 'split', 5.001, 'Thandi', 'Lwazi', 'INV-1', now()),
+                     ('{acorn}', 'nothing', 'NaN', 'Thandi', 'Lwazi', 'INV-1', now()),
+                     ('{acorn}', null, 5.00, 'Thandi', 'Lwazi', 'INV-1', now())"
+        ))
+        .await;
+    let stack = Setup::new().database(&database).start().await;
+    for _ in 0..3 {
+        let (dashboard, joined) = join(&stack, &acorn).await;
+        assert_eq!(joined.data["metrics"]["paymentsToday"], 2);
+        assert_eq!(payment_ids(&joined.data["payments"]), ["p-2", "p-1"]);
+        dashboard.close().await;
+    }
+    let lines = stack.gateway().log().lines();
+    for row in ["nameless", "endless", "late", "split", "nothing", "null"] {
+        let named = lines.iter().filter(|line| line.contains("left out") && line.contains(&format!("\"{row}\"")));
+        assert_eq!(named.count(), 1, "{row} in {lines:#?}");
+    }
+    stack.finish().await;
+}
+
+/// A database that is away for a minute: dashboards that came meanwhile, or were resynced, get their snapshot when it is back, and those
+/// that have one are left alone.
+async fn away_for_a_minute(stop: fn(&mut PostgresServer), start: impl AsyncFnOnce(&mut PostgresServer)) {
+    let mut server = PostgresServer::start().await;
+    let database = server.database().await;
+    let (acorn, elm, oak) = (tenant(), tenant(), tenant());
+    for centre in [&acorn, &elm, &oak] {
+        open_books(&database, centre).await;
+        pay(&mut database.client().await, centre, 1, 10).await;
+    }
+    let mut stack = Setup::new().database(&database).start().await;
+    let (mut early, joined) = join(&stack, &acorn).await;
+    assert_eq!(payment_ids(&joined.data["payments"]), ["p-1"]);
+    let (mut resynced, _) = join(&stack, &elm).await;
+    let mut receipts = vec![stack.publish(&elm, &payment()).await];
+    resynced.until("payment_received").await;
+    // The snapshot of the first join is good for others for a second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stop(&mut server);
+    let away = Instant::now();
+    let (mut late, joined) = join(&stack, &acorn).await;
+    assert_eq!((&joined.data["metrics"], &joined.data["payments"]), (&Value::Null, &Value::Null));
+    let (mut only, joined) = join(&stack, &oak).await;
+    assert_eq!(joined.data["payments"], Value::Null);
+    stack.redis().command(&["DEL", &stack.state_key(&elm), &stack.log_key(&elm)]).await;
+    receipts.push(stack.publish(&elm, &payment()).await);
+    assert_eq!(resynced.until("resync").await.data["payments"], Value::Null);
+    while away.elapsed() < Duration::from_secs(60) {
+        receipts.push(stack.publish(&acorn, &payment()).await);
+        for dashboard in [&mut early, &mut late, &mut only, &mut resynced] {
+            dashboard.ping().await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    start(&mut server).await;
+    let back = Instant::now();
+    for dashboard in [&mut late, &mut only, &mut resynced] {
+        let resync = dashboard.until("resync").await;
+        assert_eq!(payment_ids(&resync.data["payments"]), ["p-1"], "{}", resync.raw);
+        assert_eq!(resync.data["metrics"]["paymentsToday"], 1);
+    }
+    println!("three snapshots, {:?} after the database", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(15), "{:?}", back.elapsed());
+    receipts.push(stack.publish(&acorn, &payment()).await);
+    for dashboard in [&mut early, &mut late] {
+        let last = &receipts.last().unwrap().id;
+        while dashboard.until("payment_received").await.id.as_ref() != Some(last) {}
+    }
+    // Each of them had one, and no event came twice or was taken back.
+    let (early, late, only) = (early.close().await, late.close().await, only.close().await);
+    assert_eq!((early.resyncs(), late.resyncs(), only.resyncs()), (0, 1, 1));
+    let mut oracle = Oracle::new(receipts);
+    oracle.judge_to_the_end("early", &early);
+    oracle.judge_to_the_end("late", &late);
+    oracle.judge("resynced", &resynced.close().await);
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f49_a_snapshot_comes_when_a_frozen_database_is_back() {
+    away_for_a_minute(|server| server.freeze(), async |server| server.thaw()).await;
+}
+
+#[tokio::test]
+async fn f49_a_snapshot_comes_when_a_killed_database_is_back() {
+    away_for_a_minute(PostgresServer::kill9, async |server| server.restart().await).await;
+}
+
+#[tokio::test]
+async fn f49_what_does_not_exist_is_not_asked_for_again() {
+    let database = PostgresServer::shared().await.database().await;
+    database
+        .run(
+            "create sequence public.reads;
+             alter view dashboard.recent_payments rename to payments_uncounted;
+             create view dashboard.recent_payments as
+                 select p.* from (select nextval('public.reads')) counted left join dashboard.payments_uncounted p on true",
+        )
+        .await;
+    let stack = Setup::new().database(&database).start().await;
+    let (mut stranger, joined) = join(&stack, &tenant()).await;
+    assert_eq!((&joined.data["metrics"], &joined.data["payments"]), (&Value::Null, &json!([])));
+    assert!(stranger.is_silent_for(Duration::from_secs(8)).await);
+    assert_eq!(database.value::<i64>("select last_value from public.reads").await, 1);
+    stranger.close().await;
+
+    database.run("drop view dashboard.metrics; drop view dashboard.recent_payments").await;
+    let (mut dashboard, joined) = join(&stack, &tenant()).await;
+    assert_eq!((&joined.data["metrics"], &joined.data["payments"]), (&Value::Null, &Value::Null));
+    assert!(dashboard.is_silent_for(Duration::from_secs(8)).await);
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f70_restored_comes_with_the_resync_that_it_belongs_to() {
+    let server = PostgresServer::start().await;
+    let database = server.database().await;
+    let acorn = tenant();
+    open_books(&database, &acorn).await;
+    let mut stack = Setup::new().database(&database).start().await;
+    let (mut dashboard, _) = join(&stack, &acorn).await;
+    stack.publish(&acorn, &payment()).await;
+    dashboard.until("payment_received").await;
+    stack.redis_mut().kill9();
+    dashboard.until("degraded").await;
+    // A database that is slow to say no.
+    server.freeze();
+    stack.redis_mut().restart_empty().await;
+    let (resync, came) = (dashboard.expect("resync").await, Instant::now());
+    assert!(resync.data["payments"].is_null(), "{}", resync.raw);
+    dashboard.expect("restored").await;
+    assert!(came.elapsed() < Duration::from_millis(500), "{:?}", came.elapsed());
+    server.thaw();
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f54_without_real_time_snapshots_need_no_redis() {
+    let database = PostgresServer::shared().await.database().await;
+    let acorn = tenant();
+    open_books(&database, &acorn).await;
+    pay(&mut database.client().await, &acorn, 1, 10).await;
+    let mut stack = Setup::new().env("REALTIME_DASHBOARD", "false").database(&database).start().await;
+    stack.redis_mut().kill9();
+    eventually("the gateway has noticed", Duration::from_secs(30), async || {
+        (stack.gateway().metric("gateway_redis_up", &[]).await == 0.0).then_some(())
+    })
+    .await;
+    // Longer than a proof of delivery counts.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let begun = Instant::now();
+    let snapshot = get(&stack, &acorn).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!((&snapshot["epoch"], &snapshot["seq"]), (&Value::Null, &Value::Null));
+    assert_eq!(payment_ids(&snapshot["payments"]), ["p-1"]);
+    assert_eq!(snapshot["metrics"]["paymentsToday"], 1);
+    http::get(stack.gateway().internal, "/readyz").await.expect(200);
     stack.finish().await;
 }

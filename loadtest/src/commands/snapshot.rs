@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use publisher::snapshot::SNAPSHOT;
+use publisher::snapshot::{METRICS, PAYMENTS};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
@@ -153,7 +153,11 @@ async fn fill(options: &Options) -> anyhow::Result<(i64, i64)> {
 
 async fn explain(options: &Options) -> anyhow::Result<Vec<String>> {
     let mut database = PgConnection::connect(&options.database_url).await?;
-    let explain = AssertSqlSafe(format!("explain (analyze, buffers, costs off) {SNAPSHOT}"));
-    let plan = sqlx::query(explain).bind("books-0").fetch_all(&mut database).await?;
-    Ok(plan.iter().map(|line| line.get(0)).collect())
+    let mut plans = Vec::new();
+    for statement in [METRICS, PAYMENTS] {
+        let explain = AssertSqlSafe(format!("explain (analyze, buffers, costs off) {statement}"));
+        let plan = sqlx::query(explain).bind("books-0").fetch_all(&mut database).await?;
+        plans.extend(plan.iter().map(|line| line.get::<String, _>(0)));
+    }
+    Ok(plans)
 }

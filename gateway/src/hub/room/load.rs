@@ -10,7 +10,7 @@ use publisher::Message;
 
 use super::{Effect, MemberId, Phase, Room, Waiting, hold};
 use crate::engine::{Position, Ticket};
-use crate::snapshots::Snapshot;
+use crate::snapshots::{Parts, Snapshot};
 
 /// A member whose join is answered with a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,17 @@ pub struct Newcomer {
     pub member: MemberId,
     /// Whether it named a position.
     pub resumed: bool,
+}
+
+/// The joined members that a snapshot is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recipients {
+    /// None of them.
+    Nobody,
+    /// Those that were answered without these parts.
+    Lacking(Parts),
+    /// All: they miss events that nobody has.
+    Everybody,
 }
 
 /// A snapshot that was asked for, or has come.
@@ -33,8 +44,12 @@ pub(super) struct Load {
     overrun: bool,
     /// Who waits for it.
     pub newcomers: Vec<Newcomer>,
-    /// The joined members wait for it too, and were last at this position: events are missing that nobody has.
-    pub resync: Option<Position>,
+    /// The joined members that get it.
+    pub recipients: Recipients,
+    /// Nothing is delivered to the joined members until it has come: they were last at this position.
+    pub holds: Option<Position>,
+    /// An outage is over with it: only then do the joined members have everything.
+    pub restores: bool,
     /// It has come, and is good for others.
     pub snapshot: Option<Arc<Snapshot>>,
     /// A second is over.
@@ -49,7 +64,9 @@ impl Load {
             since: Vec::new(),
             overrun: false,
             newcomers: Vec::new(),
-            resync: None,
+            recipients: Recipients::Nobody,
+            holds: None,
+            restores: false,
             snapshot: None,
             stale: false,
         }
@@ -66,11 +83,6 @@ impl Load {
         effects.push(Effect::Waits(newcomer.member));
     }
 
-    /// Whether what comes, or has come, can be handed out.
-    pub fn is_whole(&self) -> bool {
-        !self.overrun
-    }
-
     /// Whether a newcomer can be answered at once.
     pub fn is_fresh(&self) -> bool {
         self.snapshot.is_some() && !self.overrun && !self.stale
@@ -83,25 +95,72 @@ impl Load {
 }
 
 impl Room {
-    /// The snapshot has come, or there is none.
-    pub fn loaded(&mut self, ticket: Ticket, snapshot: Option<Arc<Snapshot>>, effects: &mut Vec<Effect>) {
+    /// The snapshot has come, as far as it could be had.
+    pub fn loaded(&mut self, ticket: Ticket, snapshot: Arc<Snapshot>, effects: &mut Vec<Effect>) {
         let Some(load) = self.load.as_mut().filter(|load| load.ticket == ticket) else { return };
-        if !load.is_whole() {
-            // Too much has happened since: ask again, from here.
+        if load.overrun {
+            // Too much has happened since: ask again, from here. What was not delivered in the meantime is lost to the members.
+            if load.holds.is_some() {
+                load.recipients = Recipients::Everybody;
+            }
             return self.reload(effects);
         }
-        load.snapshot = snapshot.clone();
+        load.snapshot = Some(snapshot.clone());
         let (head, replay) = (load.at.clone(), load.since.clone());
         let newcomers = std::mem::take(&mut load.newcomers);
-        if load.resync.take().is_some() {
-            let (head, snapshot, replay) = (head.clone(), snapshot.clone(), replay.clone());
-            effects.push(Effect::Resync { head, snapshot, replay });
-        }
+        let recipients = std::mem::replace(&mut load.recipients, Recipients::Nobody);
+        let held = load.holds.take().is_some();
+        let restores = std::mem::take(&mut load.restores);
         if !load.is_fresh() {
             self.load = None;
         }
+        let mut ask_again = None;
+        match recipients {
+            Recipients::Everybody => {
+                let (head, snapshot, replay) = (head.clone(), Some(snapshot.clone()), replay.clone());
+                effects.push(Effect::Resync { head, snapshot, replay });
+            }
+            Recipients::Lacking(parts) => {
+                let helps = parts.and(snapshot.missing) != parts;
+                if helps && (held || replay.is_empty()) {
+                    effects.push(Effect::Complete { head: head.clone(), snapshot: snapshot.clone() });
+                } else if helps {
+                    ask_again = Some(parts);
+                }
+                if held {
+                    effects.extend(replay.iter().cloned().map(Effect::Deliver));
+                }
+            }
+            Recipients::Nobody => {}
+        }
         if !newcomers.is_empty() {
-            effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot, replay });
+            effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot: Some(snapshot), replay });
+        }
+        if restores {
+            self.restored(effects);
+        }
+        if let Some(parts) = ask_again {
+            // The members have been sent events that the snapshot may lack. Postgres answers at the moment: the next answer comes
+            // before the members are sent anything else.
+            let holds = self.position().cloned();
+            self.reload(effects);
+            if let Some(load) = &mut self.load {
+                (load.recipients, load.holds) = (Recipients::Lacking(parts), holds);
+            }
+        }
+    }
+
+    /// Joined members were answered without these parts of a snapshot: ask for them.
+    pub fn complete(&mut self, parts: Parts, effects: &mut Vec<Effect>) {
+        if self.load.as_ref().is_none_or(|load| load.snapshot.is_some()) {
+            self.reload(effects);
+        }
+        if let Some(load) = &mut self.load {
+            load.recipients = match load.recipients {
+                Recipients::Nobody => Recipients::Lacking(parts),
+                Recipients::Lacking(others) => Recipients::Lacking(others.or(parts)),
+                Recipients::Everybody => Recipients::Everybody,
+            };
         }
     }
 
@@ -115,9 +174,17 @@ impl Room {
         }
     }
 
-    /// Where the joined members stand while they wait for a snapshot.
-    pub(super) fn resyncing(&self) -> Option<&Position> {
-        self.load.as_ref()?.resync.as_ref()
+    /// Where the joined members stand while nothing is delivered to them.
+    pub(super) fn holding(&self) -> Option<&Position> {
+        self.load.as_ref()?.holds.as_ref()
+    }
+
+    /// Says that an outage is over: at once, or with the snapshot that the joined members wait for.
+    pub(super) fn restored(&mut self, effects: &mut Vec<Effect>) {
+        match self.load.as_mut().filter(|load| load.holds.is_some()) {
+            Some(load) => load.restores = true,
+            None => effects.extend(self.outage.take().map(Effect::Restored)),
+        }
     }
 
     /// Asks for a snapshot as of now, for whoever waits for the one before.
@@ -127,7 +194,9 @@ impl Room {
         let mut load = Load::new(ticket, at);
         if let Some(before) = self.load.take() {
             load.newcomers = before.newcomers;
-            load.resync = before.resync;
+            load.recipients = before.recipients;
+            load.holds = before.holds;
+            load.restores = before.restores;
         }
         self.load = Some(load);
         effects.push(Effect::Load(ticket));
@@ -141,7 +210,7 @@ impl Room {
         let newcomers = vec![newcomer];
         match (&mut self.load, replay) {
             // With the others, whose stream goes on from the snapshot only.
-            (Some(load), _) if load.resync.is_some() => load.await_by(newcomer, effects),
+            (Some(load), _) if load.holds.is_some() => load.await_by(newcomer, effects),
             (_, Some(replay)) => {
                 effects.push(Effect::Joined { newcomers, head, recovered: true, snapshot: None, replay });
             }

@@ -187,6 +187,8 @@ impl Oracle {
                 Some(at) if at.epoch == head.epoch && at.seq > head.seq => {
                     return Err((Breach::Misnumbered, "O4 (the counter of an epoch went back)"));
                 }
+                // The snapshot that a join had to do without: nothing was missed, and nothing comes again.
+                Some(at) if at == head => {}
                 Some(_) => life.begin(when, head),
                 None => return Err((Breach::Foreign, "O5 (resync outside a room)")),
             },
