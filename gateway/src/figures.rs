@@ -2,7 +2,8 @@
 //!
 //! Every gateway with a tenant's dashboards open keeps a clock for it. When it is due, the gateway claims the tenant's figures in
 //! Redis, so that one gateway of the cluster computes them; the others see them come. Publishing them takes a token like any event, and
-//! yields: when the tenant's tokens are short they wait, and are computed anew.
+//! yields: when the tenant's tokens are short they wait, and are computed anew. Figures that are overdue yield no more, so that a tenant at
+//! its limit gets them too.
 
 mod clock;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use publisher::script::Urgency;
 use publisher::{DashboardEvent, Outcome, TenantId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -151,18 +153,25 @@ impl Clocks {
         let Some(entry) = self.clocks.get_mut(&tenant) else { return };
         entry.due = None;
         let at = entry.clock.begin();
+        let urgency = entry.clock.urgency(Instant::now());
         let (engine, snapshots, at_once) = (self.engine.clone(), self.snapshots.clone(), self.at_once.clone());
         self.tries.spawn(async move {
             // Fails only when the semaphore is closed, which it never is.
             let _permit = at_once.acquire().await;
-            let tried = refresh(&engine, &snapshots, &tenant, at.as_ref()).await;
+            let tried = refresh(&engine, &snapshots, &tenant, at.as_ref(), urgency).await;
             (tenant, tried)
         });
     }
 }
 
 /// Computes and publishes a tenant's figures, unless another gateway does.
-async fn refresh(engine: &Engine, snapshots: &Snapshots, tenant: &TenantId, at: Option<&Position>) -> Tried {
+async fn refresh(
+    engine: &Engine,
+    snapshots: &Snapshots,
+    tenant: &TenantId,
+    at: Option<&Position>,
+    urgency: Urgency,
+) -> Tried {
     match engine.claim(tenant, at).await {
         Ok(Claim::Won) => {}
         Ok(Claim::Lost { covers }) => return Tried::Lost { covers },
@@ -173,7 +182,7 @@ async fn refresh(engine: &Engine, snapshots: &Snapshots, tenant: &TenantId, at: 
         Ok(None) => return Tried::Unknown,
         Err(_) => return Tried::Failed,
     };
-    match engine.publish(tenant, &DashboardEvent::new(metrics)).await {
+    match engine.publish_with(tenant, &DashboardEvent::new(metrics), urgency).await {
         Ok(Outcome::Published { .. } | Outcome::Duplicate { .. }) => Tried::Published,
         Ok(Outcome::Throttled { retry_after }) => Tried::Throttled(retry_after.max(Duration::from_millis(10))),
         Err(error) => {

@@ -21,7 +21,7 @@ use crate::{
     outbox::{Relayed, Term},
     payload::{ArrearsAlert, InvoiceStatusChanged, MetricsUpdated, PaymentReceived},
     redis::{Call, Failure, Redis},
-    script,
+    script::{self, Urgency},
     tenant::TenantId,
 };
 
@@ -108,7 +108,17 @@ impl Publisher {
         tenant: &TenantId,
         event: &DashboardEvent,
     ) -> Result<Outcome, PublishError> {
-        match self.publish(tenant, event, None).await? {
+        self.broadcast_with(tenant, event, Urgency::Usual).await
+    }
+
+    /// The same for figures that may have waited for too long.
+    pub async fn broadcast_with(
+        &self,
+        tenant: &TenantId,
+        event: &DashboardEvent,
+        urgency: Urgency,
+    ) -> Result<Outcome, PublishError> {
+        match self.publish(tenant, event, None, urgency).await? {
             Relayed::Outcome(outcome) => Ok(outcome),
             Relayed::Succeeded { .. } => Err(not_ours()),
         }
@@ -117,7 +127,7 @@ impl Publisher {
     /// Publishes an event for the outbox: as [`broadcast_to_tenant`](Self::broadcast_to_tenant), but not for a leader whose
     /// term has been succeeded.
     pub async fn relay(&self, tenant: &TenantId, event: &DashboardEvent, term: Term) -> Result<Relayed, PublishError> {
-        self.publish(tenant, event, Some(term)).await
+        self.publish(tenant, event, Some(term), Urgency::Usual).await
     }
 
     async fn publish(
@@ -125,9 +135,10 @@ impl Publisher {
         tenant: &TenantId,
         event: &DashboardEvent,
         term: Option<Term>,
+        urgency: Urgency,
     ) -> Result<Relayed, PublishError> {
         let started = Instant::now();
-        let result = self.inner.publish(tenant, event, term).await;
+        let result = self.inner.publish(tenant, event, term, urgency).await;
         self.inner.metrics.publish_ended(&result, started.elapsed());
         result
     }
@@ -181,9 +192,10 @@ impl Inner {
         tenant: &TenantId,
         event: &DashboardEvent,
         term: Option<Term>,
+        urgency: Urgency,
     ) -> Result<Relayed, PublishError> {
         let deadline = Instant::now() + self.config.timeout;
-        let call = self.call(tenant, event, term)?;
+        let call = self.call(tenant, event, term, urgency)?;
         let _slot = self.slots.try_acquire().map_err(|error| match error {
             TryAcquireError::NoPermits => PublishError::Overloaded,
             TryAcquireError::Closed => PublishError::Unavailable,
@@ -234,10 +246,16 @@ impl Inner {
         }
     }
 
-    fn call(&self, tenant: &TenantId, event: &DashboardEvent, term: Option<Term>) -> Result<Call, PublishError> {
+    fn call(
+        &self,
+        tenant: &TenantId,
+        event: &DashboardEvent,
+        term: Option<Term>,
+        urgency: Urgency,
+    ) -> Result<Call, PublishError> {
         let body = event.checked_body()?;
         let event_type = event.event_type();
-        let reserve = script::reserve(&event.data, self.config.events_per_second);
+        let reserve = script::reserve(&event.data, urgency, self.config.events_per_second);
         Ok(Call {
             script: &script::PUBLISH,
             keys: vec![

@@ -61,12 +61,23 @@ pub fn once_millis(data: &EventData, relayed: bool) -> u64 {
     }
 }
 
+/// Whether an event can wait for tokens that nobody else needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// As its type says.
+    Usual,
+    /// Figures that have waited for too long: they leave no tokens for payments.
+    Overdue,
+}
+
 /// Tokens that must remain in the bucket after this event: figures leave 3, so that a burst of them never costs a payment.
 /// Of a bucket too small for that they may take what leaves at least one event a second possible. Condensed figures stand
 /// for payments, and leave none.
-pub fn reserve(data: &EventData, capacity: u32) -> u32 {
+pub fn reserve(data: &EventData, urgency: Urgency, capacity: u32) -> u32 {
     match data {
-        EventData::MetricsUpdated(metrics) if metrics.condensed.is_none() => capacity.saturating_sub(1).min(3),
+        EventData::MetricsUpdated(metrics) if metrics.condensed.is_none() && urgency == Urgency::Usual => {
+            capacity.saturating_sub(1).min(3)
+        }
         _ => 0,
     }
 }

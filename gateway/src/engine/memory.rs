@@ -7,7 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use publisher::outbox::{Relayed, Term};
-use publisher::{DashboardEvent, Epoch, EventId, Message, Outcome, PublishError, TenantId, script};
+use publisher::script::{self, Urgency};
+use publisher::{DashboardEvent, Epoch, EventId, Message, Outcome, PublishError, TenantId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval};
 
@@ -39,7 +40,13 @@ pub struct MemoryLimits {
 }
 
 enum Order {
-    Publish { tenant: TenantId, event: DashboardEvent, term: Option<Term>, reply: oneshot::Sender<Relayed> },
+    Publish {
+        tenant: TenantId,
+        event: DashboardEvent,
+        term: Option<Term>,
+        urgency: Urgency,
+        reply: oneshot::Sender<Relayed>,
+    },
     Kick(Kick),
 }
 
@@ -63,10 +70,11 @@ impl MemoryEngine {
         tenant: &TenantId,
         event: &DashboardEvent,
         term: Option<Term>,
+        urgency: Urgency,
     ) -> Result<Relayed, PublishError> {
         event.validate()?;
         let (reply, outcome) = oneshot::channel();
-        let order = Order::Publish { tenant: tenant.clone(), event: event.clone(), term, reply };
+        let order = Order::Publish { tenant: tenant.clone(), event: event.clone(), term, urgency, reply };
         self.orders.send(order).await.map_err(|_| PublishError::Unavailable)?;
         outcome.await.map_err(|_| PublishError::Unavailable)
     }
@@ -124,10 +132,10 @@ impl Streams {
                 biased;
                 Some(request) = requests.recv() => self.answer(request).await,
                 Some(order) = orders.recv() => match order {
-                    Order::Publish { tenant, event, term, reply } => {
+                    Order::Publish { tenant, event, term, urgency, reply } => {
                         let relayed = match self.succeeded(&tenant, term) {
                             Some(term) => Relayed::Succeeded { term },
-                            None => Relayed::Outcome(self.publish(&tenant, &event, term.is_some()).await),
+                            None => Relayed::Outcome(self.publish(&tenant, &event, term.is_some(), urgency).await),
                         };
                         let _ = reply.send(relayed);
                     }
@@ -184,7 +192,7 @@ impl Streams {
         term.filter(|term| term < known).map(|_| *known)
     }
 
-    async fn publish(&mut self, tenant: &TenantId, event: &DashboardEvent, relayed: bool) -> Outcome {
+    async fn publish(&mut self, tenant: &TenantId, event: &DashboardEvent, relayed: bool, urgency: Urgency) -> Outcome {
         let MemoryLimits { events_per_second, recovery_events, recovery } = self.limits;
         let now = now_micros();
         let stream = self.stream(tenant);
@@ -193,7 +201,9 @@ impl Streams {
         {
             return Outcome::Duplicate { seq: *seq };
         }
-        if let Some(wait) = stream.throttled(now, events_per_second, script::reserve(&event.data, events_per_second)) {
+        if let Some(wait) =
+            stream.throttled(now, events_per_second, script::reserve(&event.data, urgency, events_per_second))
+        {
             return Outcome::Throttled { retry_after: wait };
         }
         stream.forget_expired_log(recovery);

@@ -15,6 +15,7 @@ pub mod redis;
 use std::time::{Duration, Instant};
 
 use publisher::outbox::{Relayed, Sink, Term};
+use publisher::script::Urgency;
 use publisher::{DashboardEvent, Epoch, EventId, Message, Outcome, PublishError, TenantId};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -197,12 +198,25 @@ impl Engine {
     /// # Errors
     /// As [`publisher::Publisher::broadcast_to_tenant`]; the memory engine never fails.
     pub async fn publish(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Outcome, PublishError> {
+        self.publish_with(tenant, event, Urgency::Usual).await
+    }
+
+    /// The same for figures that may have waited for too long.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn publish_with(
+        &self,
+        tenant: &TenantId,
+        event: &DashboardEvent,
+        urgency: Urgency,
+    ) -> Result<Outcome, PublishError> {
         match self {
-            Self::Memory(engine) => match engine.publish(tenant, event, None).await? {
+            Self::Memory(engine) => match engine.publish(tenant, event, None, urgency).await? {
                 Relayed::Outcome(outcome) => Ok(outcome),
                 Relayed::Succeeded { .. } => unreachable!("only a term can be succeeded"),
             },
-            Self::Redis(engine) => engine.publish(tenant, event).await,
+            Self::Redis(engine) => engine.publish(tenant, event, urgency).await,
         }
     }
 
@@ -241,7 +255,7 @@ impl Engine {
 impl Sink for Engine {
     async fn relay(&self, tenant: &TenantId, event: &DashboardEvent, term: Term) -> Result<Relayed, PublishError> {
         match self {
-            Self::Memory(engine) => engine.publish(tenant, event, Some(term)).await,
+            Self::Memory(engine) => engine.publish(tenant, event, Some(term), Urgency::Usual).await,
             Self::Redis(engine) => engine.relay(tenant, event, term).await,
         }
     }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use publisher::outbox::{Relayed, Term};
+use publisher::script::Urgency;
 use publisher::topology::{RedisUrl, Servers};
 use publisher::{
     ConnectError, DashboardEvent, EventId, Names, Outcome, PublishError, Publisher, PublisherConfig, TenantId,
@@ -71,8 +72,13 @@ impl RedisEngine {
         let _ = self.requests.send(request);
     }
 
-    pub(super) async fn publish(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Outcome, PublishError> {
-        self.publisher.broadcast_to_tenant(tenant, event).await
+    pub(super) async fn publish(
+        &self,
+        tenant: &TenantId,
+        event: &DashboardEvent,
+        urgency: Urgency,
+    ) -> Result<Outcome, PublishError> {
+        self.publisher.broadcast_with(tenant, event, urgency).await
     }
 
     pub(super) async fn relay(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use publisher::script::Urgency;
 use tokio::time::Instant;
 
 use crate::engine::{FIGURES_PAUSE, Position};
@@ -12,6 +13,11 @@ const EVERY: Duration = Duration::from_secs(30);
 const GATHER: Duration = Duration::from_millis(50);
 /// After a failure.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// Figures that are older than this, and were refused twice, take a token that they would otherwise leave for payments. A tenant that
+/// is at its limit all the time pays one event in a hundred for figures that are never much older than this.
+const OVERDUE: Duration = Duration::from_secs(10);
+const PATIENCE: u32 = 2;
 
 /// What came of a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +46,8 @@ pub(super) struct Clock {
     /// Not before then.
     earliest: Instant,
     trying: Option<Try>,
+    /// How often the tenant had no token to spare since the last figures.
+    throttled: u32,
     /// Another gateway has promised figures that show this.
     promised: Option<Position>,
 }
@@ -52,7 +60,16 @@ struct Try {
 
 impl Clock {
     pub fn new(now: Instant) -> Self {
-        Self { changed: None, since: now, watched: now, refreshed: None, earliest: now, trying: None, promised: None }
+        Self {
+            changed: None,
+            since: now,
+            watched: now,
+            refreshed: None,
+            earliest: now,
+            trying: None,
+            throttled: 0,
+            promised: None,
+        }
     }
 
     /// When to try; not while a try is under way.
@@ -71,6 +88,12 @@ impl Clock {
         self.changed.clone()
     }
 
+    /// Whether the figures of a try must leave tokens for payments.
+    pub fn urgency(&self, now: Instant) -> Urgency {
+        let age = now - self.refreshed.unwrap_or(self.watched);
+        if self.throttled >= PATIENCE && age >= OVERDUE { Urgency::Overdue } else { Urgency::Usual }
+    }
+
     pub fn changed(&mut self, at: Position, now: Instant) {
         if self.changed.replace(at).is_none() {
             self.since = now;
@@ -80,6 +103,7 @@ impl Clock {
     /// Figures have come.
     pub fn refreshed(&mut self, now: Instant) {
         self.refreshed = Some(now);
+        self.throttled = 0;
         if self.promised.is_some() && self.promised.take() == self.changed {
             self.changed = None;
         }
@@ -93,12 +117,16 @@ impl Clock {
                     self.changed = None;
                 }
                 self.refreshed = Some(now);
+                self.throttled = 0;
             }
             Tried::Lost { covers: theirs } => {
                 self.promised = covers.filter(|_| theirs);
                 self.earliest = now + FIGURES_PAUSE;
             }
-            Tried::Throttled(wait) => self.earliest = now + wait,
+            Tried::Throttled(wait) => {
+                self.earliest = now + wait;
+                self.throttled += 1;
+            }
             Tried::Failed => self.earliest = now + TRY_AGAIN,
         }
     }
@@ -176,5 +204,25 @@ mod tests {
         clock.begin();
         clock.tried(Tried::Failed, start + 300 * MILLI);
         assert_eq!(clock.due(), Some(start + 300 * MILLI + TRY_AGAIN));
+    }
+
+    #[tokio::test]
+    async fn f71_figures_that_are_overdue_yield_twice_and_then_no_more() {
+        let start = Instant::now();
+        let mut clock = Clock::new(start);
+        let mut refuse = |at: Instant| {
+            clock.changed(self::at(1), at);
+            clock.begin();
+            let urgency = clock.urgency(at);
+            clock.tried(Tried::Throttled(MILLI), at);
+            urgency
+        };
+        for early in 0..5 {
+            assert_eq!(refuse(start + early * MILLI), Urgency::Usual);
+        }
+        assert_eq!(refuse(start + OVERDUE), Urgency::Overdue);
+        clock.begin();
+        clock.tried(Tried::Published, start + OVERDUE);
+        assert_eq!(clock.urgency(start + OVERDUE * 3), Urgency::Usual, "the first attempt after figures yields");
     }
 }

@@ -6,7 +6,7 @@ use publisher::TenantId;
 
 use super::harness::books::{open_books, record};
 use super::harness::ledger::Message;
-use super::harness::{Dashboard, PostgresServer, Setup, Stack, Token, eventually, tenant, tenants};
+use super::harness::{Dashboard, PostgresServer, Setup, Stack, Token, Traffic, eventually, tenant, tenants};
 
 async fn on(stack: &Stack, gateway: usize, tenant: &TenantId) -> Dashboard {
     let token = Token::of(tenant.as_str()).sign();
@@ -134,6 +134,34 @@ async fn figures_come_by_themselves_when_postgres_is_back() {
     assert!(joined.data["metrics"].is_null());
     server.restart().await;
     figures_until(&mut dashboard, 1).await;
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+/// Eight payments a second leave no three tokens free, ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f71_a_tenant_near_its_limit_gets_figures_all_the_same() {
+    let database = PostgresServer::shared().await.database().await;
+    let acorn = tenant();
+    open_books(&database, &acorn).await;
+    let mut stack = Setup::new().database(&database).start().await;
+    let mut dashboard = stack.dashboard(&acorn).await;
+    let publisher = stack.publisher().await;
+    let traffic = Traffic::start(&publisher, std::slice::from_ref(&acorn), 8);
+    let begun = Instant::now();
+    let mut came = vec![begun];
+    while begun.elapsed() < Duration::from_secs(70) {
+        let event = dashboard.until_event().await;
+        if event.kind == "metrics_updated" {
+            came.push(Instant::now());
+        }
+    }
+    let receipts = traffic.stop().await;
+    came.push(Instant::now());
+    let waits: Vec<_> = came.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    println!("{} payments; figures after {waits:?}", receipts.len());
+    assert!(receipts.len() > 400, "{} payments in 70 s are no load", receipts.len());
+    assert!(waits.iter().all(|wait| *wait < Duration::from_secs(30)), "{waits:?}");
     dashboard.close().await;
     stack.finish().await;
 }
