@@ -35,7 +35,11 @@ pub enum Entry {
     },
     Degraded,
     Restored,
-    /// Anything that doesn't move the position.
+    /// The reason of a close or a refusal, with the time to stay away.
+    Error {
+        retry_in_ms: Option<u64>,
+    },
+    /// Anything else that doesn't move the position.
     Other {
         kind: String,
     },
@@ -94,6 +98,7 @@ impl Ledger {
             "resync" => Entry::Resync(cursor()),
             "heartbeat" if data["epoch"].is_string() => Entry::Heartbeat(cursor()),
             "degraded" => Entry::Degraded,
+            "error" => Entry::Error { retry_in_ms: data["retryInMs"].as_u64() },
             "restored" => Entry::Restored,
             // Of any kind: a later version may publish kinds that this one doesn't know.
             _ if message.seq.is_some() => Entry::Event { seq: message.seq.unwrap(), id: message.id.clone().unwrap() },
@@ -138,7 +143,7 @@ impl Ledger {
                 // Whoever joins while it lasts is told anew.
                 Entry::Left { .. } => standing = Standing::default(),
                 Entry::Dialled | Entry::Closed(_) => standing.degraded = false,
-                Entry::Heartbeat(_) | Entry::Other { .. } => {}
+                Entry::Heartbeat(_) | Entry::Error { .. } | Entry::Other { .. } => {}
             }
         }
         standing

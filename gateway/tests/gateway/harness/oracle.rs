@@ -200,7 +200,12 @@ impl Oracle {
                 }
             }
             Entry::Left { .. } => (life.tenant, life.at, life.fresh) = (None, None, None),
-            Entry::Dialled | Entry::Degraded | Entry::Restored | Entry::Other { .. } | Entry::Closed(_) => {}
+            Entry::Dialled
+            | Entry::Degraded
+            | Entry::Restored
+            | Entry::Error { .. }
+            | Entry::Other { .. }
+            | Entry::Closed(_) => {}
         }
         Ok(())
     }
