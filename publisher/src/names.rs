@@ -31,7 +31,7 @@ impl Names {
         self.of(tenant, "events")
     }
 
-    /// Hash: the tenant's epoch, the server's run id, the last seq and id, and the token bucket.
+    /// Hash: the tenant's epoch, the server's run id and replication id, the last seq and id, and the token bucket.
     pub fn state(&self, tenant: &TenantId) -> String {
         self.of(tenant, "state")
     }
