@@ -139,7 +139,7 @@ impl Streams {
                         };
                         let _ = reply.send(relayed);
                     }
-                    Order::Kick(kick) => self.hub.signal(Signal::Kick(kick)).await,
+                    Order::Kick(kick) => self.hub.signal(Signal::Kick { kick, age: Duration::ZERO }).await,
                 },
                 _ = sweep.tick() => self.sweep(),
                 else => return,

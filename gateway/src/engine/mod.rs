@@ -134,8 +134,25 @@ pub enum Signal {
         /// Whose subscription.
         tenant: TenantId,
     },
+    /// The server refuses to answer for a tenant. The questions stay, and are asked again.
+    Refused {
+        /// Whose questions.
+        tenant: TenantId,
+    },
+    /// Events were, or may have been, published to a server that no longer holds the tenant.
+    Stray {
+        /// Whose events.
+        tenant: TenantId,
+        /// Their epoch, when they were seen and it is one.
+        epoch: Option<Epoch>,
+    },
     /// Sockets must close.
-    Kick(Kick),
+    Kick {
+        /// The order.
+        kick: Kick,
+        /// How long ago it was given, by the clock that [`Kick::at`] is of.
+        age: Duration,
+    },
 }
 
 /// An order to close sockets on every gateway, and to refuse the tokens they came with.
@@ -143,7 +160,7 @@ pub enum Signal {
 pub struct Kick {
     /// Whose sockets.
     pub who: Kicked,
-    /// When it was ordered, in milliseconds of Unix time.
+    /// When it was ordered, in milliseconds of Unix time. With Redis it is Redis' time, whatever the sender wrote here.
     pub at: u64,
 }
 

@@ -1,31 +1,41 @@
 //! The kicks of the last minute: whom they close, and whose tokens they refuse.
 //!
-//! A kick is heard on the control channel, at most once, and read again from Redis with every round of the engine, in case it
-//! was not. So it may come twice, or late: when sockets have joined since, with tokens that are older than it, and newer.
+//! A kick may come twice, or late: when sockets have joined since, with tokens that are older than it, and newer. Its moment is
+//! of Redis' clock, and members join by this gateway's, so it comes with its age, from which its moment here follows.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use publisher::TenantId;
 
 use super::audience::Member;
 use crate::engine::{KICK_MEMORY, Kick, Kicked};
 
-/// How far gateways' clocks may differ, and how old a token without `iat` is taken to be.
+/// How old a token without `iat` is taken to be.
 const SKEW: Duration = Duration::from_secs(2);
 
 /// What a shard remembers.
 #[derive(Default)]
-pub struct Kicks(Vec<Kick>);
+pub struct Kicks(Vec<Heard>);
+
+struct Heard {
+    kick: Kick,
+    /// The kick's moment on this gateway's clock, in milliseconds of Unix time.
+    moment: u64,
+    forget_at: Instant,
+}
 
 impl Kicks {
-    /// Remembers a kick; returns the time up to which whoever joined is meant, whatever the token, in milliseconds of Unix time.
-    pub fn hear(&mut self, kick: &Kick) -> u64 {
+    /// Remembers a kick that was given so long ago; returns its moment on this gateway's clock. Every member that joined up to
+    /// it is meant, whatever its token.
+    pub fn hear(&mut self, kick: &Kick, age: Duration) -> u64 {
         self.forget_old();
-        if self.0.contains(kick) {
-            return kick.at;
+        if let Some(heard) = self.0.iter().find(|heard| heard.kick == *kick) {
+            return heard.moment;
         }
-        self.0.push(kick.clone());
-        kick.at + millis(SKEW)
+        let moment = now_millis().saturating_sub(millis(age));
+        let forget_at = Instant::now() + KICK_MEMORY.saturating_sub(age);
+        self.0.push(Heard { kick: kick.clone(), moment, forget_at });
+        moment
     }
 
     /// Whether a token was issued before a kick that is meant for it. Its `iat` has whole seconds, so a token of the kick's own
@@ -40,24 +50,25 @@ impl Kicks {
             Kicked::Tenant(kicked) => kicked == tenant,
             Kicked::User(kicked) => Some(kicked.as_str()) == subject,
         };
-        self.0.iter().any(|kick| meant(kick) && kick.revokes(issued_at))
+        self.0.iter().any(|Heard { kick, .. }| meant(kick) && kick.revokes(issued_at))
     }
 
     fn forget_old(&mut self) {
-        let now = now_millis();
-        self.0.retain(|kick| now.saturating_sub(kick.at) < millis(KICK_MEMORY));
+        let now = Instant::now();
+        self.0.retain(|heard| heard.forget_at > now);
     }
 }
 
 impl Kick {
-    /// Whether the kick is meant for a member of a room that it concerns: it joined before `until`, or with a revoked token.
-    pub fn is_meant_for(&self, member: &Member, until: u64) -> bool {
+    /// Whether the kick is meant for a member of a room that it concerns: the member joined up to the kick's moment on this
+    /// gateway's clock, or with a revoked token.
+    pub fn is_meant_for(&self, member: &Member, moment: u64) -> bool {
         let named = match &self.who {
             Kicked::Tenant(_) => true,
             Kicked::User(subject) => member.subject.as_deref() == Some(subject),
         };
         let issued_at = member.issued_at.unwrap_or_else(|| undated(member.joined_at));
-        named && (member.joined_at < until || self.revokes(issued_at))
+        named && (member.joined_at <= moment || self.revokes(issued_at))
     }
 
     /// Whether a token of this second is older than the kick.

@@ -147,11 +147,13 @@ impl Hub {
             Signal::Message { tenant, .. }
             | Signal::Reading { tenant, .. }
             | Signal::Lost { tenant, .. }
-            | Signal::Returned { tenant } => {
+            | Signal::Returned { tenant }
+            | Signal::Refused { tenant }
+            | Signal::Stray { tenant, .. } => {
                 let mailbox = self.mailbox(tenant);
                 let _ = mailbox.send(Input::Signal(signal)).await;
             }
-            Signal::Kick(_) => {
+            Signal::Kick { .. } => {
                 for mailbox in self.mailboxes.iter() {
                     let _ = mailbox.send(Input::Signal(signal.clone())).await;
                 }

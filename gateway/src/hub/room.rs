@@ -12,7 +12,7 @@ mod load;
 
 use std::sync::Arc;
 
-use publisher::Message;
+use publisher::{Epoch, Message};
 
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
 use crate::snapshots::Snapshot;
@@ -114,6 +114,9 @@ struct Read {
 #[derive(Debug)]
 struct Waiting {
     member: MemberId,
+    /// Whether the member named a position.
+    resumed: bool,
+    /// That position, while it may be resumed from.
     resume: Option<Position>,
     stage: Stage,
 }
@@ -170,7 +173,7 @@ impl Room {
 
     /// A socket wants to join, having seen everything up to `resume`.
     pub fn join(&mut self, member: MemberId, resume: Option<Position>, effects: &mut Vec<Effect>) {
-        self.admit(Waiting { member, resume, stage: Stage::Opening }, false, effects);
+        self.admit(Waiting { member, resumed: resume.is_some(), resume, stage: Stage::Opening }, false, effects);
     }
 
     /// A member is gone whose join was not answered; returns the question whose answer nobody waits for any more.
@@ -241,6 +244,23 @@ impl Room {
         if self.outage.is_none() {
             self.outage = Some(outage.clone());
             effects.push(Effect::Degraded(outage));
+        }
+    }
+
+    /// Events were published to a server that the tenant has left: no stream has them, so the members replace their state.
+    /// Events of the room's own `epoch` change nothing: either they are copies, or the room has yet to learn of the new server's
+    /// epoch, and resyncs then.
+    pub fn stray(&mut self, epoch: Option<&Epoch>, effects: &mut Vec<Effect>) {
+        // A join that is not answered yet can't resume from its position either.
+        let forget = |waiting: &mut Vec<Waiting>| waiting.iter_mut().for_each(|waiting| waiting.resume = None);
+        match &self.phase {
+            Phase::Opening { .. } => forget(&mut self.waiting),
+            Phase::Live { head, .. } if epoch == Some(&head.epoch) => {}
+            Phase::Live { head, .. } => {
+                let head = head.clone();
+                forget(&mut self.waiting);
+                self.resync(head, effects);
+            }
         }
     }
 
@@ -351,9 +371,14 @@ impl Room {
                 return;
             }
         }
+        self.resync(reading.head, effects);
+    }
+
+    /// Goes on from `to`, and tells everybody that events are missing.
+    fn resync(&mut self, to: Position, effects: &mut Vec<Effect>) {
         let before = self.head().cloned();
         if let Phase::Live { head, .. } = &mut self.phase {
-            *head = reading.head.clone();
+            *head = to.clone();
         }
         if self.snapshots {
             self.reload(effects);
@@ -361,7 +386,7 @@ impl Room {
                 (load.recipients, load.holds) = (Recipients::Everybody, before);
             }
         } else {
-            effects.push(Effect::Resync { head: reading.head, snapshot: None, replay: Vec::new() });
+            effects.push(Effect::Resync { head: to, snapshot: None, replay: Vec::new() });
         }
     }
 

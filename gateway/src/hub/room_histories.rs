@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -46,6 +46,8 @@ enum Op {
     Rewind(u8),
     /// The log expires.
     Expire,
+    /// Something is published to a server that the tenant has left.
+    Stray,
     /// The connection breaks, or is back.
     Lost,
     Returned,
@@ -70,6 +72,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Restart),
         1 => (1..4u8).prop_map(Op::Rewind),
         1 => Just(Op::Expire),
+        1 => Just(Op::Stray),
         1 => Just(Op::Lost),
         2 => Just(Op::Returned),
         6 => (prop::bool::weighted(0.3), prop::bool::weighted(0.3))
@@ -86,6 +89,8 @@ struct Server {
     log: VecDeque<Message>,
     /// How far this epoch has ever come: the database forgets nothing of what Redis loses.
     furthest: u64,
+    /// Events that were published elsewhere: the database has them, and no stream.
+    strays: u32,
 }
 
 impl Server {
@@ -154,7 +159,7 @@ struct World {
     requests: VecDeque<(Ticket, Option<Known>)>,
     wire: VecDeque<OnTheWire>,
     /// Queries under way, each with what the server had when it began: what its answer has for certain.
-    loads: VecDeque<(Ticket, Position)>,
+    loads: VecDeque<(Ticket, Position, u32)>,
     newest_load: Option<Ticket>,
     /// Joined members, each with the position it is at.
     members: HashMap<MemberId, Position>,
@@ -162,6 +167,8 @@ struct World {
     lacks: HashMap<MemberId, Parts>,
     /// Waiting members, each with the position it named.
     waiting: HashMap<MemberId, Option<Position>>,
+    /// Members that a stray event was missed by, and that have yet to be told.
+    owed: HashSet<MemberId>,
     /// Positions that members have been at.
     seen: Vec<Position>,
     next: u64,
@@ -173,7 +180,7 @@ impl World {
         let mut effects = Vec::new();
         let room = Room::open(1, snapshots, &mut effects);
         let mut world = Self {
-            server: Server { epochs: 0, ids: 0, events: Vec::new(), log: VecDeque::new(), furthest: 0 },
+            server: Server { epochs: 0, ids: 0, events: Vec::new(), log: VecDeque::new(), furthest: 0, strays: 0 },
             room,
             subscribed: false,
             requests: VecDeque::new(),
@@ -183,6 +190,7 @@ impl World {
             members: HashMap::new(),
             lacks: HashMap::new(),
             waiting: HashMap::new(),
+            owed: HashSet::new(),
             seen: Vec::new(),
             next: 0,
             degraded: false,
@@ -226,6 +234,7 @@ impl World {
                     self.members.remove(member);
                     self.lacks.remove(member);
                     self.waiting.remove(member);
+                    self.owed.remove(member);
                     self.room.forget(*member);
                 }
             }
@@ -237,6 +246,11 @@ impl World {
                 self.server.log.retain(|message| message.seq <= left as u64);
             }
             Op::Expire => self.server.log.clear(),
+            Op::Stray => {
+                self.server.strays += 1;
+                self.owed.extend(self.members.keys().chain(self.waiting.keys()).copied());
+                self.act(|room, effects| room.stray(None, effects));
+            }
             Op::Lost => {
                 // What was on its way is gone, and nothing more comes until the connection is back.
                 self.wire.retain(|item| matches!(item, OnTheWire::Answer(..)));
@@ -249,8 +263,8 @@ impl World {
                 self.act(Room::returned);
             }
             Op::Load { missing } => {
-                let Some((ticket, had)) = self.loads.pop_front() else { return };
-                let snapshot = std::sync::Arc::new(snapshot_of(&had, missing));
+                let Some((ticket, had, strays)) = self.loads.pop_front() else { return };
+                let snapshot = std::sync::Arc::new(snapshot_of(&had, strays, missing));
                 self.act(|room, effects| room.loaded(ticket, snapshot, effects));
             }
             Op::Complete => {
@@ -302,13 +316,18 @@ impl World {
                 Effect::Read(ticket, after) => self.requests.push_back((ticket, Some(after))),
                 Effect::Load(ticket) => {
                     self.newest_load = Some(ticket);
-                    self.loads.push_back((ticket, Position { seq: self.server.furthest, ..self.server.head() }));
+                    let had = Position { seq: self.server.furthest, ..self.server.head() };
+                    self.loads.push_back((ticket, had, self.server.strays));
                 }
                 Effect::Joined { newcomers, head, recovered, snapshot, replay } => {
-                    has_everything_up_to(&head, snapshot.as_deref());
+                    has_everything_up_to(&head, self.server.strays, snapshot.as_deref());
                     for Newcomer { member, resumed } in newcomers {
                         let Some(resume) = self.waiting.remove(&member) else { continue };
                         assert_eq!(resumed, resume.is_some());
+                        assert!(
+                            !(self.owed.remove(&member) && recovered),
+                            "resumed across an event that no stream has"
+                        );
                         let mut at =
                             if recovered { resume.expect("only who named a position recovers") } else { head.clone() };
                         replay.iter().for_each(|message| see(&mut at, message));
@@ -326,7 +345,8 @@ impl World {
                     self.seen.extend(self.members.values().next().cloned());
                 }
                 Effect::Resync { head, snapshot, replay } => {
-                    has_everything_up_to(&head, snapshot.as_deref());
+                    has_everything_up_to(&head, self.server.strays, snapshot.as_deref());
+                    self.owed.retain(|member| !self.members.contains_key(member));
                     for at in self.members.values_mut() {
                         *at = head.clone();
                         replay.iter().for_each(|message| see(at, message));
@@ -334,7 +354,7 @@ impl World {
                     self.lacks.values_mut().for_each(|lacks| *lacks = missing_in(snapshot.as_deref()));
                 }
                 Effect::Complete { head, snapshot } => {
-                    has_everything_up_to(&head, Some(&snapshot));
+                    has_everything_up_to(&head, self.server.strays, Some(&snapshot));
                     for (member, lacks) in &mut self.lacks {
                         let still = lacks.and(snapshot.missing);
                         if std::mem::replace(lacks, still) != still {
@@ -371,6 +391,7 @@ impl World {
             }
             self.act(Room::check);
         }
+        assert!(self.owed.is_empty(), "an event that no stream has, and no word of it");
         assert!(self.waiting.is_empty(), "a join was never answered: {:?}", self.waiting);
         assert!(!self.degraded, "nobody was told that it is over");
         let head = self.server.head();
@@ -381,8 +402,8 @@ impl World {
 }
 
 /// A snapshot that says what the server had when its query began.
-fn snapshot_of(had: &Position, missing: Parts) -> Snapshot {
-    Snapshot::of_json(&format!("[\"{}\",{}]", had.epoch, had.seq), missing)
+fn snapshot_of(had: &Position, strays: u32, missing: Parts) -> Snapshot {
+    Snapshot::of_json(&format!("[\"{}\",{},{strays}]", had.epoch, had.seq), missing)
 }
 
 fn missing_in(snapshot: Option<&Snapshot>) -> Parts {
@@ -390,9 +411,10 @@ fn missing_in(snapshot: Option<&Snapshot>) -> Parts {
 }
 
 /// Whoever starts from a snapshot sees only what comes after `head`: the rest must be in it.
-fn has_everything_up_to(head: &Position, snapshot: Option<&Snapshot>) {
+fn has_everything_up_to(head: &Position, strays: u32, snapshot: Option<&Snapshot>) {
     let Some(snapshot) = snapshot else { return };
-    let (epoch, seq): (String, u64) = serde_json::from_str(snapshot.metrics.get()).unwrap();
+    let (epoch, seq, stray): (String, u64, u32) = serde_json::from_str(snapshot.metrics.get()).unwrap();
+    assert_eq!(stray, strays, "a stray event is in neither");
     assert!(epoch != head.epoch.as_str() || seq >= head.seq, "event {} is in neither", head.seq);
 }
 

@@ -74,6 +74,8 @@ struct Chamber {
     waiting: Vec<Member>,
     /// Events that go out together when the batch of inputs is done.
     outgoing: Vec<Message>,
+    /// The engine's server refuses to answer for the tenant.
+    refused: bool,
     heartbeat: delay_queue::Key,
     linger: Option<delay_queue::Key>,
     /// Set while members lack a part of their snapshot.
@@ -207,17 +209,34 @@ impl Shard {
                 self.in_room(&tenant, |room, effects| room.message(message, effects));
             }
             Signal::Reading { tenant, ticket, reading } => {
+                if let Some(chamber) = self.chambers.get_mut(&tenant) {
+                    chamber.refused = false;
+                }
                 self.in_room(&tenant, |room, effects| room.reading(ticket, reading, effects));
             }
             Signal::Lost { tenant, outage } => {
-                // Nothing is answered now: whoever waits is told so, and holds nobody else up.
-                for member in self.chambers.get(&tenant).iter().flat_map(|chamber| &chamber.waiting) {
-                    self.joining.remove(&member.link.id);
-                }
+                // Nothing is answered now: whoever waits is told so.
+                self.give_turns_back(&tenant);
                 self.in_room(&tenant, |room, effects| room.lost(outage, effects));
             }
             Signal::Returned { tenant } => self.in_room(&tenant, |room, effects| room.returned(effects)),
-            Signal::Kick(kick) => self.kick(&kick),
+            Signal::Refused { tenant } => {
+                if let Some(chamber) = self.chambers.get_mut(&tenant) {
+                    chamber.refused = true;
+                    self.give_turns_back(&tenant);
+                }
+            }
+            Signal::Stray { tenant, epoch } => {
+                self.in_room(&tenant, |room, effects| room.stray(epoch.as_ref(), effects));
+            }
+            Signal::Kick { kick, age } => self.kick(&kick, age),
+        }
+    }
+
+    /// No answer can come soon to the members that wait: they hold nobody else up.
+    fn give_turns_back(&mut self, tenant: &TenantId) {
+        for member in self.chambers.get(tenant).iter().flat_map(|chamber| &chamber.waiting) {
+            self.joining.remove(&member.link.id);
         }
     }
 
@@ -254,10 +273,12 @@ impl Shard {
         self.in_room(&tenant, |room, effects| room.join(id, resume, effects));
 
         // Joined or still waiting: whoever comes during an outage is told of it, and holds nobody else up.
-        let outage = self.chambers.get(&tenant).and_then(|chamber| chamber.room.outage());
-        if let Some(degraded) = outage.map(protocol::degraded) {
+        let Some(chamber) = self.chambers.get(&tenant) else { return };
+        if let Some(degraded) = chamber.room.outage().map(protocol::degraded) {
             self.joining.remove(&id);
             self.tell(&tenant, &link, &degraded);
+        } else if chamber.refused {
+            self.joining.remove(&id);
         } else if self.joining.contains_key(&id) {
             self.due.insert(Due::Overdue(id), PATIENCE);
         }
@@ -281,6 +302,7 @@ impl Shard {
             audience: Audience::default(),
             waiting: Vec::new(),
             outgoing: Vec::new(),
+            refused: false,
             heartbeat,
             linger: None,
             incomplete: None,
@@ -324,8 +346,8 @@ impl Shard {
         self.linger_if_empty(tenant);
     }
 
-    fn kick(&mut self, kick: &Kick) {
-        let until = self.kicks.hear(kick);
+    fn kick(&mut self, kick: &Kick, age: Duration) {
+        let moment = self.kicks.hear(kick, age);
         let tenants: Vec<_> = match &kick.who {
             Kicked::Tenant(tenant) => vec![tenant.clone()],
             Kicked::User(_) => self.chambers.keys().cloned().collect(),
@@ -333,7 +355,7 @@ impl Shard {
         for tenant in tenants {
             let Some(chamber) = self.chambers.get_mut(&tenant) else { continue };
             chamber.flush(&self.metrics);
-            for member in chamber.extract(|member| kick.is_meant_for(member, until)) {
+            for member in chamber.extract(|member| kick.is_meant_for(member, moment)) {
                 member.link.condemn(CloseReason::Kicked);
             }
             self.linger_if_empty(&tenant);

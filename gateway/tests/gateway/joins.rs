@@ -100,33 +100,28 @@ async fn joins_with_much_to_catch_up_do_not_delay_those_connected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn joins_that_are_never_answered_hold_the_others_up_for_a_while_only() {
+async fn joins_that_redis_refuses_hold_nobody_up() {
     const CROWD: usize = 150;
     let stack = Setup::new().env("HEARTBEAT_SECONDS", "30").start().await;
     let rooms = tenants(2);
     // Redis refuses every question about the first tenant.
     stack.redis().command(&["SET", &stack.state_key(&rooms[0]), "not a hash"]).await;
     let token = Token::of(rooms[0].as_str()).sign();
-    let begun = Instant::now();
-    let mut crowd = Vec::new();
+    let mut crowd = JoinSet::new();
     for _ in 0..CROWD {
-        crowd.push(Dashboard::bring(stack.addr(), Bring::Header, rooms[0].as_str(), &token).await);
-    }
-    let mut reading = JoinSet::new();
-    for mut dashboard in crowd {
-        reading.spawn(async move {
-            let error = dashboard.until("error").await;
-            (error, dashboard.close_code().await)
+        let mut dashboard = Dashboard::bring(stack.addr(), Bring::Header, rooms[0].as_str(), &token).await;
+        crowd.spawn(async move {
+            // Nobody is sent away: each waits, and is told why.
+            dashboard.expect("degraded").await;
+            dashboard
         });
     }
-    let (error, code) = reading.join_next().await.unwrap().unwrap();
-    assert_eq!((code, error.data["code"].as_str()), (1013, Some("full")), "{}", error.raw);
-    assert!(error.data["retryInMs"].as_u64().is_some(), "{}", error.raw);
-    assert!(begun.elapsed() >= Duration::from_secs(5), "sent away after {:?}", begun.elapsed());
-
-    // Another's join has its turn among them.
+    let begun = Instant::now();
     let other = stack.dashboard(&rooms[1]).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "another's join took {:?}", begun.elapsed());
     other.close().await;
-    reading.shutdown().await;
+    for dashboard in crowd.join_all().await {
+        dashboard.close().await;
+    }
     stack.finish().await;
 }

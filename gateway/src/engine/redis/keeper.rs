@@ -13,6 +13,10 @@
 //! refuses to read the position, which every room asks for with every heartbeat. After the move the tenant is subscribed to
 //! anew, and whoever was subscribed to anew compares its position: what was published between, the log has, or, when the
 //! log was lost with a master that nobody had copied in time, the fence says so by another epoch.
+//!
+//! A server that holds nothing any more is listened to for a while longer: a master that Sentinels demote still takes writes,
+//! and publishers leave it a moment later than this gateway. What comes from there is in no stream, so its room resyncs; and so
+//! does every room that is subscribed to there anew, since nothing is known of what came before.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,8 +24,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::select_all;
-use publisher::TenantId;
 use publisher::topology::{Layout, Servers, is_elsewhere};
+use publisher::{Epoch, TenantId};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -30,7 +34,7 @@ use tracing::warn;
 use super::Proof;
 use super::node::{Doubt, Happening, Node, RETRY};
 use super::round::{Answers, Question, Round, RoundError};
-use super::wire::{Push, WireError};
+use super::wire::{KickEntry, Push, WireError};
 use super::wires::Wires;
 use crate::engine::{Outage, Reading, Request, Signal, Ticket};
 use crate::hub::Hub;
@@ -42,6 +46,8 @@ const TICK: Duration = Duration::from_millis(100);
 const MAX_QUESTIONS: usize = 512;
 /// Between two questions about a tenant that the server refuses to answer.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks at what came from servers that were left: many events there are one resync.
+const STRAYS_PAUSE: Duration = Duration::from_millis(500);
 /// Pushes taken in at once.
 const PUSHES: usize = 256;
 
@@ -61,11 +67,19 @@ pub struct Keeper {
     /// The tenants with a room, each with the question that its subscription has yet to answer.
     wanted: HashMap<TenantId, Option<Ticket>>,
     questions: Vec<Question>,
-    /// Tenants whose questions a server refuses, and until when nobody asks again: their trouble is not the others'.
-    refused: HashMap<TenantId, Instant>,
-    /// Tenants that a server would not subscribe to, and since when.
-    unheld: HashMap<TenantId, Doubt>,
-    last_kick: String,
+    /// Tenants that a server refuses: their trouble is not the others'.
+    refused: HashMap<TenantId, Refused>,
+    /// Tenants whose events came from a server that was left, with their epoch if it is known, and one.
+    strays: HashMap<TenantId, Option<Epoch>>,
+    strays_at: Instant,
+}
+
+/// A tenant that a server won't subscribe to, or won't answer for.
+struct Refused {
+    /// When it is asked again; `None` from then on.
+    until: Option<Instant>,
+    /// Since when nothing is known of it.
+    doubt: Doubt,
 }
 
 impl Keeper {
@@ -85,8 +99,8 @@ impl Keeper {
             wanted: HashMap::new(),
             questions: Vec::new(),
             refused: HashMap::new(),
-            unheld: HashMap::new(),
-            last_kick: "0-0".into(),
+            strays: HashMap::new(),
+            strays_at: Instant::now(),
         };
         keeper.moves(layout);
         keeper
@@ -130,13 +144,17 @@ impl Keeper {
     fn moves(&mut self, layout: Arc<Layout>) {
         for node in &mut self.nodes {
             node.changed = true;
-            if !node.leaving && !layout.servers().contains(&node.server) {
-                node.leaving = true;
-                self.wires.close(&node.server);
+            match layout.servers().contains(&node.server) {
+                true if node.is_left() => node.dismiss(),
+                false if !node.is_left() => {
+                    node.leave();
+                    self.wires.close(&node.server);
+                }
+                _ => {}
             }
         }
         for server in layout.servers() {
-            if !self.nodes.iter().any(|node| node.server == *server && !node.leaving) {
+            if !self.nodes.iter().any(|node| node.server == *server && !node.is_left()) {
                 self.nodes.push(Node::new(server.clone(), self.wires.open(server)));
             }
         }
@@ -145,7 +163,7 @@ impl Keeper {
             false => drop(self.adrift.get_or_insert_with(|| Doubt::begin(None))),
         }
         self.layout = layout;
-        self.refused.clear();
+        self.refused.values_mut().for_each(|refused| refused.until = None);
     }
 
     async fn take(&mut self, request: Request) {
@@ -159,16 +177,24 @@ impl Keeper {
                 };
                 if let Some(doubt) = doubt.filter(|doubt| doubt.told) {
                     let outage = Outage { reason: "redis", since: doubt.since };
-                    self.hub.signal(Signal::Lost { tenant, outage }).await;
+                    self.hub.signal(Signal::Lost { tenant: tenant.clone(), outage }).await;
+                }
+                if let Some(refused) = self.refused.get(&tenant) {
+                    let outage = Outage { reason: "redis", since: refused.doubt.since };
+                    let lost = refused.doubt.told.then(|| Signal::Lost { tenant: tenant.clone(), outage });
+                    self.hub.signal(lost.unwrap_or(Signal::Refused { tenant })).await;
                 }
             }
             Request::Unsubscribe { tenant } => {
                 self.wanted.remove(&tenant);
-                self.unheld.remove(&tenant);
+                self.strays.remove(&tenant);
                 // Nobody is left to hear the answers.
                 self.questions.retain(|question| !question.is_of_room(&tenant));
             }
             Request::Read { tenant, ticket, after } => {
+                if self.refused.contains_key(&tenant) {
+                    self.hub.signal(Signal::Refused { tenant: tenant.clone() }).await;
+                }
                 self.questions.push(Question::Room { tenant, ticket, after: Some(after) });
             }
             Request::Forget { tenant, ticket: moot } => self.questions.retain(|question| {
@@ -183,7 +209,17 @@ impl Keeper {
     fn node_of(&self, tenant: &TenantId) -> Option<usize> {
         // A tenant's id is the hash tag of all its names.
         let server = self.layout.server_of(tenant.as_str().as_bytes())?;
-        self.nodes.iter().position(|node| node.server == *server && !node.leaving)
+        self.nodes.iter().position(|node| node.server == *server && !node.is_left())
+    }
+
+    /// Whether a tenant's events could come from a node.
+    fn is_for(&self, index: usize, tenant: &TenantId) -> bool {
+        let node = &self.nodes[index];
+        match node.is_left() {
+            // A node of a Cluster takes no subscription to a slot that it doesn't hold.
+            true => !self.wires.is_sharded() || node.held.contains(tenant),
+            false => self.node_of(tenant) == Some(index),
+        }
     }
 
     /// The tenants that are wanted from a node, or from none.
@@ -206,11 +242,16 @@ impl Keeper {
                     warn!(server = %node.server, error, "no connection to Redis");
                 }
                 node.breaks();
-                self.servers.doubt();
+                match node.is_left() {
+                    // What the library can't hear of a slot's move, it can't hear here either.
+                    true if self.wires.is_sharded() => node.dismiss(),
+                    true => {}
+                    false => self.servers.doubt(),
+                }
                 return;
             }
             Push::Connected => {
-                if node.connected() {
+                if node.connected() && !node.is_left() {
                     self.metrics.redis_reconnected();
                 }
                 return;
@@ -220,17 +261,25 @@ impl Keeper {
                 node.full = true;
                 node.changed = true;
             }
+            Push::Event(tenant, message) if node.is_left() => {
+                if self.wanted.contains_key(&tenant) {
+                    let seen = self.strays.entry(tenant).or_insert(Some(message.epoch.clone()));
+                    seen.take_if(|epoch| *epoch != message.epoch);
+                }
+            }
             Push::Event(tenant, message) => {
                 // A server that holds the tenant no more may not know it yet.
                 if self.node_of(&tenant) == Some(index) {
                     self.hub.signal(Signal::Message { tenant, message }).await;
                 }
             }
-            Push::Kick(kick) => self.hub.signal(Signal::Kick(kick)).await,
+            Push::Kick => self.nodes.iter_mut().for_each(|node| (node.kicked, node.changed) = (true, true)),
             Push::Probe | Push::Foreign => {}
         }
-        self.nodes[index].hears();
-        self.proof.renew();
+        if !self.nodes[index].is_left() {
+            self.nodes[index].hears();
+            self.proof.renew();
+        }
     }
 
     fn begin_rounds(&mut self) {
@@ -251,12 +300,13 @@ impl Keeper {
             self.nodes[index].held.clear();
         }
         let node = &self.nodes[index];
-        let is_open = |tenant: &TenantId| !self.refused.contains_key(tenant) && self.node_of(tenant) == Some(index);
-        let is_missing = |tenant: &&TenantId| !node.held.contains(*tenant) && is_open(tenant);
+        let is_missing = |tenant: &&TenantId| !node.held.contains(*tenant) && self.is_for(index, tenant);
+        let is_missing = |tenant: &&TenantId| is_missing(tenant) && !self.is_paused(tenant);
         let subscribe: Vec<_> = self.wanted.keys().filter(is_missing).cloned().collect();
-        let is_over = |tenant: &&TenantId| !self.wanted.contains_key(*tenant) || self.node_of(tenant) != Some(index);
+        let is_over = |tenant: &&TenantId| !self.wanted.contains_key(*tenant) || !self.is_for(index, tenant);
         let unsubscribe: Vec<_> = node.held.iter().filter(is_over).cloned().collect();
 
+        let is_open = |tenant: &TenantId| !self.is_paused(tenant) && self.node_of(tenant) == Some(index);
         let opening = self.wanted.iter().filter(|(tenant, ticket)| ticket.is_some() && is_open(tenant));
         let opening = opening.filter_map(|(tenant, ticket)| {
             Some(Question::Room { tenant: tenant.clone(), ticket: (*ticket)?, after: None })
@@ -265,25 +315,31 @@ impl Keeper {
         let mut asked = std::mem::take(&mut self.questions);
         asked.retain(|question| !question.is_moot());
         let room = MAX_QUESTIONS - questions.len();
-        let is_open = |tenant: &TenantId| !self.refused.contains_key(tenant) && self.node_of(tenant) == Some(index);
+        let is_open = |tenant: &TenantId| !self.is_paused(tenant) && self.node_of(tenant) == Some(index);
         questions.extend(asked.extract_if(.., |question| is_open(question.tenant())).take(room));
         self.questions = asked;
 
-        let has_kicks = self.wires.has_kicks(&self.layout, &self.nodes[index].server);
         let node = &mut self.nodes[index];
+        let has_kicks = match node.is_left() {
+            true => !self.wires.is_sharded(),
+            false => self.wires.has_kicks(&self.layout, &node.server),
+        };
+        let kicked = std::mem::take(&mut node.kicked) && has_kicks;
         // What is left over comes with the next round; what is refused, when a tick finds that its pause is over.
         node.changed = questions.len() == MAX_QUESTIONS;
-        if !full && !node.is_due() && subscribe.is_empty() && unsubscribe.is_empty() && questions.is_empty() {
+        let nothing = subscribe.is_empty() && unsubscribe.is_empty() && questions.is_empty();
+        if !full && !kicked && !node.is_due() && nothing {
             return None;
         }
         Some(Round {
             full,
+            left: node.is_left(),
             tenants: node.held.len() + subscribe.len() - unsubscribe.len(),
             subscribe,
             unsubscribe,
             questions,
             width: node.width,
-            last_kick: has_kicks.then(|| self.last_kick.clone()),
+            last_kick: has_kicks.then(|| node.last_kick.clone()),
         })
     }
 
@@ -296,7 +352,8 @@ impl Keeper {
         // A connection that broke meanwhile has made another full round necessary, and a server that holds nothing any more
         // proves nothing: what this one proved is void.
         match proved {
-            Ok(answers) if !node.full && !node.leaving => self.answered(index, round, answers).await,
+            Ok(answers) if round.left && !node.full => self.heard_out(index, &round, answers).await,
+            Ok(answers) if !node.full && !node.is_left() => self.answered(index, round, answers).await,
             Ok(_) => self.failed(index, round.questions, None).await,
             Err(error) => self.failed(index, round.questions, Some(error)).await,
         }
@@ -307,21 +364,15 @@ impl Keeper {
         self.nodes[index].succeeded(&round, &answers);
         for tenant in round.subscribe {
             match answers.refused.get(&tenant) {
-                Some(why) => {
-                    self.refuses(&tenant, why);
-                    self.unheld.entry(tenant).or_insert_with(|| Doubt::begin(Some(Instant::now())));
-                }
+                Some(why) => self.refuses(&tenant, why).await,
                 None => {
-                    self.unheld.remove(&tenant);
+                    self.refused.remove(&tenant);
                     // Nothing is known of what came before. A room that only opens has asked already.
                     self.hub.signal(Signal::Returned { tenant }).await;
                 }
             }
         }
-        for (id, kick) in answers.kicks {
-            self.last_kick = id;
-            self.hub.signal(Signal::Kick(kick)).await;
-        }
+        self.kicks(index, answers.kicks).await;
 
         let mut questions = round.questions.into_iter();
         let mut broke = None;
@@ -336,7 +387,7 @@ impl Keeper {
                     if self.nodes[index].complaints.may_say(&error.to_string()) {
                         warn!(tenant = %question.tenant(), %error, "Redis does not answer for a tenant");
                     }
-                    self.refuses(question.tenant(), error.refusal());
+                    self.refuses(question.tenant(), error.refusal()).await;
                     self.put_back(question);
                 }
             }
@@ -347,14 +398,36 @@ impl Keeper {
         }
     }
 
+    /// A server that was left is a master still, and is subscribed to.
+    async fn heard_out(&mut self, index: usize, round: &Round, answers: Answers) {
+        self.nodes[index].succeeded(round, &answers);
+        // Nothing is known of what was published there before.
+        self.strays.extend(round.subscribe.iter().map(|tenant| (tenant.clone(), None)));
+        self.kicks(index, answers.kicks).await;
+    }
+
+    async fn kicks(&mut self, index: usize, kicks: Vec<KickEntry>) {
+        for KickEntry { id, kick, age } in kicks {
+            self.nodes[index].last_kick = id;
+            self.hub.signal(Signal::Kick { kick, age }).await;
+        }
+    }
+
     /// A server won't have a tenant: asked again after a while, and elsewhere if that is where it is.
-    fn refuses(&mut self, tenant: &TenantId, why: &str) {
+    async fn refuses(&mut self, tenant: &TenantId, why: &str) {
         let mut pause = REFUSED_PAUSE;
         if is_elsewhere(why) {
             self.servers.doubt();
             pause = RETRY;
         }
-        self.refused.insert(tenant.clone(), Instant::now() + pause);
+        let until = Some(Instant::now() + pause);
+        let first = || Refused { until, doubt: Doubt::begin(Some(Instant::now())) };
+        self.refused.entry(tenant.clone()).or_insert_with(first).until = until;
+        self.hub.signal(Signal::Refused { tenant: tenant.clone() }).await;
+    }
+
+    fn is_paused(&self, tenant: &TenantId) -> bool {
+        self.refused.get(tenant).is_some_and(|refused| refused.until.is_some())
     }
 
     async fn answer(&mut self, question: Question, reading: Reading) {
@@ -363,7 +436,11 @@ impl Keeper {
                 if let Some(open) = self.wanted.get_mut(&tenant).filter(|open| **open == Some(ticket)) {
                     *open = None;
                 }
-                self.hub.signal(Signal::Reading { tenant, ticket, reading }).await;
+                let refused = self.refused.remove(&tenant);
+                self.hub.signal(Signal::Reading { tenant: tenant.clone(), ticket, reading }).await;
+                if refused.is_some_and(|refused| refused.doubt.told) {
+                    self.hub.signal(Signal::Returned { tenant }).await;
+                }
             }
             Question::Head { reply, .. } => {
                 // Who asked may have given up.
@@ -381,10 +458,13 @@ impl Keeper {
 
     async fn failed(&mut self, index: usize, questions: Vec<Question>, error: Option<RoundError>) {
         questions.into_iter().for_each(|question| self.put_back(question));
-        if error.is_some() {
+        let node = &mut self.nodes[index];
+        if error.is_some() && node.is_left() && self.wires.is_sharded() {
+            node.dismiss();
+        } else if error.is_some() && !node.is_left() {
             self.servers.doubt();
         }
-        self.nodes[index].failed(error);
+        node.failed(error);
     }
 
     async fn tick(&mut self) {
@@ -398,16 +478,29 @@ impl Keeper {
             }
         }
         let now = Instant::now();
-        let paused = self.refused.len();
-        self.refused.retain(|_, until| *until > now);
-        if self.refused.len() < paused {
+        let mut is_over = false;
+        self.refused.retain(|tenant, refused| {
+            let ended = refused.until.take_if(|until| *until <= now).is_some();
+            is_over |= ended;
+            !ended || self.wanted.contains_key(tenant)
+        });
+        if is_over {
             self.nodes.iter_mut().for_each(|node| node.changed = true);
         }
-        let doubted = self.unheld.iter_mut().filter_map(|(tenant, doubt)| Some((tenant.clone(), doubt.tell()?)));
+        // While no server is known, nobody takes the questions that nobody waits for any more.
+        self.questions.retain(|question| !question.is_moot());
+        let doubted = self.refused.iter_mut().filter(|(tenant, _)| self.wanted.contains_key(*tenant));
+        let doubted = doubted.filter_map(|(tenant, refused)| Some((tenant.clone(), refused.doubt.tell()?)));
         for (tenant, since) in doubted.collect::<Vec<_>>() {
-            warn!(%tenant, "Redis would not subscribe to a tenant for a second");
+            warn!(%tenant, "Redis has refused a tenant for a second");
             let outage = Outage { reason: "redis", since };
             self.hub.signal(Signal::Lost { tenant, outage }).await;
+        }
+        if now >= self.strays_at + STRAYS_PAUSE {
+            self.strays_at = now;
+            for (tenant, epoch) in std::mem::take(&mut self.strays) {
+                self.hub.signal(Signal::Stray { tenant, epoch }).await;
+            }
         }
         if let Some(since) = self.adrift.as_mut().and_then(Doubt::tell) {
             self.tell_lost(None, since).await;
@@ -423,10 +516,11 @@ impl Keeper {
     }
 
     fn show(&self) {
-        let is_held = |tenant: &&TenantId| self.nodes.iter().any(|node| node.held.contains(*tenant));
+        let holds = |node: &Node, tenant: &TenantId| !node.is_left() && node.held.contains(tenant);
+        let is_held = |tenant: &&TenantId| self.nodes.iter().any(|node| holds(node, tenant));
         let pending = self.wanted.len() - self.wanted.keys().filter(is_held).count();
         self.metrics.subscriptions_pending(pending);
-        self.metrics.engine_up(self.adrift.is_none() && self.nodes.iter().all(|node| node.leaving || node.is_up()));
+        self.metrics.engine_up(self.adrift.is_none() && self.nodes.iter().all(|node| node.is_left() || node.is_up()));
     }
 }
 

@@ -27,6 +27,9 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
 const AUDIT: Duration = Duration::from_secs(2);
 /// Between a round that failed and the next.
 pub const RETRY: Duration = Duration::from_millis(100);
+/// How long a server that was left is listened to. Publishers leave it up to a second later, and it may stay a master for some
+/// eight seconds when Sentinels demote it.
+const FAREWELL: Duration = Duration::from_secs(15);
 /// Questions asked at once, at the most.
 const MAX_WIDTH: usize = 32;
 
@@ -46,8 +49,12 @@ pub struct Node {
     pub changed: bool,
     /// Subscribe to everything: the connection is new, or not trusted.
     pub full: bool,
-    /// Holds nothing any more; ends with the round that is under way.
-    pub leaving: bool,
+    /// Until when it is listened to although it holds nothing any more.
+    left: Option<Instant>,
+    /// There may be a kick to read.
+    pub kicked: bool,
+    /// The last kick that was read.
+    pub last_kick: String,
     /// Questions asked at once. Their answers together must fit Redis' output buffer for subscribers, beyond which it cuts the
     /// connection: fewer after each failure, more after each success.
     pub width: usize,
@@ -111,7 +118,9 @@ impl Node {
             held: HashSet::new(),
             changed: true,
             full: true,
-            leaving: false,
+            left: None,
+            kicked: false,
+            last_kick: "0-0".into(),
             width: MAX_WIDTH,
             doubt: Some(Doubt::begin(None)),
             retry_at: now,
@@ -148,7 +157,7 @@ impl Node {
     pub fn is_ready(&self) -> bool {
         let now = Instant::now();
         let has_work = self.changed || now >= self.audit_at;
-        has_work && now >= self.retry_at && self.running.is_none() && !self.leaving && self.wire.is_connected()
+        has_work && now >= self.retry_at && self.running.is_none() && self.wire.is_connected()
     }
 
     /// Begins one.
@@ -162,9 +171,25 @@ impl Node {
         self.doubt.is_none() && Instant::now() >= self.audit_at
     }
 
-    /// Whether it has left, and owes no answer.
+    /// Holds nothing any more. Publishers may not know yet, so it is listened to for a while.
+    pub fn leave(&mut self) {
+        self.left = Some(Instant::now() + FAREWELL);
+        self.changed = true;
+    }
+
+    /// Whether it holds nothing any more.
+    pub fn is_left(&self) -> bool {
+        self.left.is_some()
+    }
+
+    /// Nobody publishes there any more.
+    pub fn dismiss(&mut self) {
+        self.left = Some(Instant::now());
+    }
+
+    /// Whether nobody listens to it any more, and it owes no answer.
     pub fn is_gone(&self) -> bool {
-        self.leaving && self.running.is_none()
+        self.left.is_some_and(|until| Instant::now() >= until) && self.running.is_none()
     }
 
     /// A push is the proof that what is published comes through.
@@ -218,6 +243,7 @@ impl Node {
         let Some(error) = error else { return };
         self.retry_at = Instant::now() + RETRY;
         match &error {
+            RoundError::Demoted => self.dismiss(),
             RoundError::Mismatch { .. } => {
                 self.mismatches += 1;
                 // The library drops a refusal of SUBSCRIBE, so that only the server knows the reason, if there is one.
@@ -249,6 +275,9 @@ impl Node {
     /// Looks at the clocks; whether a probe is missing.
     pub fn tick(&mut self) -> bool {
         self.streams.revive(&self.wire);
+        if self.is_left() {
+            return false;
+        }
         let missing = self.probe.is_some_and(|sent| sent.elapsed() >= PROBE_LIMIT);
         if missing {
             warn!(server = %self.server, "a probe did not come back, connecting anew");

@@ -121,6 +121,16 @@ pub struct Subscriptions {
 /// A tenant that a server doesn't take a subscription for, and what it said.
 pub type Refusal = (TenantId, String);
 
+/// A kick as it lies in Redis.
+pub struct KickEntry {
+    /// Its stream id.
+    pub id: String,
+    /// The order, of the moment at which it was added.
+    pub kick: Kick,
+    /// How long it had been there when it was read.
+    pub age: Duration,
+}
+
 /// What the subscriber's connection brings by itself.
 pub struct Streams {
     pushes: broadcast::Receiver<PushMessage>,
@@ -138,8 +148,8 @@ type Connecting = AbortOnDropHandle<Result<(), fred::error::Error>>;
 pub enum Push {
     /// A message on one of our channels.
     Event(TenantId, Message),
-    /// A kick.
-    Kick(Kick),
+    /// There may be a kick to read. Pub/sub knows no database number, so only what is in our own database counts.
+    Kick,
     /// Our own probe.
     Probe,
     /// Something on a channel of ours that isn't ours; it proves that delivery works, and nothing else.
@@ -182,16 +192,10 @@ impl Wire {
                 }
             };
         }
-        if *push.channel == *self.terms.names.control() {
-            return match serde_json::from_slice(&payload) {
-                Ok(kick) => Push::Kick(kick),
-                Err(error) => {
-                    warn!(%error, "something else was published on the control channel");
-                    Push::Foreign
-                }
-            };
+        match *push.channel == *self.terms.names.control() {
+            true => Push::Kick,
+            false => Push::Probe,
         }
-        Push::Probe
     }
 
     /// Subscribes to the channels that every gateway listens to on every server.
@@ -362,7 +366,7 @@ impl Wire {
         })
     }
 
-    /// Sends a kick to all gateways, and leaves it for those that don't hear it.
+    /// Leaves a kick for all gateways, and tells them to read it.
     pub async fn kick(&self, kick: &Kick) -> Result<(), WireError> {
         let kick = Bytes::from(serde_json::to_vec(kick).expect("a kick is strings and a number"));
         let key = || Bytes::from(self.terms.names.kicks());
@@ -374,12 +378,23 @@ impl Wire {
         Ok(())
     }
 
-    /// The kicks after the one with this stream id, each with its own.
-    pub async fn kicks_after(&self, last: &str) -> Result<Vec<(String, Kick)>, WireError> {
+    /// The kicks after the one with this stream id.
+    pub async fn kicks_after(&self, last: &str) -> Result<Vec<KickEntry>, WireError> {
         let range = vec![self.terms.names.kicks().into(), format!("({last}").into(), "+".into()];
         let answer = self.subscriber.run("XRANGE", range).await?;
         let entries = array(answer).ok_or(WireError::Unexpected("XRANGE"))?;
-        Ok(entries.into_iter().filter_map(kick_entry).collect())
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = millis(self.subscriber.run("TIME", Vec::new()).await?).ok_or(WireError::Unexpected("TIME"))?;
+        Ok(entries.into_iter().filter_map(|entry| kick_entry(entry, now)).collect())
+    }
+
+    /// Whether the server says that it is a master.
+    pub async fn is_master(&self) -> Result<bool, WireError> {
+        let info = self.subscriber.run("INFO", vec!["replication".into()]).await?;
+        let info = text(&info).ok_or(WireError::Unexpected("INFO"))?;
+        Ok(info.lines().any(|line| line.trim_end() == "role:master"))
     }
 
     /// Runs a command on the connection that carries no subscriptions. Only its time-outs show that it is dead.
@@ -540,12 +555,23 @@ fn reading(answer: Resp3Frame) -> Option<Reading> {
         Resp3Frame::BlobString { data, .. } => Message::parse(data).ok(),
         _ => None,
     };
-    Some(Reading { head, events: array(messages)?.into_iter().map(message).collect::<Option<_>>()? })
+    // An entry that can't be read is a hole, which the room finds by the numbers.
+    Some(Reading { head, events: array(messages)?.into_iter().filter_map(message).collect() })
 }
 
-/// `[id, [k, <json>]]`.
-fn kick_entry(entry: Resp3Frame) -> Option<(String, Kick)> {
+/// `[id, [k, <json>]]`. The id begins with the milliseconds of Redis' clock at which the kick was added.
+fn kick_entry(entry: Resp3Frame, now: u64) -> Option<KickEntry> {
     let [id, fields] = <[_; 2]>::try_from(array(entry)?).ok()?;
     let [_, kick] = <[_; 2]>::try_from(array(fields)?).ok()?;
-    Some((text(&id)?.to_owned(), serde_json::from_str(text(&kick)?).ok()?))
+    let id = text(&id)?.to_owned();
+    let at = id.split_once('-')?.0.parse().ok()?;
+    let kick = Kick { at, ..serde_json::from_str(text(&kick)?).ok()? };
+    Some(KickEntry { id, kick, age: Duration::from_millis(now.saturating_sub(at)) })
+}
+
+/// `[seconds, microseconds]`.
+fn millis(answer: Resp3Frame) -> Option<u64> {
+    let [seconds, micros] = <[_; 2]>::try_from(array(answer)?).ok()?;
+    let number = |frame| text(frame)?.parse::<u64>().ok();
+    Some(number(&seconds)? * 1000 + number(&micros)? / 1000)
 }

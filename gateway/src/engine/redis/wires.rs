@@ -50,6 +50,11 @@ impl Wires {
         self.of(&self.terms.names.kicks())
     }
 
+    /// Whether the servers are a Cluster's.
+    pub fn is_sharded(&self) -> bool {
+        self.terms.sharded
+    }
+
     /// Whether the kicks are on this server.
     pub fn has_kicks(&self, layout: &Layout, server: &Server) -> bool {
         layout.server_of(self.terms.names.kicks().as_bytes()) == Some(server)

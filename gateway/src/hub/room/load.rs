@@ -206,7 +206,7 @@ impl Room {
     pub(super) fn answer(&mut self, waiting: &Waiting, replay: Option<Vec<Message>>, effects: &mut Vec<Effect>) {
         let Phase::Live { head, .. } = &self.phase else { return };
         let head = head.clone();
-        let newcomer = Newcomer { member: waiting.member, resumed: waiting.resume.is_some() };
+        let newcomer = Newcomer { member: waiting.member, resumed: waiting.resumed };
         let newcomers = vec![newcomer];
         match (&mut self.load, replay) {
             // With the others, whose stream goes on from the snapshot only.
