@@ -19,8 +19,8 @@ use crate::complaints::Complaints;
 
 /// At the start the first answers wait this long for better ones, unless most sources have answered.
 const SETTLE: Duration = Duration::from_millis(300);
-/// What was known is forgotten when most sources answer, and none of them has known it for this long: they were set up
-/// anew, and count from zero.
+/// A view is forgotten when most sources have answered for this long, all with older views: they were set up anew, and
+/// count from zero.
 const FORGET: Duration = Duration::from_secs(10);
 
 pub(super) struct Scout {
@@ -31,7 +31,7 @@ pub(super) struct Scout {
     found: watch::Sender<Arc<Layout>>,
     /// The rank of the view that was found.
     rank: Option<Rank>,
-    /// Since when everything that is said is older than that.
+    /// Since when most sources answer, and all views are older than that.
     older_since: Option<Instant>,
     started: Instant,
     complaints: Complaints,
@@ -128,9 +128,10 @@ impl Scout {
         let is_good_enough = match self.rank {
             None => most_answer || self.have_all_reported() || self.started.elapsed() >= SETTLE,
             Some(known) if best.rank >= known || best.rank.epoch >= known.epoch => true,
+            Some(_) if most_answer => self.older_since.get_or_insert_with(Instant::now).elapsed() >= FORGET,
             Some(_) => {
-                let since = *self.older_since.get_or_insert_with(Instant::now);
-                most_answer && since.elapsed() >= FORGET
+                self.older_since = None;
+                false
             }
         };
         if !is_good_enough {

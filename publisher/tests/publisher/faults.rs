@@ -271,6 +271,39 @@ async fn f42_a_redis_that_lets_nobody_in_is_dialled_a_few_times_a_second() {
     assert!(dialled.parse::<usize>().unwrap() <= 100, "{dialled} dials in 11 seconds");
 }
 
+/// Without this one, and without other Sentinels, whose connections have names.
+fn clients_of(sentinel: &Redis) -> usize {
+    let clients = sentinel.connection().send(&["CLIENT", "LIST"]).text();
+    clients.lines().filter(|client| client.contains(" name= ")).count() - 1
+}
+
+/// Billing's process asks the Sentinels over the connections that it has, and takes them with it.
+#[tokio::test]
+async fn f41_an_outage_behind_sentinels_costs_no_connections() {
+    let mut redis = Redis::start();
+    let sentinels = [redis.sentinel(), redis.sentinel()];
+    let clients = || sentinels.each_ref().map(clients_of);
+    let [first, second] = sentinels.each_ref().map(|sentinel| format!("127.0.0.1:{}", sentinel.port()));
+    let url = format!("redis-sentinel://{first}?sentinelServiceName=books&node={second}");
+    let publisher = unlimited(&url).await;
+    timed(&publisher, &payment()).await.0.unwrap();
+    assert_eq!(clients(), [1, 1]);
+    redis.kill();
+    let killed = Instant::now();
+    while killed.elapsed() < Duration::from_secs(20) {
+        let (result, _) = timed(&publisher, &payment()).await;
+        assert!(result.is_err(), "{result:?}");
+        let now = clients();
+        assert!(now.iter().all(|clients| *clients <= 2), "{now:?} connections to the Sentinels");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    redis.start_again();
+    eventually(Duration::from_secs(5), "published again", async || timed(&publisher, &payment()).await.0.is_ok()).await;
+    assert_eq!(clients(), [1, 1]);
+    drop(publisher);
+    eventually(Duration::from_secs(5), "billing's connections end with it", async || clients() == [0, 0]).await;
+}
+
 #[tokio::test]
 async fn f09_black_holed_connections_are_noticed_and_replaced() {
     let redis = Redis::start();

@@ -72,8 +72,10 @@ impl Sentinels {
     /// Sets all Sentinels up anew, with this server as the master: what they knew is lost.
     pub async fn rebuild(&mut self, master: usize) {
         self.processes.clear();
-        let master = self.servers[master].addr().port();
-        self.processes = self.ports.iter().map(|port| sentinel(*port, master)).collect();
+        let (replica, master) = (&self.servers[1 - master], &self.servers[master]);
+        master.promote().await;
+        replica.follow(master.addr()).await;
+        self.processes = self.ports.iter().map(|port| sentinel(*port, master.addr().port())).collect();
         self.agree().await;
     }
 

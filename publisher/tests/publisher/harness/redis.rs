@@ -38,6 +38,19 @@ impl Redis {
         panic!("redis-server does not start");
     }
 
+    /// A Sentinel that watches over this server under the name "books".
+    pub fn sentinel(&self) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let directory = std::env::temp_dir().join(format!("publisher-test-{}-{port}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("sentinel.conf"), format!("sentinel monitor books 127.0.0.1 {} 1\n", self.port))
+            .unwrap();
+        let arguments: Vec<_> = ["sentinel.conf", "--sentinel"].map(str::to_owned).into();
+        let mut sentinel = Self { process: spawn(port, &directory, &arguments), port, directory, arguments };
+        assert!(sentinel.answers(), "the Sentinel does not start");
+        sentinel
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
@@ -99,7 +112,11 @@ impl Drop for Redis {
 }
 
 fn spawn(port: u16, directory: &PathBuf, arguments: &[String]) -> Child {
+    // A file must come first.
+    let (file, arguments) =
+        arguments.split_at(usize::from(arguments.first().is_some_and(|first| !first.starts_with("-"))));
     Command::new("redis-server")
+        .args(file)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(arguments)
         .current_dir(directory)
