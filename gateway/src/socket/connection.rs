@@ -14,7 +14,7 @@ use tracing::debug;
 use super::allowance::Allowance;
 use super::close::{CloseReason, FullReason};
 use super::frame::{self, Chunk, Incoming, Reader};
-use super::link::Link;
+use super::link::{EndOnPanic, Link};
 use super::protocol::{self, ClientMessage, JoinRequest};
 use super::slots::Slot;
 use crate::engine::Position;
@@ -49,6 +49,7 @@ pub struct Connection {
     room: Option<TenantId>,
     opened: Instant,
     clocks: Clocks,
+    _end: EndOnPanic,
 }
 
 /// The moments at which something is due.
@@ -81,9 +82,11 @@ impl Connection {
         let now = Instant::now();
         let join_by = Some(now + gateway.config.join_timeout);
         let reader = Reader::new(gateway.config.max_message_bytes);
+        let link = Arc::new(link);
         let mut connection = Box::new(Self {
             gateway,
-            link: Arc::new(link),
+            _end: EndOnPanic(link.clone()),
+            link,
             slot,
             reader,
             allowance: Allowance::new(now),

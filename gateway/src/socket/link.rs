@@ -10,7 +10,7 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -50,6 +50,18 @@ struct Waiting {
     /// What is left of one or more whole frames.
     bytes: Bytes,
     events: usize,
+}
+
+/// Ends the connection if the socket's task panics. The room would otherwise go on writing to a client whose token, silence and
+/// messages nothing looks at any more.
+pub struct EndOnPanic(pub Arc<Link>);
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.finish();
+        }
+    }
 }
 
 /// The backlog is full: the client reads too slowly.

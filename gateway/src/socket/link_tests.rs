@@ -124,3 +124,18 @@ async fn a_verdict_wakes_the_task_and_is_given_once() {
     assert!(matches!(link.verdict(), Some(CloseReason::Kicked)));
     assert!(link.verdict().is_none());
 }
+
+#[tokio::test]
+async fn f60_the_panic_of_a_sockets_task_ends_its_connection() {
+    let (link, mut client) = pair(10).await;
+    let end = EndOnPanic(link.clone());
+    let task = tokio::spawn(async move {
+        let _end = end;
+        panic!("on purpose");
+    });
+    assert!(task.await.is_err());
+    // The room still holds the link.
+    let read = timeout(Duration::from_secs(60), client.read(&mut [0; 1])).await.expect("an end");
+    assert_eq!(read.unwrap(), 0);
+    drop(link);
+}

@@ -96,6 +96,13 @@ impl Follower {
         self.ledger.lock().unwrap().entries.iter().rev().any(joined)
     }
 
+    /// Whether it is in its room, as far as it knows.
+    pub fn is_joined(&self) -> bool {
+        let entries = &self.ledger.lock().unwrap().entries;
+        let last = entries.iter().rev().find(|(_, entry)| matches!(entry, Entry::Joined { .. } | Entry::Closed(_)));
+        matches!(last, Some((_, Entry::Joined { .. })))
+    }
+
     fn has(&self, id: &str) -> bool {
         self.ledger.lock().unwrap().has(id)
     }
