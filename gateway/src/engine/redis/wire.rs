@@ -400,9 +400,8 @@ impl Wire {
     /// Runs a command on the connection that carries no subscriptions. Only its time-outs show that it is dead.
     async fn command(&self, command: &'static str, args: Vec<Bytes>) -> Result<Resp3Frame, WireError> {
         let answer = self.commands.run(command, args).await;
-        if answer.as_ref().is_err_and(WireError::is_silence) {
+        if answer.as_ref().is_err_and(WireError::is_silence) && self.commands.reconnect() {
             warn!(command, "the command connection to Redis is silent, connecting anew");
-            self.commands.reconnect();
         }
         answer
     }
@@ -434,17 +433,20 @@ impl Line {
         }
     }
 
-    /// Orders a new connection, unless an order is under way or there is no connection: then the library is connecting.
-    fn reconnect(&self) {
+    /// Orders a new connection, unless an order is under way or there is no connection: then the library is connecting. Returns
+    /// whether the order was given.
+    fn reconnect(&self) -> bool {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_under_way = order.as_mut().is_some_and(|order| order.now_or_never().is_none());
-        if is_under_way || !self.client.is_connected() {
-            return;
+        // What is done is never polled again.
+        *order = order.take().and_then(|mut order| order.as_mut().now_or_never().is_none().then_some(order));
+        if order.is_some() || !self.client.is_connected() {
+            return false;
         }
         let client = self.client.clone();
         let mut ordered = async move { drop(client.force_reconnection().await) }.boxed();
         // The first poll hands the order over.
         *order = ordered.as_mut().now_or_never().is_none().then_some(ordered);
+        true
     }
 }
 
