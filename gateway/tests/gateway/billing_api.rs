@@ -125,6 +125,52 @@ async fn a_retry_with_the_same_key_pays_once() {
 }
 
 #[tokio::test]
+async fn f72_a_retry_is_given_the_first_answer_and_a_key_belongs_to_one_payment() {
+    let (database, api, stack, dashboard) = start().await;
+    let body = payment("inv-002", 100.0);
+    let first = api.post("/payments", Some("eft-1"), &body).await.expect(201).json();
+    // Another payment, and the last one: the invoice is paid now.
+    api.post("/payments", Some("eft-2"), &payment("inv-002", 50.0)).await.expect(201);
+    let rest: f64 =
+        database.value("select (amount - amount_paid)::float8 from billing.invoices where id = 'inv-002'").await;
+    api.post("/payments", None, &payment("inv-002", rest)).await.expect(201);
+    let again = api.post("/payments", Some("eft-1"), &body).await.expect(200).json();
+    assert_eq!(again, first);
+
+    for other in [payment("inv-002", 100.01), payment("inv-003", 100.0), payment("inv-999", 100.0)] {
+        let refusal = api.post("/payments", Some("eft-1"), &other).await.expect(422);
+        assert!(refusal.body.contains("Idempotency-Key"), "{}", refusal.body);
+    }
+    // At once, on two invoices: one of them is paid.
+    let (third, fourth) = (payment("inv-003", 10.0), payment("inv-004", 10.0));
+    let (one, two) =
+        futures::join!(api.post("/payments", Some("eft-3"), &third), api.post("/payments", Some("eft-3"), &fourth));
+    let mut statuses = [one.status, two.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 422], "{} {}", one.body, two.body);
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f72_a_bad_time_zone_is_refused_and_one_of_before_fails_no_other_sweep() {
+    let (database, api, stack, dashboard) = start().await;
+    let centre = "insert into billing.tenants (id, name, time_zone) values ('a-broken', 'Broken', 'Mars/Olympus')";
+    let refused = sqlx::raw_sql(centre).execute(&mut database.client().await).await.unwrap_err().to_string();
+    assert!(refused.contains("Mars/Olympus"), "{refused}");
+    let before = "alter table billing.tenants drop constraint tenants_time_zone_is_known";
+    let family = "insert into billing.parents (tenant_id, id, name) values ('a-broken', 'par-1', 'X')";
+    database.run(&format!("{before}; {centre}; {family}")).await;
+    let behind =
+        "update billing.invoices set due_on = current_date - 3, issued_on = current_date - 30 where id = 'inv-001'";
+    database.run(behind).await;
+    let swept = api.post("/arrears/sweep", None, &json!({})).await.expect(200).json();
+    assert_eq!((&swept["alerts"], &swept["failed"]), (&json!(1), &json!(["a-broken"])));
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
 async fn a_status_is_told_when_it_changes_and_only_then() {
     let (database, api, stack, mut dashboard) = start().await;
     for _ in 0..2 {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use axum::{Json, extract::State};
-use serde_json::{Value, json};
+use serde::Serialize;
 use sqlx::PgPool;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
 
 use crate::error::ApiError;
 
-/// What each account owes that is overdue, and whether that is over its threshold: set-based, and events from SQL itself.
+/// What each account of a centre owes that is overdue, and whether that is over its threshold: set-based, and events from SQL itself.
 ///
 /// An account is marked when it crosses and unmarked when it falls below, so that crossing again alerts again. The mark is what two
 /// sweeps at once compete for: the second waits for the row, sees it marked, and leaves it.
@@ -24,6 +24,7 @@ const SWEEP: &str = "
         cross join lateral (select (now() at time zone tenant.time_zone)::date as date) today
         left join billing.invoices invoice on invoice.tenant_id = parent.tenant_id and invoice.parent_id = parent.id
             and invoice.status in ('PENDING', 'OVERDUE') and invoice.due_on < today.date
+        where parent.tenant_id = $1
         group by parent.tenant_id, parent.id, parent.name, tenant.arrears_threshold
     ), calmed as (
         update billing.parents set arrears_alerted_at = null from owed
@@ -39,14 +40,34 @@ const SWEEP: &str = "
         'parentId', id, 'parentName', name, 'totalArrears', arrears, 'daysOverdue', days)))
     from crossed";
 
-async fn sweep(pool: &PgPool) -> sqlx::Result<i64> {
-    // One statement is one transaction: marks and events are written together.
-    sqlx::query_scalar(SWEEP).fetch_one(pool).await
+/// What came of a sweep.
+#[derive(Debug, Default, Serialize)]
+pub struct Swept {
+    alerts: i64,
+    /// Centres whose sweep failed; those of the others did not.
+    failed: Vec<String>,
+}
+
+/// Sweeps centre by centre: what is wrong with the books of one is that centre's trouble alone.
+async fn sweep(pool: &PgPool) -> sqlx::Result<Swept> {
+    let centres: Vec<String> = sqlx::query_scalar("select id from billing.tenants order by id").fetch_all(pool).await?;
+    let mut swept = Swept::default();
+    for centre in centres {
+        // One statement is one transaction: marks and events are written together.
+        match sqlx::query_scalar::<_, i64>(SWEEP).bind(&centre).fetch_one(pool).await {
+            Ok(alerts) => swept.alerts += alerts,
+            Err(error) => {
+                error!(centre, %error, "the arrears sweep of a centre failed, and is tried again");
+                swept.failed.push(centre);
+            }
+        }
+    }
+    Ok(swept)
 }
 
 /// `POST /arrears/sweep`: sweeps now.
-pub async fn sweep_now(State(pool): State<PgPool>) -> Result<Json<Value>, ApiError> {
-    Ok(Json(json!({ "alerts": sweep(&pool).await? })))
+pub async fn sweep_now(State(pool): State<PgPool>) -> Result<Json<Swept>, ApiError> {
+    Ok(Json(sweep(&pool).await?))
 }
 
 /// Sweeps for ever.
@@ -56,8 +77,8 @@ pub async fn keep_sweeping(pool: PgPool, every: Duration) {
     loop {
         tick.tick().await;
         match sweep(&pool).await {
-            Ok(0) => {}
-            Ok(alerts) => info!(alerts, "accounts have crossed their threshold"),
+            Ok(Swept { alerts: 0, .. }) => {}
+            Ok(Swept { alerts, .. }) => info!(alerts, "accounts have crossed their threshold"),
             Err(error) => error!(%error, "the arrears sweep failed, and is tried again"),
         }
     }

@@ -43,7 +43,8 @@ struct Invoice {
 
 /// Allocates a payment to its invoice, and tells the dashboards; all of it or nothing.
 ///
-/// With an `Idempotency-Key`, asking again gives the first answer: a client that lost the reply may simply retry.
+/// With an `Idempotency-Key`, asking again gives the first answer: a client that lost the reply may simply retry. The key belongs to
+/// that invoice and amount; another payment under it is refused.
 pub async fn record(
     State(pool): State<PgPool>,
     headers: HeaderMap,
@@ -57,12 +58,13 @@ pub async fn record(
 
     let mut connection = pool.acquire().await?;
     let mut transaction = connection.begin().await?;
-    // The lock comes first: two payments of one invoice are recorded one after the other, retries with one key too.
-    let invoice = lock_invoice(&mut transaction, &request).await?;
-    if let Some(payment_id) = recorded_before(&mut transaction, &request.tenant_id, key).await? {
-        let receipt = receipt(payment_id, &invoice, invoice.balance)?;
+    // The locks come first: requests with one key are carried out one after the other, and payments of one invoice too.
+    if let Some(key) = key
+        && let Some(receipt) = recorded_before(&mut transaction, &request, key).await?
+    {
         return Ok((StatusCode::OK, Json(receipt)));
     }
+    let invoice = lock_invoice(&mut transaction, &request).await?;
     let amount = request.amount.as_decimal();
     if !matches!(&*invoice.status, "PENDING" | "OVERDUE") {
         return Err(ApiError::Conflict(format!("invoice {} is {}", invoice.number, invoice.status)));
@@ -73,7 +75,9 @@ pub async fn record(
     }
 
     let settled = amount == invoice.balance;
-    let payment_id = write_payment(&mut transaction, &request, key, settled).await?;
+    let status = if settled { "PAID" } else { &invoice.status };
+    let balance = invoice.balance - amount;
+    let payment_id = write_payment(&mut transaction, &request, key, status, balance).await?;
     let received = PaymentReceived {
         payment_id: payment_id.clone(),
         amount: request.amount,
@@ -93,18 +97,13 @@ pub async fn record(
     }
     transaction.commit().await?;
 
-    let status = if settled { "PAID".to_owned() } else { invoice.status.clone() };
-    let receipt = receipt(payment_id, &Invoice { status, ..invoice }, invoice.balance - amount)?;
-    Ok((StatusCode::CREATED, Json(receipt)))
-}
-
-fn receipt(payment_id: String, invoice: &Invoice, balance: Decimal) -> Result<Receipt, ApiError> {
-    Ok(Receipt {
+    let receipt = Receipt {
         payment_id,
-        invoice_number: invoice.number.clone(),
+        invoice_status: status.to_owned(),
+        invoice_number: invoice.number,
         balance: Money::try_from(balance).map_err(anyhow::Error::from)?,
-        invoice_status: invoice.status.clone(),
-    })
+    };
+    Ok((StatusCode::CREATED, Json(receipt)))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
@@ -136,38 +135,63 @@ async fn lock_invoice(transaction: &mut Transaction<'_, Postgres>, request: &Req
     })
 }
 
+/// The first answer to a key, once the requests before this one that have the same key are done.
 async fn recorded_before(
     transaction: &mut Transaction<'_, Postgres>,
-    tenant: &TenantId,
-    key: Option<&str>,
-) -> Result<Option<String>, ApiError> {
-    let query = "select id from billing.payments where tenant_id = $1 and idempotency_key = $2";
-    Ok(sqlx::query_scalar(query).bind(tenant.as_str()).bind(key).fetch_optional(&mut **transaction).await?)
+    request: &Request,
+    key: &str,
+) -> Result<Option<Receipt>, ApiError> {
+    let tenant = request.tenant_id.as_str();
+    // Two keys with the same hash only wait for each other.
+    let lock = "select pg_advisory_xact_lock(hashtextextended($1 || ' ' || $2, 0))";
+    sqlx::query(lock).bind(tenant).bind(key).execute(&mut **transaction).await?;
+    let query = "select payment.id, payment.invoice_id, payment.amount, invoice.number,
+            coalesce(payment.balance_after, invoice.amount - invoice.amount_paid) as balance,
+            coalesce(payment.status_after, invoice.status) as status
+        from billing.payments payment
+        join billing.invoices invoice on invoice.tenant_id = payment.tenant_id and invoice.id = payment.invoice_id
+        where payment.tenant_id = $1 and payment.idempotency_key = $2";
+    let row = sqlx::query(query).bind(tenant).bind(key).fetch_optional(&mut **transaction).await?;
+    let Some(row) = row else { return Ok(None) };
+    let (invoice, amount): (&str, Decimal) = (row.try_get("invoice_id")?, row.try_get("amount")?);
+    if invoice != request.invoice_id || amount != request.amount.as_decimal() {
+        let rule = "was used for a payment of another invoice or amount".into();
+        return Err(ApiError::Invalid { field: "Idempotency-Key", rule });
+    }
+    Ok(Some(Receipt {
+        payment_id: row.try_get("id")?,
+        invoice_number: row.try_get("number")?,
+        balance: Money::try_from(row.try_get::<Decimal, _>("balance")?).map_err(anyhow::Error::from)?,
+        invoice_status: row.try_get("status")?,
+    }))
 }
 
 async fn write_payment(
     transaction: &mut Transaction<'_, Postgres>,
     request: &Request,
     key: Option<&str>,
-    settled: bool,
+    status: &str,
+    balance: Decimal,
 ) -> Result<String, ApiError> {
-    let insert = "insert into billing.payments (tenant_id, id, invoice_id, amount, idempotency_key)
-        values ($1, 'pay-' || gen_random_uuid(), $2, $3, $4) returning id";
+    let insert = "insert into billing.payments
+            (tenant_id, id, invoice_id, amount, idempotency_key, balance_after, status_after)
+        values ($1, 'pay-' || gen_random_uuid(), $2, $3, $4, $5, $6) returning id";
     let payment_id = sqlx::query_scalar(insert)
         .bind(request.tenant_id.as_str())
         .bind(&request.invoice_id)
         .bind(request.amount.as_decimal())
         .bind(key)
+        .bind(balance)
+        .bind(status)
         .fetch_one(&mut **transaction)
         .await?;
-    let update = "update billing.invoices
-        set amount_paid = amount_paid + $3, status = case when $4 then 'PAID' else status end
+    let update = "update billing.invoices set amount_paid = amount_paid + $3, status = $4
         where tenant_id = $1 and id = $2";
     sqlx::query(update)
         .bind(request.tenant_id.as_str())
         .bind(&request.invoice_id)
         .bind(request.amount.as_decimal())
-        .bind(settled)
+        .bind(status)
         .execute(&mut **transaction)
         .await?;
     Ok(payment_id)
