@@ -64,6 +64,13 @@ const MAX_HEAD_BYTES: usize = 320;
 const NO_PREVIOUS: &str = "-";
 
 impl Message {
+    /// Whether a `metrics_updated` has figures, which are null when events were condensed without them.
+    pub fn has_figures(&self) -> bool {
+        const NULL: &[u8] = b"\"totalOutstanding\":null";
+        // A quotation mark in a text has a backslash before it: no text holds these bytes.
+        !self.json.windows(NULL.len()).any(|bytes| bytes == NULL)
+    }
+
     /// Completes an event with its place, as the publish script does; for the engine that has no Redis.
     pub fn new(
         event: &DashboardEvent,

@@ -99,7 +99,7 @@ impl RelayMetrics {
         self.published.increment(rows as u64);
     }
 
-    pub(crate) fn condensed(&self, rows: i64) {
-        self.condensed.increment(rows.unsigned_abs());
+    pub(crate) fn condensed(&self, rows: usize) {
+        self.condensed.increment(rows as u64);
     }
 }

@@ -114,7 +114,7 @@ const NAME: usize = 200;
 /// The longest status.
 const STATUS: usize = 64;
 /// The largest integer that JavaScript holds exactly.
-const MAX_COUNT: u64 = (1 << 53) - 1;
+pub(crate) const MAX_COUNT: u64 = (1 << 53) - 1;
 
 impl PaymentReceived {
     pub(crate) fn validate(&self) -> Result<(), InvalidEvent> {

@@ -130,6 +130,12 @@ impl Publisher {
         self.publish(tenant, event, Some(term), Urgency::Usual).await
     }
 
+    /// When Redis was last found on another server than before: events of the seconds before may be lost, although they were
+    /// acknowledged. `None` when it never moved.
+    pub fn moved(&self) -> Option<tokio::time::Instant> {
+        self.inner.redis.moved()
+    }
+
     async fn publish(
         &self,
         tenant: &TenantId,

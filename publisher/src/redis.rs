@@ -71,6 +71,8 @@ pub(crate) enum Failure {
 pub(crate) struct Redis {
     reach: watch::Sender<Arc<Reach>>,
     servers: Servers,
+    /// When the layout last changed.
+    moved: watch::Receiver<Option<Instant>>,
     next: AtomicUsize,
     _following: AbortOnDropHandle<()>,
 }
@@ -105,8 +107,9 @@ impl Redis {
         let width = Width { connections, queue };
         let nothing = HashMap::new();
         let reach = watch::Sender::new(Arc::new(Reach::new(servers.layout(), &nothing, servers.url(), width)));
-        let following = tokio::spawn(follow(servers.clone(), reach.clone(), width));
-        Ok(Self { reach, servers, next: AtomicUsize::new(0), _following: AbortOnDropHandle::new(following) })
+        let (moves, moved) = watch::channel(None);
+        let following = tokio::spawn(follow(servers.clone(), reach.clone(), width, moves));
+        Ok(Self { reach, servers, moved, next: AtomicUsize::new(0), _following: AbortOnDropHandle::new(following) })
     }
 
     /// Returns when every connection is up, or after `limit`.
@@ -129,6 +132,11 @@ impl Redis {
         let first = self.next.fetch_add(1, Relaxed);
         let mut turn = (0..connections.len()).map(|n| &connections[(first + n) % connections.len()]);
         turn.find(|connection| connection.is_usable()).cloned()
+    }
+
+    /// When the names were last found on another server than before.
+    pub(crate) fn moved(&self) -> Option<Instant> {
+        *self.moved.borrow()
     }
 
     /// Says that a server refused as the wrong one does.
@@ -158,11 +166,20 @@ impl Reach {
 }
 
 /// Connects to the servers that hold something now, and leaves the others.
-async fn follow(mut servers: Servers, reach: watch::Sender<Arc<Reach>>, width: Width) {
+async fn follow(
+    mut servers: Servers,
+    reach: watch::Sender<Arc<Reach>>,
+    width: Width,
+    moves: watch::Sender<Option<Instant>>,
+) {
     loop {
         let layout = servers.changed().await;
         let known = reach.borrow().clone();
         reach.send_replace(Arc::new(Reach::new(layout, &known.nodes, servers.url(), width)));
+        // After it: from here on, everything is published where it belongs.
+        if !known.nodes.is_empty() {
+            moves.send_replace(Some(Instant::now()));
+        }
     }
 }
 

@@ -276,4 +276,11 @@ impl Sink for Engine {
             Self::Redis(engine) => engine.relay(tenant, event, term).await,
         }
     }
+
+    fn moved(&self) -> Option<tokio::time::Instant> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(engine) => engine.moved(),
+        }
+    }
 }

@@ -90,6 +90,10 @@ impl RedisEngine {
         self.publisher.relay(tenant, event, term).await
     }
 
+    pub(super) fn moved(&self) -> Option<tokio::time::Instant> {
+        self.publisher.moved()
+    }
+
     pub(super) async fn kick(&self, kick: Kick) -> Result<(), PublishError> {
         let wire = self.wires.of_kicks().ok_or(PublishError::Unavailable)?;
         wire.kick(&kick).await.map_err(|error| {

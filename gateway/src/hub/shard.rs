@@ -97,7 +97,9 @@ impl Database {
     /// Every room tells what shows in its tenant's figures, or is them.
     fn tell(&self, tenant: &TenantId, message: &Message) {
         match message.event_type {
-            MessageType::Known(DashboardEventType::MetricsUpdated) => self.figures.refreshed(tenant),
+            MessageType::Known(DashboardEventType::MetricsUpdated) if message.has_figures() => {
+                self.figures.refreshed(tenant);
+            }
             _ => self.figures.changed(tenant, position_of(message)),
         }
     }

@@ -2,8 +2,11 @@
 //!
 //! A *turn* on the leader's session marks the rows that were published since the last one and fetches what waits. Between fetch and
 //! mark a tenant is *busy* and nothing more of it is fetched, so its batches follow each other; tenants don't wait for each other,
-//! and no transaction is open while Redis is talked to. Whatever is cut off in between is fetched again by the next leader, and
-//! Redis knows what it has published before.
+//! and no transaction is open while Redis is talked to. Rows that are cut off in between are fetched again by the next leader, and
+//! Redis knows the events that it has published before.
+//!
+//! When Redis has moved to another master, the rows of the last seconds are published *again*: the old one may have acknowledged
+//! events that the new one never got. All others are duplicates.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,10 +27,10 @@ use tracing::warn;
 use super::{
     Relayed, Sink, Term,
     relay::RelayConfig,
-    rows::{Batch, Fate, Pending, Portion, Session},
-    upkeep::{Condensed, Upkeep},
+    rows::{Batch, Fate, Fetched, Pending, Portion, Session},
+    upkeep::{ALERTS_KEPT, CONDENSED_TOGETHER, Condensed, Figures, Upkeep},
 };
-use crate::{error::PublishError, metrics::RelayMetrics, publisher::Outcome, tenant::TenantId};
+use crate::{complaints::Complaints, error::PublishError, metrics::RelayMetrics, publisher::Outcome, tenant::TenantId};
 
 /// How often rows are looked for that no notification told of. Also what keeps the session, and the lock, alive.
 const POLL: Duration = Duration::from_millis(250);
@@ -35,8 +38,20 @@ const POLL: Duration = Duration::from_millis(250);
 const IN_FLIGHT: usize = 128;
 /// How long a tenant waits whose event couldn't be published.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
-/// How long a backlog is left alone after there were no figures to condense it into.
-const NO_FIGURES_PAUSE: Duration = Duration::from_secs(30);
+/// How long a tenant's figures are not asked for after there were none.
+const NO_FIGURES_PAUSE: Duration = Duration::from_secs(5);
+/// How long a tenant's rows go out one by one after they could not be condensed.
+const ONE_BY_ONE: Duration = Duration::from_secs(30);
+/// The lead is given up when Redis has answered nothing for so long, and rows wait: other gateways may reach it.
+const CUT_OFF: Duration = Duration::from_secs(3);
+/// The same when Redis answers for other tenants: one node of a cluster can't be reached.
+const CUT_OFF_IN_PART: Duration = Duration::from_secs(15);
+/// An old master may have acknowledged rows for so long before its end was noticed.
+const DOUBTFUL: Duration = Duration::from_secs(10);
+/// A publish that was under way when Redis moved is marked within this.
+const MARKED: Duration = Duration::from_secs(3);
+/// A move is of no interest after this: its rows have been published again by the leader of then.
+const PAST: Duration = Duration::from_secs(30);
 /// How long a broken listener waits before it tries again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// How often old rows are looked for.
@@ -45,13 +60,13 @@ const PRUNE: Duration = Duration::from_secs(10);
 const MEASURE: Duration = Duration::from_secs(1);
 /// A stopping leader finishes what it is publishing within this.
 const FINISH: Duration = Duration::from_secs(1);
-/// A cause that stays is logged this often.
-const LOG_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why a term is over.
 pub(super) enum Resigned {
     Stopped,
     Succeeded(Term),
+    /// Redis can't be reached from here.
+    CutOff,
     Lost(sqlx::Error),
 }
 
@@ -63,12 +78,26 @@ enum Busy {
     Parked(Instant),
 }
 
+/// Where the rows of a batch come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// They wait for their mark.
+    Waiting,
+    /// They were published before, and have it.
+    Again,
+}
+
 /// The end of a tenant's batch.
 struct Drained {
     tenant: TenantId,
+    source: Source,
     done: Vec<(i64, Fate)>,
+    /// Rows that were not reached.
+    rest: Vec<Pending>,
     /// Rows of this batch that the tenant's dashboards have now, less those that they had before.
     published: usize,
+    /// Whether Redis answered.
+    answered: bool,
     end: End,
 }
 
@@ -79,7 +108,7 @@ enum End {
     Succeeded(Term),
 }
 
-type Turn = Pin<Box<dyn Future<Output = (Session, sqlx::Result<Vec<Batch>>)> + Send>>;
+type Turn = Pin<Box<dyn Future<Output = (Session, sqlx::Result<Fetched>)> + Send>>;
 type Drain = Pin<Box<dyn Future<Output = Drained> + Send>>;
 type Condensing = Pin<Box<dyn Future<Output = (TenantId, sqlx::Result<Condensed>)> + Send>>;
 
@@ -88,6 +117,7 @@ pub(super) struct Leader<'a, S> {
     sink: &'a S,
     config: RelayConfig,
     metrics: &'a RelayMetrics,
+    complaints: &'a mut Complaints,
     term: Term,
     options: &'a PgConnectOptions,
     upkeep: Upkeep,
@@ -96,16 +126,27 @@ pub(super) struct Leader<'a, S> {
     /// Tenants whose batches are through; free once `done` is marked.
     through: Vec<TenantId>,
     done: Vec<(i64, Fate)>,
-    /// Tenants whose backlog was condensed, until they have caught up: what is left of a flood isn't dripped out.
+    /// Tenants whose backlog was condensed, until they have caught up: the rest of a flood is not dripped out.
     flooded: HashSet<TenantId>,
     /// Whether the last publish was answered: nothing is condensed for want of Redis.
     answered: bool,
-    /// Tenants for which there were no figures, and until when their backlogs are left alone.
+    /// Tenants for which there were no figures, and until when none are asked for.
     without_figures: HashMap<TenantId, Instant>,
+    /// Tenants that could not be condensed, and until when that is not tried.
+    one_by_one: HashMap<TenantId, Instant>,
+    /// Tenants up to this one had their turn.
+    after: String,
+    /// Rows to be published again, before any other of their tenants.
+    again: HashMap<TenantId, Vec<Pending>>,
+    moves: Moves,
+    /// Tenants for which Redis can't be reached, and since when.
+    unreachable: HashMap<TenantId, Instant>,
+    /// When Redis last answered.
+    reached: Option<Instant>,
     in_flight: Arc<Semaphore>,
+    condensing: Arc<Semaphore>,
     drains: FuturesUnordered<Drain>,
     condensings: FuturesUnordered<Condensing>,
-    complained: Option<Instant>,
 }
 
 impl<'a, S: Sink> Leader<'a, S> {
@@ -114,12 +155,14 @@ impl<'a, S: Sink> Leader<'a, S> {
         sink: &'a S,
         config: RelayConfig,
         metrics: &'a RelayMetrics,
+        complaints: &'a mut Complaints,
         term: Term,
     ) -> Self {
         Self {
             sink,
             config,
             metrics,
+            complaints,
             term,
             options,
             upkeep: Upkeep::new(options),
@@ -129,10 +172,16 @@ impl<'a, S: Sink> Leader<'a, S> {
             flooded: HashSet::new(),
             answered: true,
             without_figures: HashMap::new(),
+            one_by_one: HashMap::new(),
+            after: String::new(),
+            again: HashMap::new(),
+            moves: Moves::default(),
+            unreachable: HashMap::new(),
+            reached: None,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            condensing: Arc::new(Semaphore::new(CONDENSED_TOGETHER)),
             drains: FuturesUnordered::new(),
             condensings: FuturesUnordered::new(),
-            complained: None,
         }
     }
 
@@ -147,7 +196,9 @@ impl<'a, S: Sink> Leader<'a, S> {
             resigned = self.take_turns(session, &wake, stop) => resigned,
             _ = keeping => unreachable!("they never end"),
         };
-        upkeep.close().await;
+        // A transaction that is under way ends here: its connection would never come back to the pool.
+        self.condensings.clear();
+        let _ = timeout(FINISH, upkeep.close()).await;
         resigned
     }
 
@@ -157,16 +208,22 @@ impl<'a, S: Sink> Leader<'a, S> {
         let mut session = Some(session);
         let mut turn: Option<Turn> = None;
         let mut look = true;
-        loop {
-            look |= self.unpark();
+        let resigned = loop {
+            look |= self.unpark() | self.moves.are_due(self.sink.moved());
             if (look || !self.done.is_empty())
                 && let Some(mut session) = session.take()
             {
                 look = false;
                 let (done, busy) = self.begin_turn();
-                let portion = Portion { rows: self.config.events_per_second, count: self.config.condense_after + 1 };
+                let portion = Portion {
+                    rows: self.config.events_per_second,
+                    // So many rows tell whether there are few alerts, or other rows.
+                    count: (self.config.condense_after + 1).max(ALERTS_KEPT as usize),
+                    after: std::mem::take(&mut self.after),
+                };
+                let lately = self.moves.take_due();
                 turn = Some(Box::pin(async move {
-                    let fetched = session.turn(&done, &busy, portion).await;
+                    let fetched = session.turn(&done, &busy, portion, lately).await;
                     (session, fetched)
                 }));
             }
@@ -175,15 +232,21 @@ impl<'a, S: Sink> Leader<'a, S> {
                 Some((returned, fetched)) = OptionFuture::from(turn.as_mut()) => {
                     turn = None;
                     match fetched {
-                        Ok(batches) => {
+                        Ok(fetched) => {
                             session = Some(returned);
-                            batches.into_iter().for_each(|batch| self.take_up(batch));
+                            look |= !fetched.after.is_empty();
+                            self.after = fetched.after;
+                            self.again.extend(fetched.published);
+                            self.publish_again();
+                            fetched.batches.into_iter().for_each(|batch| self.take_up(batch));
                         }
                         Err(error) => return Resigned::Lost(error),
                     }
                 }
-                Some(drained) = self.drains.next() => if let Err(by) = self.drained(drained) {
-                    return Resigned::Succeeded(by);
+                Some(drained) = self.drains.next() => match self.drained(drained) {
+                    Ok(()) => {}
+                    Err(Resigned::CutOff) => break Resigned::CutOff,
+                    Err(resigned) => return resigned,
                 },
                 Some((tenant, condensed)) = self.condensings.next() => match condensed {
                     Ok(Condensed::Succeeded) => return Resigned::Succeeded(self.term),
@@ -195,11 +258,11 @@ impl<'a, S: Sink> Leader<'a, S> {
                 () = wake.notified() => look = true,
                 _ = poll.tick() => look = true,
                 () = sleep_until(next_unpark) => {}
-                () = stop.cancelled() => break,
+                () = stop.cancelled() => break Resigned::Stopped,
             }
-        }
+        };
         self.finish(session, turn).await;
-        Resigned::Stopped
+        resigned
     }
 
     /// What the next turn marks, and whose rows it must not fetch.
@@ -207,26 +270,39 @@ impl<'a, S: Sink> Leader<'a, S> {
         for tenant in self.through.drain(..) {
             self.busy.remove(&tenant);
         }
+        self.publish_again();
         let busy = self.busy.keys().map(|tenant| tenant.as_str().to_owned()).collect();
         (std::mem::take(&mut self.done), busy)
     }
 
     /// Publishes a tenant's batch, or condenses its backlog.
     fn take_up(&mut self, batch: Batch) {
-        let Batch { tenant, rows, backlog } = batch;
-        // What is left of a flood is condensed as well when it is more than goes out at once.
+        let Batch { tenant, rows, backlog, alerts } = batch;
+        // Rows that are published again come first; these are fetched again after them.
+        if self.busy.contains_key(&tenant) {
+            return;
+        }
+        // The rest of a flood is condensed as well when it is more than goes out at once.
         let flooded = self.flooded.contains(&tenant);
         let patience = if flooded {
             self.config.events_per_second.min(self.config.condense_after)
         } else {
             self.config.condense_after
         };
-        let figures = self.without_figures.get(&tenant).is_none_or(|until| *until <= Instant::now());
-        if backlog > patience && self.answered && figures {
+        let can_be_condensed = backlog > alerts || alerts >= ALERTS_KEPT as usize;
+        if backlog > patience && can_be_condensed && self.answered && !is_before(&mut self.one_by_one, &tenant) {
             self.busy.insert(tenant.clone(), Busy::Condensing);
-            let (upkeep, term) = (self.upkeep.clone(), self.term);
+            let (upkeep, term, condensing) = (self.upkeep.clone(), self.term, self.condensing.clone());
+            let figures = if is_before(&mut self.without_figures, &tenant) { Figures::Null } else { Figures::Ask };
+            // A task of its own: reading thousands of rows must not hold up the tenants that publish.
+            let of = tenant.clone();
+            let condensing = AbortOnDropHandle::new(tokio::spawn(async move {
+                // Fails only when the semaphore is closed, which it never is.
+                let _permit = condensing.acquire().await;
+                upkeep.condense(&of, term, figures).await
+            }));
             self.condensings.push(Box::pin(async move {
-                let condensed = upkeep.condense(&tenant, term).await;
+                let condensed = condensing.await.unwrap_or_else(|panic| Err(sqlx::Error::Decode(panic.into())));
                 (tenant, condensed)
             }));
             return;
@@ -234,54 +310,92 @@ impl<'a, S: Sink> Leader<'a, S> {
         if flooded && backlog <= rows.len() {
             self.flooded.remove(&tenant);
         }
-        self.busy.insert(tenant.clone(), Busy::Publishing);
-        let (sink, in_flight, term) = (self.sink.clone(), self.in_flight.clone(), self.term);
-        self.drains.push(Box::pin(drain(sink, in_flight, term, tenant, rows)));
+        self.publish(tenant, rows, Source::Waiting);
     }
 
-    fn drained(&mut self, drained: Drained) -> Result<(), Term> {
-        let Drained { tenant, done, published, end } = drained;
-        self.done.extend(done);
+    fn publish(&mut self, tenant: TenantId, rows: Vec<Pending>, source: Source) {
+        self.busy.insert(tenant.clone(), Busy::Publishing);
+        let (sink, in_flight, term) = (self.sink.clone(), self.in_flight.clone(), self.term);
+        self.drains.push(Box::pin(drain(sink, in_flight, term, tenant, rows, source)));
+    }
+
+    /// Publishes rows again whose tenants aren't busy.
+    fn publish_again(&mut self) {
+        let busy = &self.busy;
+        let free: Vec<_> = self.again.extract_if(|tenant, _| !busy.contains_key(tenant)).collect();
+        for (tenant, rows) in free {
+            self.publish(tenant, rows, Source::Again);
+        }
+    }
+
+    /// Hears of the end of a batch; an error is the end of the term.
+    fn drained(&mut self, drained: Drained) -> Result<(), Resigned> {
+        let Drained { tenant, source, done, rest, published, answered, end } = drained;
+        if source == Source::Waiting {
+            self.done.extend(done);
+        } else if !rest.is_empty() {
+            // A later look may have found them already, and more.
+            self.again.entry(tenant.clone()).or_insert(rest);
+        }
         self.metrics.published(published);
-        self.answered = !matches!(end, End::Failed(_));
+        self.answered = !matches!(&end, End::Failed(error) if is_unreachable(error));
+        if answered {
+            self.reached = Some(Instant::now());
+            self.unreachable.remove(&tenant);
+        }
         match end {
             End::All => self.through.push(tenant),
             End::Throttled(wait) => {
                 self.busy.insert(tenant, Busy::Parked(Instant::now() + wait));
             }
             End::Failed(error) => {
-                if self.may_complain() {
+                if self.complaints.may_say("publish") {
                     warn!(%tenant, %error, "an event of the outbox can't be published, its tenant's rows wait");
                 }
+                let cut_off = is_unreachable(&error) && self.is_cut_off(&tenant);
                 self.busy.insert(tenant, Busy::Parked(Instant::now() + TRY_AGAIN));
+                if cut_off {
+                    return Err(Resigned::CutOff);
+                }
             }
-            End::Succeeded(by) => return Err(by),
+            End::Succeeded(by) => return Err(Resigned::Succeeded(by)),
         }
         Ok(())
     }
 
+    /// Whether this one failure more means that others should lead.
+    fn is_cut_off(&mut self, tenant: &TenantId) -> bool {
+        let now = Instant::now();
+        let since = *self.unreachable.entry(tenant.clone()).or_insert(now);
+        let limit = if self.reached.is_some_and(|reached| reached > since) { CUT_OFF_IN_PART } else { CUT_OFF };
+        now - since >= limit
+    }
+
     fn condensed(&mut self, tenant: TenantId, condensed: sqlx::Result<Condensed>) {
-        self.busy.remove(&tenant);
-        match condensed {
-            Ok(Condensed::Rows(rows)) => {
+        let until = match condensed {
+            Ok(Condensed::Rows { rows, into, without_figures }) => {
                 self.metrics.condensed(rows);
-                self.flooded.insert(tenant);
-            }
-            Ok(Condensed::NoFigures | Condensed::Succeeded) => {
-                if self.may_complain() {
-                    warn!(%tenant, "a backlog is not condensed: dashboard.metrics has no figures for it");
+                self.flooded.insert(tenant.clone());
+                if let Some(reason) = without_figures {
+                    if self.complaints.may_say("figures") {
+                        warn!(%tenant, reason, "a backlog is condensed without figures");
+                    }
+                    self.without_figures.entry(tenant.clone()).or_insert(Instant::now() + NO_FIGURES_PAUSE);
                 }
-                let now = Instant::now();
-                self.without_figures.retain(|_, until| *until > now);
-                self.without_figures.insert(tenant, now + NO_FIGURES_PAUSE);
+                // At once, not behind alerts that wait.
+                return self.publish(tenant, vec![into], Source::Waiting);
             }
+            Ok(Condensed::Nothing { refused: 1.. } | Condensed::Succeeded) => Instant::now(),
+            Ok(Condensed::Nothing { refused: 0 }) => Instant::now() + POLL,
             Err(error) => {
-                self.busy.insert(tenant, Busy::Parked(Instant::now() + TRY_AGAIN));
-                if self.may_complain() {
-                    warn!(%error, "a backlog could not be condensed");
+                if self.complaints.may_say("condense") {
+                    warn!(%tenant, %error, "a backlog can't be condensed, its rows go out one by one");
                 }
+                Instant::now() + ONE_BY_ONE
             }
-        }
+        };
+        self.busy.remove(&tenant);
+        self.one_by_one.insert(tenant, until);
     }
 
     /// Frees the tenants whose wait is over; whether there were any.
@@ -317,14 +431,6 @@ impl<'a, S: Sink> Leader<'a, S> {
         };
         let _ = timeout(FINISH, finish).await;
     }
-
-    fn may_complain(&mut self) -> bool {
-        let may = self.complained.is_none_or(|at| at.elapsed() >= LOG_AGAIN);
-        if may {
-            self.complained = Some(Instant::now());
-        }
-        may
-    }
 }
 
 /// Publishes a tenant's rows, one after the other, up to the first that has to wait.
@@ -334,16 +440,21 @@ async fn drain<S: Sink>(
     term: Term,
     tenant: TenantId,
     rows: Vec<Pending>,
+    source: Source,
 ) -> Drained {
-    let mut drained = Drained { tenant, done: Vec::with_capacity(rows.len()), published: 0, end: End::All };
-    for Pending { id, event } in rows {
+    let done = Vec::with_capacity(rows.len());
+    let mut drained = Drained { tenant, source, done, rest: Vec::new(), published: 0, answered: false, end: End::All };
+    let mut rows = rows.into_iter();
+    while let Some(Pending { id, event }) = rows.next() {
         let Some(event) = event else {
             drained.done.push((id, Fate::Refused));
             continue;
         };
         // Fails only when the semaphore is closed, which it never is.
         let _permit = in_flight.acquire().await;
-        drained.end = match sink.relay(&drained.tenant, &event, term).await {
+        let relayed = sink.relay(&drained.tenant, &event, term).await;
+        drained.answered |= relayed.as_ref().map_or_else(|error| !is_unreachable(error), |_| true);
+        drained.end = match relayed {
             Ok(Relayed::Outcome(outcome @ (Outcome::Published { .. } | Outcome::Duplicate { .. }))) => {
                 drained.done.push((id, Fate::Published));
                 drained.published += usize::from(matches!(outcome, Outcome::Published { .. }));
@@ -359,9 +470,56 @@ async fn drain<S: Sink>(
             }
             Err(error) => End::Failed(error),
         };
+        drained.rest = std::iter::once(Pending { id, event: Some(event) }).chain(rows).collect();
         break;
     }
     drained
+}
+
+/// Whether Redis gave no answer, or none that it would give to every gateway.
+fn is_unreachable(error: &PublishError) -> bool {
+    match error {
+        PublishError::Unavailable | PublishError::Unknown { .. } | PublishError::Overloaded => true,
+        PublishError::Refused(why) => why.starts_with("NOPERM"),
+        PublishError::Invalid(_) => false,
+    }
+}
+
+/// Whether a tenant's time isn't over.
+fn is_before(times: &mut HashMap<TenantId, Instant>, tenant: &TenantId) -> bool {
+    let now = Instant::now();
+    times.retain(|_, until| *until > now);
+    times.contains_key(tenant)
+}
+
+/// What this leader knows of Redis' moves, and when it looks for rows that one of them may have lost: at once, and again when
+/// every publish that was under way has its mark.
+#[derive(Debug, Default)]
+struct Moves {
+    last: Option<Instant>,
+    looks: Vec<Instant>,
+}
+
+impl Moves {
+    /// Whether it is time to look.
+    fn are_due(&mut self, moved: Option<Instant>) -> bool {
+        let now = Instant::now();
+        if let Some(moved) = moved.filter(|moved| self.last != Some(*moved)) {
+            self.last = Some(moved);
+            if now - moved < PAST {
+                self.looks = vec![now, now + MARKED];
+            }
+        }
+        self.looks.first().is_some_and(|look| *look <= now)
+    }
+
+    /// How far to look back, if it is time.
+    fn take_due(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let due = self.looks.iter().filter(|look| **look <= now).count();
+        self.looks.drain(..due);
+        self.last.filter(|_| due > 0).map(|moved| now - moved + DOUBTFUL)
+    }
 }
 
 /// Wakes the leader for every notification. Notifications get lost (a connection that breaks, a pooler in between): the poll finds
@@ -396,10 +554,15 @@ async fn prune(upkeep: &Upkeep) {
 
 /// Counting a backlog of a million takes its time: it may take a twentieth of all there is.
 async fn measure(upkeep: &Upkeep, metrics: &RelayMetrics) {
+    let mut complaints = Complaints::default();
     loop {
         let began = Instant::now();
-        if let Ok((rows, lag)) = upkeep.measure().await {
-            metrics.waiting(rows, lag);
+        if let Ok(backlog) = upkeep.measure().await {
+            metrics.waiting(backlog.rows, backlog.lag_seconds);
+            let (rows, kind) = (backlog.for_a_newer_relay, backlog.newer_type);
+            if rows > 0 && complaints.may_say("newer") {
+                warn!(rows, kind, "rows of the outbox wait for a newer relay: this one doesn't know their type");
+            }
         }
         sleep(MEASURE.max(20 * began.elapsed())).await;
     }

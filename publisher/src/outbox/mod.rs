@@ -26,6 +26,7 @@ mod upkeep;
 use std::fmt;
 
 use sqlx::PgConnection;
+use tokio::time::Instant;
 
 pub use relay::{Relay, RelayConfig};
 
@@ -100,10 +101,17 @@ pub trait Sink: Clone + Send + Sync + 'static {
         event: &DashboardEvent,
         term: Term,
     ) -> impl Future<Output = Result<Relayed, PublishError>> + Send;
+
+    /// When Redis was last found on another server, as [`Publisher::moved`] tells.
+    fn moved(&self) -> Option<Instant>;
 }
 
 impl Sink for Publisher {
     async fn relay(&self, tenant: &TenantId, event: &DashboardEvent, term: Term) -> Result<Relayed, PublishError> {
         Self::relay(self, tenant, event, term).await
+    }
+
+    fn moved(&self) -> Option<Instant> {
+        Self::moved(self)
     }
 }

@@ -10,12 +10,20 @@ use tracing::{debug, info, warn};
 use super::{
     Sink, Term,
     leader::{Leader, Resigned},
-    rows::Session,
+    rows::{NoSession, Session},
 };
-use crate::metrics::RelayMetrics;
+use crate::{complaints::Complaints, metrics::RelayMetrics};
 
 /// How often who stands by tries to lead: a leader that dies is succeeded within this, and its events still come in time (500 ms).
 const TRY: Duration = Duration::from_millis(200);
+
+/// How often a pooler is looked at again that pools by transaction: it can be set up anew while the gateway runs.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How long a leader that was cut off from Redis stands back: several times as long as the others take to lead.
+fn stand_back() -> Duration {
+    TRY * rand::random_range(3..=6)
+}
 
 /// What a relay keeps to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,15 +54,18 @@ impl<S: Sink> Relay<S> {
     /// Works until `stop`; then what is being published is finished and marked, and the lock is given back.
     pub async fn run(self, stop: CancellationToken) {
         let mut seen = Term::default();
-        let mut complained = false;
+        let mut complaints = Complaints::default();
         while !stop.is_cancelled() {
-            match self.stand_by(seen, &stop).await {
+            let pause = match self.stand_by(seen, &stop).await {
                 Ok(None) => return,
                 Ok(Some((session, term))) => {
-                    complained = false;
-                    info!(%term, "leading the relay");
+                    // Without Redis the gateways hand the lead round every few seconds.
+                    if complaints.may_say("leading") {
+                        info!(%term, "leading the relay");
+                    }
                     self.metrics.leads(true);
-                    let leader = Leader::new(&self.options, &self.sink, self.config, &self.metrics, term);
+                    let leader =
+                        Leader::new(&self.options, &self.sink, self.config, &self.metrics, &mut complaints, term);
                     let resigned = leader.lead(session, &stop).await;
                     self.metrics.leads(false);
                     match resigned {
@@ -62,25 +73,40 @@ impl<S: Sink> Relay<S> {
                         Resigned::Succeeded(by) => {
                             warn!(%term, %by, "a later leader has been here, standing by");
                             seen = by;
+                            TRY
                         }
-                        Resigned::Lost(error) => warn!(%term, %error, "the relay's session is lost, standing by"),
+                        Resigned::CutOff => {
+                            if complaints.may_say("cut off") {
+                                warn!(%term, "Redis can't be reached, the lead of the relay is given up");
+                            }
+                            stand_back()
+                        }
+                        Resigned::Lost(error) => {
+                            warn!(%term, %error, "the relay's session is lost, standing by");
+                            TRY
+                        }
                     }
                 }
-                Err(error) if complained => debug!(%error, "the outbox can't be reached"),
                 Err(error) => {
-                    complained = true;
-                    warn!(%error, "the outbox can't be reached, its rows wait");
+                    match &error {
+                        error if !complaints.may_say(&error.to_string()) => {
+                            debug!(%error, "the outbox can't be reached")
+                        }
+                        NoSession::Pooled(_) => warn!(%error, "the relay can't lead, and the rows of the outbox wait"),
+                        NoSession::Database(error) => warn!(%error, "the outbox can't be reached, its rows wait"),
+                    }
+                    if matches!(error, NoSession::Pooled(_)) { LOOK_AGAIN } else { TRY }
                 }
-            }
+            };
             tokio::select! {
-                () = sleep(TRY) => {}
+                () = sleep(pause) => {}
                 () = stop.cancelled() => {}
             }
         }
     }
 
     /// Tries to lead until it does; `None` when it is to stop.
-    async fn stand_by(&self, seen: Term, stop: &CancellationToken) -> sqlx::Result<Option<(Session, Term)>> {
+    async fn stand_by(&self, seen: Term, stop: &CancellationToken) -> Result<Option<(Session, Term)>, NoSession> {
         let mut session = Session::open(&self.options).await?;
         loop {
             if let Some(term) = session.lead(seen).await? {

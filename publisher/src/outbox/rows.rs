@@ -1,6 +1,6 @@
 //! The outbox in SQL, as the leader sees it: one session that holds the lock, marks what is done and fetches what waits.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions, postgres::PgRow};
 use time::OffsetDateTime;
@@ -10,7 +10,7 @@ use tracing::error;
 use super::Term;
 use crate::{
     error::InvalidEvent,
-    event::{DashboardEvent, EventData},
+    event::{DashboardEvent, DashboardEventType, EventData},
     tenant::TenantId,
 };
 
@@ -21,52 +21,127 @@ const LOCK: i64 = 0x6372_6563_6865_5245;
 /// Tenants taken up in one turn, so that a turn stays short.
 const MAX_TENANTS: i64 = 1000;
 
-/// What the lock costs its holder when it sleeps: the session ends after five seconds without a word from it, and with the
-/// session the lock. A host that vanishes is noticed as fast. Marks need not survive a crash of the database: one that is lost
-/// means that its event is published again, which Redis knows as a duplicate.
+/// The price of the lock: the session of a holder that sleeps ends after five seconds without a word, and the lock with it. A host
+/// that vanishes is noticed as fast. Marks need not survive a crash of the database: an event whose mark is lost is published again,
+/// and Redis knows it as a duplicate.
 const SETTINGS: &str = "set idle_session_timeout = '5s'; set idle_in_transaction_session_timeout = '5s';
     set tcp_keepalives_idle = 3; set tcp_keepalives_interval = 1; set tcp_keepalives_count = 2;
     set statement_timeout = '9s'; set synchronous_commit = off";
 
-/// The first rows of each tenant that waits and isn't busy, oldest first, and how many wait (up to a limit).
+/// How often two connections compare their sessions. A pooler by transaction hands the session that one has just released to the
+/// other, unless a third client is faster; it would have to be every time.
+const COMPARISONS: usize = 5;
+
+/// Types of events that this relay knows: `$1` of every statement with [`for_a_newer_relay`].
+pub(super) fn known_types() -> Vec<&'static str> {
+    DashboardEventType::ALL.iter().map(|known| known.as_str()).collect()
+}
+
+/// A moment that RFC 3339 can write. PostgreSQL knows infinity and the year 294276 as well, and decoding them would panic.
+macro_rules! moment {
+    ($column:literal) => {
+        concat!("(", $column, " between '0002-01-01 00:00Z' and '9998-12-31 00:00Z')")
+    };
+}
+
+/// The condition of rows that wait for a newer relay: their type, or a type that was condensed into them, is not among `$1`. A row
+/// that breaks a rule besides is refused at once, for no relay can publish it.
+macro_rules! for_a_newer_relay {
+    () => {
+        concat!(
+            "((case
+                when row.type = any($1::text[]) then
+                    case when row.type = 'metrics_updated' and jsonb_typeof(row.data -> 'condensed') = 'object'
+                        then (row.data -> 'condensed') - $1::text[] <> '{}' end
+                else row.type ~ '^[a-z_]{1,64}$' and row.event_id ~ '^[A-Za-z0-9_-]{1,64}$' and row.event_id <> '-'
+                    and jsonb_typeof(row.data) = 'object' and ",
+            moment!("row.happened_at"),
+            " end) is true)"
+        )
+    };
+}
+
+/// The columns that [`event`] reads. Null stands for a value that breaks a rule and would harm its reader.
+macro_rules! columns {
+    () => {
+        concat!(
+            "row.id, row.event_id, row.type,
+            case when octet_length(row.data::text) <= 65536 then row.data::text end as data,
+            case when ",
+            moment!("row.happened_at"),
+            " and ",
+            moment!("row.recorded_at"),
+            " then row.happened_at end as happened_at"
+        )
+    };
+}
+
+pub(super) use {columns, for_a_newer_relay, moment};
+
+/// The first rows of each tenant that waits and isn't busy, oldest first, and how many wait (up to a limit). At most `$4` tenants,
+/// beginning after `$3`; a tenant whose rows all wait for a newer relay has one line without a row.
 ///
-/// Found by the absence of the done mark: ids are taken before commit, and a cursor over them would skip who commits late. The
+/// Found by the absence of the done mark: ids are taken before commit, and a cursor over them would skip a late commit. The
 /// tenants come from hopping along the index, one step for each, however many rows they have.
-const FETCH: &str = "
-    with recursive waiting as (
-        (select tenant_id from dashboard.outbox where relayed_at is null order by tenant_id limit 1)
+const FETCH: &str = concat!(
+    "with recursive waiting as (
+        (select tenant_id from dashboard.outbox where relayed_at is null and tenant_id > $3 order by tenant_id limit 1)
         union all
         select (select next.tenant_id from dashboard.outbox next
                 where next.relayed_at is null and next.tenant_id > waiting.tenant_id order by next.tenant_id limit 1)
         from waiting where waiting.tenant_id is not null
     ), idle as (
         select tenant_id from waiting
-        where tenant_id is not null and tenant_id not in (select unnest($1::text[])) limit $2
+        where tenant_id is not null and tenant_id <> all($2::text[]) limit $4
     )
-    select idle.tenant_id, backlog.rows as backlog, first.*
+    select idle.tenant_id, backlog.rows as backlog, backlog.alerts, first.*
     from idle
     cross join lateral (
-        select count(*) as rows from (
-            select from dashboard.outbox row
-            where row.tenant_id = idle.tenant_id and row.relayed_at is null limit $3) counted
+        select count(*) as rows, count(*) filter (where type = 'arrears_alert') as alerts from (
+            select row.type from dashboard.outbox row
+            where row.tenant_id = idle.tenant_id and row.relayed_at is null and not ",
+    for_a_newer_relay!(),
+    " limit $5) counted
     ) backlog
-    cross join lateral (
-        select row.id, row.event_id, row.type, row.data::text as data, row.happened_at from dashboard.outbox row
-        where row.tenant_id = idle.tenant_id and row.relayed_at is null order by row.id limit $4
-    ) first
-    order by idle.tenant_id, first.id";
+    left join lateral (
+        select ",
+    columns!(),
+    " from dashboard.outbox row
+        where row.tenant_id = idle.tenant_id and row.relayed_at is null and not ",
+    for_a_newer_relay!(),
+    " order by row.id limit $6
+    ) first on true
+    order by idle.tenant_id, first.id"
+);
+
+/// The rows that were published in the last `$1` seconds, the newest `$2` of them, in the order of [`FETCH`].
+const PUBLISHED: &str = concat!(
+    "select newest.tenant_id, ",
+    columns!(),
+    " from (
+        select id, tenant_id from dashboard.outbox
+        where relayed_at > clock_timestamp() - make_interval(secs => $1) and fate = 'published'
+        order by relayed_at desc limit $2
+    ) newest
+    join dashboard.outbox row on row.id = newest.id
+    order by newest.tenant_id, row.id"
+);
+/// Rows that [`PUBLISHED`] brings at most, so that memory is bounded.
+const MAX_PUBLISHED: i64 = 20_000;
 
 /// What became of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Published,
+    Condensed,
     Refused,
 }
 
 impl Fate {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Published => "published",
+            Self::Condensed => "condensed",
             Self::Refused => "refused",
         }
     }
@@ -86,26 +161,59 @@ pub(super) struct Batch {
     pub rows: Vec<Pending>,
     /// How many wait, these included; no more are counted than asked for.
     pub backlog: usize,
+    /// How many of the backlog are `arrears_alert`.
+    pub alerts: usize,
 }
 
 /// What one fetch brings at most.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Portion {
     pub rows: usize,
     pub count: usize,
+    /// Tenants up to this one had their turn; none when empty.
+    pub after: String,
+}
+
+/// What one turn brings.
+#[derive(Debug, Default)]
+pub(super) struct Fetched {
+    pub batches: Vec<Batch>,
+    /// More tenants may wait after this one; none when empty.
+    pub after: String,
+    /// Rows that were published lately, by tenant, when they were asked for.
+    pub published: Vec<(TenantId, Vec<Pending>)>,
+}
+
+/// Why no session was opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoSession {
+    #[error(
+        "{0} is a pooler that pools by transaction, and the relay's lock and settings belong to a session: give DATABASE_URL a \
+         direct connection to PostgreSQL, or set pool_mode=session (PgBouncer's words) there"
+    )]
+    Pooled(String),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
 }
 
 /// The session that the leader's lock belongs to. It ends when this is dropped.
 pub(super) struct Session(PgConnection);
 
 impl Session {
-    pub(super) async fn open(options: &PgConnectOptions) -> sqlx::Result<Self> {
-        patiently(async {
+    /// Opens a session, and leaves no trace on one that a pooler lends.
+    pub(super) async fn open(options: &PgConnectOptions) -> Result<Self, NoSession> {
+        let opened = patiently(async {
             let mut connection = PgConnection::connect_with(options).await?;
-            sqlx::raw_sql(SETTINGS).execute(&mut connection).await?;
-            Ok(Self(connection))
-        })
-        .await
+            let pooled = is_pooled_by_transaction(&mut connection, options).await?;
+            if !pooled {
+                sqlx::raw_sql(SETTINGS).execute(&mut connection).await?;
+            }
+            Ok((connection, pooled))
+        });
+        match opened.await? {
+            (_, true) => Err(NoSession::Pooled(format!("{}:{}", options.get_host(), options.get_port()))),
+            (connection, false) => Ok(Self(connection)),
+        }
     }
 
     /// Becomes the leader, unless another is: with a term later than all before, and than `seen`.
@@ -116,30 +224,42 @@ impl Session {
             if !locked {
                 return Ok(None);
             }
+            // A term that a crash of the database takes back would be given out twice.
+            let mut transaction = self.0.begin().await?;
+            sqlx::raw_sql("set local synchronous_commit = on").execute(&mut *transaction).await?;
             let begin = "update dashboard.relay set term = greatest(term, $1) + 1, since = now() returning term";
-            let term = sqlx::query_scalar(begin).bind(seen.0).fetch_one(&mut self.0).await?;
+            let term = sqlx::query_scalar(begin).bind(seen.0).fetch_one(&mut *transaction).await?;
+            transaction.commit().await?;
             Ok(Some(Term(term)))
         })
         .await
     }
 
-    /// Marks rows as done, and fetches for tenants that aren't busy.
+    /// Marks rows as done, and fetches for tenants that aren't busy; and what was published within `lately`.
     pub(super) async fn turn(
         &mut self,
         done: &[(i64, Fate)],
         busy: &[String],
         portion: Portion,
-    ) -> sqlx::Result<Vec<Batch>> {
+        lately: Option<Duration>,
+    ) -> sqlx::Result<Fetched> {
         patiently(async {
             self.mark(done).await?;
             let rows = sqlx::query(FETCH)
+                .bind(known_types())
                 .bind(busy)
+                .bind(&portion.after)
                 .bind(MAX_TENANTS)
                 .bind(portion.count as i64)
                 .bind(portion.rows as i64)
                 .fetch_all(&mut self.0)
                 .await?;
-            batches(rows)
+            let mut fetched = fetched(rows)?;
+            if let Some(lately) = lately {
+                let published = sqlx::query(PUBLISHED).bind(lately.as_secs_f64()).bind(MAX_PUBLISHED);
+                fetched.published = by_tenant(published.fetch_all(&mut self.0).await?)?;
+            }
+            Ok(fetched)
         })
         .await
     }
@@ -163,36 +283,90 @@ impl Session {
     }
 }
 
-fn batches(rows: Vec<PgRow>) -> sqlx::Result<Vec<Batch>> {
-    let mut batches: Vec<Batch> = Vec::new();
+/// Whether one transaction of a connection may run in another session than the next one, as a second connection shows: both are
+/// given the same session, or one is given several. Only reads, and by the simple protocol, which every pooler understands.
+async fn is_pooled_by_transaction(connection: &mut PgConnection, options: &PgConnectOptions) -> sqlx::Result<bool> {
+    async fn session(connection: &mut PgConnection) -> sqlx::Result<i32> {
+        sqlx::raw_sql("select pg_backend_pid()").fetch_one(connection).await?.try_get(0)
+    }
+    let mut other = PgConnection::connect_with(options).await?;
+    let (mut ours, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..COMPARISONS {
+        ours.insert(session(connection).await?);
+        others.insert(session(&mut other).await?);
+    }
+    other.close().await?;
+    Ok(ours.len() > 1 || !ours.is_disjoint(&others))
+}
+
+fn fetched(rows: Vec<PgRow>) -> sqlx::Result<Fetched> {
+    let (mut fetched, mut tenants) = (Fetched::default(), 0);
     for row in rows {
-        let pending = Pending { id: row.try_get("id")?, event: event(&row)? };
-        let tenant: &str = row.try_get("tenant_id")?;
-        match batches.last_mut() {
-            Some(batch) if batch.tenant.as_str() == tenant => batch.rows.push(pending),
-            _ => batches.push(Batch {
-                // The table's rule is the type's.
-                tenant: TenantId::try_from(tenant.to_owned()).map_err(|error| sqlx::Error::Decode(error.into()))?,
+        let tenant = tenant(&row)?;
+        if fetched.after != tenant.as_str() {
+            tenants += 1;
+            fetched.after = tenant.as_str().to_owned();
+        }
+        let Some(pending) = pending(&row)? else { continue };
+        match fetched.batches.last_mut() {
+            Some(batch) if batch.tenant == tenant => batch.rows.push(pending),
+            _ => fetched.batches.push(Batch {
+                tenant,
                 rows: vec![pending],
                 backlog: row.try_get::<i64, _>("backlog")?.unsigned_abs() as usize,
+                alerts: row.try_get::<i64, _>("alerts")?.unsigned_abs() as usize,
             }),
         }
     }
-    Ok(batches)
+    if tenants < MAX_TENANTS {
+        fetched.after.clear();
+    }
+    Ok(fetched)
 }
 
-fn event(row: &PgRow) -> sqlx::Result<Option<DashboardEvent>> {
-    let (id, kind, data): (&str, &str, &str) = (row.try_get("event_id")?, row.try_get("type")?, row.try_get("data")?);
-    let timestamp: OffsetDateTime = row.try_get("happened_at")?;
+fn by_tenant(rows: Vec<PgRow>) -> sqlx::Result<Vec<(TenantId, Vec<Pending>)>> {
+    let mut tenants: Vec<(TenantId, Vec<Pending>)> = Vec::new();
+    for row in rows {
+        let (tenant, Some(pending)) = (tenant(&row)?, pending(&row)?) else { continue };
+        match tenants.last_mut() {
+            Some((last, rows)) if *last == tenant => rows.push(pending),
+            _ => tenants.push((tenant, vec![pending])),
+        }
+    }
+    Ok(tenants)
+}
+
+fn tenant(row: &PgRow) -> sqlx::Result<TenantId> {
+    let tenant: &str = row.try_get("tenant_id")?;
+    // The table's rule is the type's.
+    TenantId::try_from(tenant.to_owned()).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// The row of a line that has one.
+fn pending(row: &PgRow) -> sqlx::Result<Option<Pending>> {
+    let Some(id) = row.try_get::<Option<i64>, _>("id")? else { return Ok(None) };
+    let event = event(row)?;
+    let event =
+        event.inspect_err(|error| error!(row = id, %error, "a row of the outbox breaks a rule and is passed over"));
+    Ok(Some(Pending { id, event: event.ok() }))
+}
+
+/// Reads the columns of [`columns`].
+pub(super) fn event(row: &PgRow) -> sqlx::Result<Result<DashboardEvent, InvalidEvent>> {
+    let (id, kind): (&str, &str) = (row.try_get("event_id")?, row.try_get("type")?);
+    let data: Option<&str> = row.try_get("data")?;
+    let timestamp: Option<OffsetDateTime> = row.try_get("happened_at")?;
     let parsed = || {
         let id = id.parse().map_err(|rule| InvalidEvent::new("id", format!("{rule}")))?;
         let kind = kind.parse().map_err(|rule| InvalidEvent::new("type", format!("{rule}")))?;
+        let timestamp =
+            timestamp.ok_or_else(|| InvalidEvent::new("timestamp", "must lie in the years 0002 to 9998"))?;
+        let data = data.ok_or_else(|| InvalidEvent::new("data", "must be at most 65536 bytes of JSON"))?;
         let event = DashboardEvent { id, timestamp, data: EventData::from_json(kind, data)? };
         event.validate()?;
-        Ok::<_, InvalidEvent>(event)
+        Ok(event)
     };
-    let row: i64 = row.try_get("id")?;
-    Ok(parsed().inspect_err(|error| error!(row, %error, "a row of the outbox breaks a rule and is passed over")).ok())
+    Ok(parsed())
 }
 
 /// A frozen database must not freeze the relay: after a while it is given up.

@@ -1,17 +1,33 @@
-//! The leader's work that nobody waits for, on connections of its own: folding floods, pruning, measuring.
+//! The leader's work beside its turns, on connections of its own: condensing floods, pruning, measuring.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use sqlx::{Connection, PgPool, Row, postgres::PgConnectOptions, postgres::PgPoolOptions, types::Json};
-use time::OffsetDateTime;
-use tracing::warn;
+use futures::TryStreamExt;
+use sqlx::{
+    Connection, PgConnection, PgPool, Postgres, Row, Transaction,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    types::Json,
+};
+use tokio::task::coop::consume_budget;
+use tracing::error;
 
-use super::{Term, rows::patiently};
+use super::{
+    Term,
+    rows::{self, Fate, Pending, columns, for_a_newer_relay, known_types, moment, patiently},
+};
 use crate::{
-    event::{DashboardEvent, DashboardEventType},
-    snapshot::{self, SnapshotError},
+    event::{DashboardEvent, DashboardEventType, EventData},
+    payload::{EventsCondensed, MAX_COUNT, MetricsUpdated},
+    snapshot,
     tenant::TenantId,
 };
+
+/// Fewer alerts of a tenant than this are never condensed: each of them names a parent.
+pub(super) const ALERTS_KEPT: i64 = 500;
+/// Tenants that are condensed at once.
+pub(super) const CONDENSED_TOGETHER: usize = 2;
+/// Figures that take longer are gone without.
+const FIGURES_LIMIT: &str = "set local statement_timeout = '1s'";
 
 /// Relayed rows are kept for as long as their publish-once marks, to answer what became of an event.
 const PRUNE: &str = "delete from dashboard.outbox where id in (
@@ -19,33 +35,83 @@ const PRUNE: &str = "delete from dashboard.outbox where id in (
 /// Rows that one statement of [`PRUNE`] deletes at most: more would be felt.
 const PRUNED_AT_ONCE: u64 = 5000;
 
-/// Marks every row of a tenant that waits, and adds up what they are. Folded figures count for what was folded into them.
-const FOLD: &str = "
-    with folded as (
-        update dashboard.outbox set relayed_at = clock_timestamp(), fate = 'condensed'
-        where tenant_id = $1 and relayed_at is null
-        returning type, data -> 'condensed' as condensed, recorded_at
-    ), counted as (
-        select type, count(*) as events from folded where condensed is null group by type
-        union all
-        select each.key, each.value::bigint from folded cross join jsonb_each_text(condensed) each
-        where condensed is not null
-    )
-    select
-        (select jsonb_object_agg(type, events) from (
-            select type, sum(events)::bigint as events from counted group by type) sums) as condensed,
-        (select count(*) from folded where condensed is null) as rows,
-        (select min(recorded_at) from folded) as recorded_at";
+/// Whether so many alerts of a tenant (`$2`) wait that they may be condensed.
+const MANY_ALERTS: &str = "select count(*) >= $2 from (
+    select from dashboard.outbox
+    where tenant_id = $1 and relayed_at is null and type = 'arrears_alert' limit $2) alerts";
+
+/// A tenant's rows that wait, oldest first: alerts only if `$3`, and `$4` at most.
+const WAITING: &str = concat!(
+    "select ",
+    columns!(),
+    " from dashboard.outbox row
+    where row.tenant_id = $2 and row.relayed_at is null and ($3 or row.type <> 'arrears_alert') and not ",
+    for_a_newer_relay!(),
+    " order by row.id limit $4"
+);
+/// Rows that one transaction condenses at most: it holds their locks, and the next leader's term, for less than a second.
+const CONDENSED_AT_ONCE: i64 = 10_000;
+
+/// The row that takes the place of condensed ones, as old as the oldest of them.
+const INSERT: &str = "insert into dashboard.outbox (event_id, tenant_id, type, data, happened_at, recorded_at)
+    select $1, $2, $3, $4, $5, min(recorded_at) from dashboard.outbox where id = any($6) returning id";
+
+/// How many rows wait, the age of the oldest in seconds, how many of them wait for a newer relay, and a type of these.
+const MEASURE: &str = concat!(
+    "select count(*),
+        greatest(coalesce(extract(epoch from clock_timestamp() - min(recorded_at) filter (where ",
+    moment!("row.recorded_at"),
+    ")), 0), 0)::float8,
+        count(*) filter (where ",
+    for_a_newer_relay!(),
+    "), coalesce(min(row.type) filter (where row.type <> all($1) and ",
+    for_a_newer_relay!(),
+    "), 'metrics_updated')
+    from dashboard.outbox row where row.relayed_at is null"
+);
+
+/// Whether a tenant's figures are worth a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Figures {
+    Ask,
+    /// There were none a moment ago.
+    Null,
+}
 
 /// What came of an attempt to condense.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Condensed {
-    /// So many rows were folded.
-    Rows(i64),
-    /// There are no figures to fold them into.
-    NoFigures,
+    /// So many rows were condensed into one.
+    Rows {
+        rows: usize,
+        into: Pending,
+        /// Why its figures are null, if they are.
+        without_figures: Option<String>,
+    },
+    /// No row can be condensed; so many that waited were refused.
+    Nothing { refused: usize },
     /// Another leader has begun its term.
     Succeeded,
+}
+
+/// What the relay shows of its backlog.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    pub rows: i64,
+    pub lag_seconds: f64,
+    /// Rows that wait for a newer relay, and the type of one of them.
+    pub for_a_newer_relay: i64,
+    pub newer_type: String,
+}
+
+/// The rows of one transaction, added up.
+#[derive(Debug, Default)]
+struct Sum {
+    ids: Vec<i64>,
+    refused: Vec<i64>,
+    events: BTreeMap<DashboardEventType, u64>,
+    /// Rows that were not themselves condensed from others.
+    rows: usize,
 }
 
 /// The leader's other connections.
@@ -54,8 +120,9 @@ pub(super) struct Upkeep(PgPool);
 
 impl Upkeep {
     pub(super) fn new(options: &PgConnectOptions) -> Self {
-        // One condenses while another prunes.
-        let pool = PgPoolOptions::new().max_connections(3).acquire_timeout(Duration::from_secs(3));
+        // One more prunes, and one measures.
+        let pool =
+            PgPoolOptions::new().max_connections(CONDENSED_TOGETHER as u32 + 2).acquire_timeout(Duration::from_secs(3));
         Self(pool.connect_lazy_with(options.clone()))
     }
 
@@ -63,9 +130,9 @@ impl Upkeep {
         self.0.close().await;
     }
 
-    /// Folds all rows of a tenant that wait into one `metrics_updated`, which takes their place in the outbox: if that is cut short
-    /// by a crash, either all of it has happened or nothing.
-    pub(super) async fn condense(&self, tenant: &TenantId, term: Term) -> sqlx::Result<Condensed> {
+    /// Condenses the rows of a tenant that wait, or the oldest of very many, into one `metrics_updated`, which takes their place in
+    /// the outbox: a crash leaves either all of it done or nothing. A row that breaks a rule is refused by itself.
+    pub(super) async fn condense(&self, tenant: &TenantId, term: Term, figures: Figures) -> sqlx::Result<Condensed> {
         patiently(async {
             let mut connection = self.0.acquire().await?;
             let mut transaction = connection.begin().await?;
@@ -74,34 +141,32 @@ impl Upkeep {
             if lead.bind(term.0).fetch_optional(&mut *transaction).await?.is_none() {
                 return Ok(Condensed::Succeeded);
             }
-            // Before any row is touched: without figures there is nothing to fold into.
-            if figures(snapshot::read_metrics(&mut transaction, tenant).await)?.is_none() {
-                return Ok(Condensed::NoFigures);
+            let sum = add_up(&mut transaction, tenant).await?;
+            for (fate, ids) in [(Fate::Condensed, &sum.ids), (Fate::Refused, &sum.refused)] {
+                let mark = "update dashboard.outbox set relayed_at = clock_timestamp(), fate = $2 where id = any($1)";
+                sqlx::query(mark).bind(ids).bind(fate.as_str()).execute(&mut *transaction).await?;
             }
-            let row = sqlx::query(FOLD).bind(tenant.as_str()).fetch_one(&mut *transaction).await?;
-            let rows: i64 = row.try_get("rows")?;
-            let condensed: Option<Json<_>> = row.try_get("condensed")?;
-            // Read again, since rows may have become visible in between whose money must be in the figures.
-            let Some(mut metrics) = figures(snapshot::read_metrics(&mut transaction, tenant).await)? else {
-                return Ok(Condensed::NoFigures);
+            if sum.ids.is_empty() {
+                transaction.commit().await?;
+                return Ok(Condensed::Nothing { refused: sum.refused.len() });
+            }
+            // Read after the rows: the money of each of them is in the figures.
+            let figures = match figures {
+                Figures::Ask => read_figures(&mut transaction, tenant).await?,
+                Figures::Null => Err("there were none a moment ago".to_owned()),
             };
-            let Some(condensed) = condensed else { return Ok(Condensed::Rows(0)) };
-            metrics.condensed = Some(condensed.0);
-            let event = DashboardEvent::new(metrics);
-            let recorded_at: OffsetDateTime = row.try_get("recorded_at")?;
-            let insert = "insert into dashboard.outbox (event_id, tenant_id, type, data, happened_at, recorded_at)
-                values ($1, $2, $3, $4, $5, $6)";
-            sqlx::query(insert)
+            let (event, without_figures) = event(sum.events, figures);
+            let id = sqlx::query_scalar(INSERT)
                 .bind(event.id.as_str())
                 .bind(tenant.as_str())
-                .bind(DashboardEventType::MetricsUpdated.as_str())
+                .bind(event.event_type().as_str())
                 .bind(Json(&event.data))
                 .bind(event.timestamp)
-                .bind(recorded_at)
-                .execute(&mut *transaction)
+                .bind(&sum.ids)
+                .fetch_one(&mut *transaction)
                 .await?;
             transaction.commit().await?;
-            Ok(Condensed::Rows(rows))
+            Ok(Condensed::Rows { rows: sum.rows, into: Pending { id, event: Some(event) }, without_figures })
         })
         .await
     }
@@ -116,23 +181,96 @@ impl Upkeep {
         }
     }
 
-    /// How many rows wait, and the age of the oldest in seconds.
-    pub(super) async fn measure(&self) -> sqlx::Result<(i64, f64)> {
-        let query = "select count(*), coalesce(extract(epoch from clock_timestamp() - min(recorded_at)), 0)::float8
-            from dashboard.outbox where relayed_at is null";
-        patiently(async { sqlx::query_as(query).fetch_one(&self.0).await }).await
+    /// Counts the rows that wait.
+    pub(super) async fn measure(&self) -> sqlx::Result<Backlog> {
+        let row = patiently(async { sqlx::query(MEASURE).bind(known_types()).fetch_one(&self.0).await }).await?;
+        Ok(Backlog {
+            rows: row.try_get(0)?,
+            lag_seconds: row.try_get(1)?,
+            for_a_newer_relay: row.try_get(2)?,
+            newer_type: row.try_get(3)?,
+        })
     }
 }
 
-/// Without figures that can be used nothing is condensed: rows wait their turn instead, and none is lost.
-fn figures<T>(read: Result<Option<T>, SnapshotError>) -> sqlx::Result<Option<T>> {
-    match read {
-        Ok(figures) => Ok(figures),
-        Err(error) if error.is_missing_views() => Ok(None),
-        Err(SnapshotError::Database(error)) => Err(error),
-        Err(error) => {
-            warn!(%error, "figures can't be used, a backlog is not condensed");
-            Ok(None)
+/// Reads the rows that can be condensed, and adds up their events. Condensed figures count for what was condensed into them.
+async fn add_up(transaction: &mut PgConnection, tenant: &TenantId) -> sqlx::Result<Sum> {
+    let alerts: bool =
+        sqlx::query_scalar(MANY_ALERTS).bind(tenant.as_str()).bind(ALERTS_KEPT).fetch_one(&mut *transaction).await?;
+    let mut rows = sqlx::query(WAITING)
+        .bind(known_types())
+        .bind(tenant.as_str())
+        .bind(alerts)
+        .bind(CONDENSED_AT_ONCE)
+        .fetch(transaction);
+    let mut sum = Sum::default();
+    // Row by row: ten thousand large ones together would not be small.
+    while let Some(row) = rows.try_next().await? {
+        // Parsing is work for the processor, which others wait for as well.
+        consume_budget().await;
+        let id = row.try_get("id")?;
+        match rows::event(&row)? {
+            Ok(event) => sum.add(id, &event),
+            Err(error) => {
+                if sum.refused.is_empty() {
+                    error!(row = id, %tenant, %error, "a row of the outbox breaks a rule and is passed over, and perhaps more");
+                }
+                sum.refused.push(id);
+            }
         }
+    }
+    Ok(sum)
+}
+
+impl Sum {
+    fn add(&mut self, id: i64, event: &DashboardEvent) {
+        self.ids.push(id);
+        let mut add = |kind, events: u64| {
+            let sum = self.events.entry(kind).or_default();
+            *sum = sum.saturating_add(events).min(MAX_COUNT);
+        };
+        let condensed = match &event.data {
+            EventData::MetricsUpdated(MetricsUpdated { condensed, .. }) => condensed.as_ref(),
+            EventData::EventsCondensed(EventsCondensed { condensed, .. }) => Some(condensed),
+            _ => None,
+        };
+        match condensed {
+            Some(condensed) => condensed.iter().for_each(|(kind, events)| add(*kind, *events)),
+            None => {
+                add(event.event_type(), 1);
+                self.rows += 1;
+            }
+        }
+    }
+}
+
+/// The tenant's figures, or why there are none: the view doesn't know the tenant, is missing, fails, or takes its time. That is this
+/// tenant's trouble alone, and its rows are condensed all the same.
+async fn read_figures(
+    transaction: &mut Transaction<'_, Postgres>,
+    tenant: &TenantId,
+) -> sqlx::Result<Result<MetricsUpdated, String>> {
+    // A savepoint: what fails in it doesn't fail the rest, and its setting ends with it.
+    let mut attempt = transaction.begin().await?;
+    sqlx::raw_sql(FIGURES_LIMIT).execute(&mut *attempt).await?;
+    let read = snapshot::read_metrics(&mut attempt, tenant).await;
+    attempt.rollback().await?;
+    let unknown = || "dashboard.metrics has no row of the tenant".to_owned();
+    Ok(read.map_err(|error| error.to_string()).and_then(|figures| figures.ok_or_else(unknown)))
+}
+
+/// The event that stands for these, and why it has no figures.
+fn event(
+    events: BTreeMap<DashboardEventType, u64>,
+    figures: Result<MetricsUpdated, String>,
+) -> (DashboardEvent, Option<String>) {
+    let with_figures = figures.and_then(|figures| {
+        let event = DashboardEvent::new(MetricsUpdated { condensed: Some(events.clone()), ..figures });
+        // Figures of a great many statuses can be larger than an event.
+        event.validate().map(|()| event).map_err(|error| error.to_string())
+    });
+    match with_figures {
+        Ok(event) => (event, None),
+        Err(reason) => (DashboardEvent::new(EventsCondensed::new(events)), Some(reason)),
     }
 }

@@ -15,6 +15,7 @@ pub mod http;
 pub mod ledger;
 pub mod metrics;
 pub mod oracle;
+pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod prometheus;

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::process::Pid;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::OnceCell;
 
@@ -39,7 +40,7 @@ static USER: LazyLock<Option<(u32, u32)>> = LazyLock::new(|| {
     Some((ids.next().unwrap(), ids.next().unwrap()))
 });
 
-fn as_its_user(command: &mut Command) -> &mut Command {
+pub(super) fn as_its_user(command: &mut Command) -> &mut Command {
     if let Some((user, group)) = *USER {
         command.uid(user).gid(group);
     }
@@ -52,7 +53,7 @@ fn program(name: &str) -> Command {
     command
 }
 
-fn directory(name: &str) -> PathBuf {
+pub(super) fn directory(name: &str) -> PathBuf {
     let directory = scratch_outside(name);
     if let Some((user, group)) = *USER {
         std::os::unix::fs::chown(&directory, Some(user), Some(group)).unwrap();
@@ -175,6 +176,25 @@ impl PostgresServer {
     /// SIGKILL to the postmaster; its children notice and go.
     pub fn kill9(&mut self) {
         self.process.kill9();
+    }
+
+    /// Nothing writes the log in the background any more: a crash loses every commit that did not wait for it.
+    pub fn freeze_wal_writer(&self) {
+        let title =
+            |child: &Pid| std::fs::read(format!("/proc/{}/cmdline", child.as_raw_nonzero())).unwrap_or_default();
+        let is_writer = |child: &Pid| String::from_utf8_lossy(&title(child)).contains("walwriter");
+        let writer = self.process.children().into_iter().find(is_writer).expect("a WAL writer");
+        rustix::process::kill_process(writer, Signal::STOP).unwrap();
+    }
+
+    /// SIGKILL to every process of the server, frozen ones too.
+    pub fn kill9_all(&mut self) {
+        let children = self.process.children();
+        self.process.kill9();
+        for child in children {
+            // One that has ended by itself is as good as killed.
+            let _ = rustix::process::kill_process(child, Signal::KILL);
+        }
     }
 
     /// Every process of the server stops in its tracks.

@@ -1,0 +1,110 @@
+//! A pooler between the gateway and PostgreSQL (F61).
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, Row};
+
+use super::harness::books::{emit, emit_all};
+use super::harness::pooler::Pooler;
+use super::harness::{Database, Gateway, PostgresServer, Setup, eventually, tenant, within};
+
+/// What the gateway could leave behind on a session that others use after it.
+const SETTINGS: [&str; 6] = [
+    "synchronous_commit",
+    "statement_timeout",
+    "idle_session_timeout",
+    "idle_in_transaction_session_timeout",
+    "tcp_keepalives_idle",
+    "lock_timeout",
+];
+
+/// The settings of as many pooled sessions as there are, each held by a transaction of billing's.
+async fn pooled_settings(pooler: &Pooler, database: &Database, sessions: usize) -> Vec<Vec<String>> {
+    let mut clients = Vec::new();
+    for _ in 0..sessions {
+        let mut client = PgConnection::connect(&pooler.url(database)).await.unwrap();
+        sqlx::raw_sql("begin").execute(&mut client).await.unwrap();
+        clients.push(client);
+    }
+    let mut seen = Vec::new();
+    for client in &mut clients {
+        let mut settings: Vec<String> = Vec::new();
+        for name in SETTINGS {
+            let query = sqlx::AssertSqlSafe(format!("select current_setting('{name}')"));
+            settings.push(sqlx::raw_sql(query).fetch_one(&mut *client).await.unwrap().get(0));
+        }
+        sqlx::raw_sql("commit").execute(&mut *client).await.unwrap();
+        seen.push(settings);
+    }
+    seen
+}
+
+#[tokio::test]
+async fn f61_behind_a_pooler_by_transaction_nobody_leads_and_no_setting_stays() {
+    let database = PostgresServer::shared().await.database().await;
+    let pooler = Pooler::start(&database, "transaction").await;
+    let before = pooled_settings(&pooler, &database, 1).await.remove(0);
+    let url = pooler.url(&database);
+    let mut stack = Setup::new().gateways(2).env("DATABASE_URL", &url).start().await;
+    for gateway in &stack.gateways {
+        eventually("the pooler is named in one line", Duration::from_secs(20), async || {
+            let lines = gateway.log().lines();
+            let named = lines.iter().filter(|line| line.contains(&pooler.address()) && line.contains("pooler"));
+            (named.count() == 1).then_some(())
+        })
+        .await;
+    }
+    // Long enough for many more attempts, and for billing to get every session that the relay has had.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for settings in pooled_settings(&pooler, &database, 12).await {
+        assert_eq!(settings, before);
+    }
+    for gateway in &stack.gateways {
+        assert_eq!(gateway.metric("relay_leader", &[]).await, 0.0);
+    }
+
+    // A gateway with a direct connection leads, and relays what was emitted through the pooler.
+    let acorn = tenant();
+    let mut dashboard = stack.dashboard(&acorn).await;
+    let ids = emit_all(&database, &acorn, 0..5).await;
+    let mut environment = Setup::new().database(&database).environment().to_vec();
+    environment.push(("REDIS_URL".to_owned(), stack.redis().url()));
+    environment.push(("REDIS_PREFIX".to_owned(), stack.prefix.clone()));
+    stack.gateways.push(Gateway::start(&environment).await);
+    for id in &ids {
+        assert_eq!(dashboard.until_event().await.id.as_ref(), Some(id));
+    }
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f61_behind_a_pooler_by_session_the_relay_works() {
+    let database = PostgresServer::shared().await.database().await;
+    let pooler = Pooler::start(&database, "session").await;
+    let stack = Setup::new().env("DATABASE_URL", &pooler.url(&database)).start().await;
+    let acorn = tenant();
+    let mut dashboard = stack.dashboard(&acorn).await;
+    for number in 0..3 {
+        let id = emit(&mut database.client().await, &acorn, number).await;
+        let shown = within("the event", Duration::from_secs(10), dashboard.until_event()).await;
+        assert_eq!(shown.id, Some(id));
+    }
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+/// A crash of the database must not take a term back: Redis would refuse the leader that gets it a second time.
+#[tokio::test]
+async fn f61_a_term_is_written_before_it_is_used() {
+    let mut server = PostgresServer::start().await;
+    let database = server.database().await;
+    database.run("checkpoint").await;
+    server.freeze_wal_writer();
+    let stack = Setup::new().database(&database).start().await;
+    stack.gateway().metric_becomes("relay_leader", &[], 1.0).await;
+    server.kill9_all();
+    drop(stack);
+    server.restart().await;
+    assert!(database.value::<i64>("select term from dashboard.relay").await >= 1, "the term of the first leader");
+}
