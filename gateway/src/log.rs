@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{Config, ConfigError, LogFormat};
 
@@ -70,8 +70,9 @@ pub fn error(line: &str) {
 
 /// Waits until everything is written, for half a second at most. The caller is about to end the process.
 pub fn flush() {
+    let end = Instant::now() + EXIT_LIMIT;
     for queue in [&*OUTPUT, &*ERRORS] {
-        queue.flush(EXIT_LIMIT);
+        queue.flush(end.saturating_duration_since(Instant::now()));
     }
 }
 
