@@ -18,6 +18,9 @@ const SLACK: usize = 6;
 /// What was used until the fault ended is closed within this.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// `gateway_tasks` is a count that is made this often, and a moment.
+const TASKS_ARE_COUNTED: Duration = Duration::from_millis(5500);
+
 #[derive(Debug)]
 pub struct Holdings {
     servers: Vec<SocketAddr>,
@@ -36,6 +39,8 @@ impl Holdings {
             gateway.metric_becomes("gateway_redis_up", &[], 1.0).await;
         }
         stack.publisher().await;
+        // The first count was made while the gateway started.
+        tokio::time::sleep(TASKS_ARE_COUNTED).await;
         Self::of(&stack.gateways.iter().collect::<Vec<_>>(), servers).await
     }
 
