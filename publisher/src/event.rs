@@ -167,7 +167,7 @@ impl EventData {
         })
     }
 
-    fn validate(&self) -> Result<(), InvalidEvent> {
+    pub(crate) fn validate(&self) -> Result<(), InvalidEvent> {
         match self {
             Self::PaymentReceived(data) => data.validate(),
             Self::InvoiceStatusChanged(data) => data.validate(),

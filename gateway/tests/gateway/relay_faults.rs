@@ -114,7 +114,7 @@ async fn killed_at(step: usize, side: Side, direction: Direction) -> bool {
     let mut dashboard = stack.dashboard(&acorn).await;
     left.store(step, Ordering::SeqCst);
     let ids = emit_all(&database, &acorn, 1..4).await;
-    let killed = tokio::time::timeout(Duration::from_secs(2), reached.notified()).await.is_ok();
+    let killed = tokio::time::timeout(Duration::from_secs(5), reached.notified()).await.is_ok();
     leader.kill9();
     receives(&mut dashboard, &ids).await;
     let marker = emit(&mut database.client().await, &acorn, 4).await;
