@@ -147,9 +147,9 @@ async fn f63_a_large_flood_is_condensed_in_portions_that_commit() {
     let ((), longest, events) = futures::join!(database.run(&flood), watching, shown);
     let counts: Vec<i64> = events.iter().map(|event| stands_for(event, "invoice_status_changed")).collect();
     println!("portions {counts:?}, the longest transaction {longest} s");
-    assert!(counts.iter().all(|count| *count <= 10_000), "{counts:?}");
+    assert!(counts.iter().all(|count| *count <= 5_000), "{counts:?}");
     // A debug build on a busy machine; the next leader's term waits for it.
-    assert!(longest < 5.0, "a transaction of the relay was open for {longest} s");
+    assert!(longest < 8.0, "a transaction of the relay was open for {longest} s");
     flooded.close().await;
     other.close().await;
     stack.finish().await;

@@ -50,7 +50,7 @@ const WAITING: &str = concat!(
     " order by row.id limit $4"
 );
 /// Rows that one transaction condenses at most: it holds their locks, and the next leader's term, for less than a second.
-const CONDENSED_AT_ONCE: i64 = 10_000;
+const CONDENSED_AT_ONCE: i64 = 5_000;
 
 /// The row that takes the place of condensed ones, as old as the oldest of them.
 const INSERT: &str = "insert into dashboard.outbox (event_id, tenant_id, type, data, happened_at, recorded_at)
