@@ -93,6 +93,20 @@ test("an alert stays until it is dismissed, by keyboard", async () => {
   await expect.poll(() => window.page.locator("[aria-live=polite]").last().innerText()).toContain("Pieter van der Merwe is 12 days overdue");
 });
 
+test("f50 what was condensed is said, to listeners as well, and the page asks for the payments", async () => {
+  const window = await openLive(one.port);
+  const asked = window.page.waitForRequest(/\/dashboard\/snapshot/, { timeout: 30_000 });
+  const none = { totalOutstanding: null, totalArrears: null, accountsInArrears: null, paymentsToday: null, amountReceivedToday: null, invoicesByStatus: null };
+  const condensed = { payment_received: 37, arrears_alert: 1 };
+  await one.publish(ACORN, "metrics_updated", { ...none, asOf: new Date().toISOString(), condensed });
+  const said = "37 payments and 1 alert were summarised.";
+  await window.page.locator(".payments .note").getByText(said).waitFor();
+  await expect.poll(() => window.page.locator(".for-listeners").innerText()).toContain(said);
+  expect((await (await asked).response())?.status()).toBe(200);
+  await expect.poll(() => window.page.locator(".tile .value").allInnerTexts()).not.toContain("–");
+  await window.isSound();
+});
+
 test("a killed gateway: the page says so, comes back on the other, nothing missing and nothing twice", async () => {
   // Both windows on the first, which is killed.
   balancer.targets = [one.port];
