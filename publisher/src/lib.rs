@@ -79,6 +79,7 @@ mod redis;
 pub mod script;
 pub mod snapshot;
 mod strict;
+mod task;
 mod tenant;
 mod timestamp;
 pub mod topology;

@@ -33,6 +33,7 @@ use crate::{
     complaints::Complaints,
     error::ConnectError,
     script::Script,
+    task::keep_running,
     topology::{Layout, RedisUrl, Server, Servers, cause, is_elsewhere},
 };
 
@@ -108,8 +109,10 @@ impl Redis {
         let nothing = HashMap::new();
         let reach = watch::Sender::new(Arc::new(Reach::new(servers.layout(), &nothing, servers.url(), width)));
         let (moves, moved) = watch::channel(None);
-        let following = tokio::spawn(follow(servers.clone(), reach.clone(), width, moves));
-        Ok(Self { reach, servers, moved, next: AtomicUsize::new(0), _following: AbortOnDropHandle::new(following) })
+        let (followed, reached) = (servers.clone(), reach.clone());
+        let following =
+            keep_running("Redis connections", move || follow(followed.clone(), reached.clone(), width, moves.clone()));
+        Ok(Self { reach, servers, moved, next: AtomicUsize::new(0), _following: following })
     }
 
     /// Returns when every connection is up, or after `limit`.
@@ -191,7 +194,8 @@ impl Node {
         let dialling = Arc::new(Mutex::new(Backoff::up_to(RECONNECT_DELAY)));
         for number in 0..width.connections {
             let connection = Arc::new(Connection::new(number, server.clone(), client(&config, width.queue)));
-            tasks.push(AbortOnDropHandle::new(tokio::spawn(connection.clone().keep_alive(dialling.clone()))));
+            let (kept, dialling) = (connection.clone(), dialling.clone());
+            tasks.push(keep_running("Redis connection", move || kept.clone().keep_alive(dialling.clone())));
             connections.push(connection);
         }
         Self { connections, _tasks: tasks }

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{connection::Connection, scout::Scout, url::Place};
+use crate::task::keep_running;
 
 pub(crate) use self::connection::cause;
 pub use self::{layout::Layout, url::RedisUrl};
@@ -81,9 +82,10 @@ impl Servers {
             return Self { url, layout, doubts, _scout: None };
         }
         let (found, layout) = watch::channel(Arc::new(Layout::nothing()));
-        let scout = Scout::new(url.clone(), found, doubts.subscribe()).run();
-        let scout = Some(Arc::new(AbortOnDropHandle::new(tokio::spawn(scout))));
-        Self { url, layout, doubts, _scout: scout }
+        let (of, doubted) = (url.clone(), doubts.subscribe());
+        let scout =
+            keep_running("Redis topology", move || Scout::new(of.clone(), found.clone(), doubted.clone()).run());
+        Self { url, layout, doubts, _scout: Some(Arc::new(scout)) }
     }
 
     /// The address that all this follows from.

@@ -64,11 +64,13 @@ async fn main() -> anyhow::Result<()> {
     }
     seed::load(&pool, options.seed_load).await?;
 
-    let sweep = tokio::spawn(arrears::keep_sweeping(pool.clone(), Duration::from_secs(options.sweep_seconds.max(1))));
+    let sweep = arrears::keep_sweeping(pool.clone(), Duration::from_secs(options.sweep_seconds.max(1)));
     let listener = TcpListener::bind(options.listen).await.context("LISTEN")?;
     info!(address = %listener.local_addr()?, "listening");
-    axum::serve(listener, routes(pool.clone())).with_graceful_shutdown(stop()).await?;
-    sweep.abort();
+    tokio::select! {
+        served = axum::serve(listener, routes(pool.clone())).with_graceful_shutdown(stop()).into_future() => served?,
+        () = sweep => {}
+    }
     pool.close().await;
     Ok(())
 }

@@ -21,7 +21,7 @@ use tokio::{
     sync::{Notify, Semaphore},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
@@ -30,7 +30,9 @@ use super::{
     rows::{Batch, Fate, Fetched, Pending, Portion, Session},
     upkeep::{ALERTS_KEPT, CONDENSED_TOGETHER, Condensed, Figures, Upkeep},
 };
-use crate::{complaints::Complaints, error::PublishError, metrics::RelayMetrics, publisher::Outcome, tenant::TenantId};
+use crate::{
+    complaints::Complaints, error::PublishError, metrics::RelayMetrics, publisher::Outcome, task, tenant::TenantId,
+};
 
 /// How often rows are looked for that no notification told of. Also what keeps the session, and the lock, alive.
 const POLL: Duration = Duration::from_millis(250);
@@ -188,7 +190,8 @@ impl<'a, S: Sink> Leader<'a, S> {
     /// Leads on this session until it is lost, another has succeeded, or `stop`.
     pub(super) async fn lead(mut self, session: Session, stop: &CancellationToken) -> Resigned {
         let wake = Arc::new(Notify::new());
-        let _listening = AbortOnDropHandle::new(tokio::spawn(listen(self.options.clone(), wake.clone())));
+        let (options, woken) = (self.options.clone(), wake.clone());
+        let _listening = task::keep_running("outbox listener", move || listen(options.clone(), woken.clone()));
         let upkeep = self.upkeep.clone();
         let metrics = self.metrics;
         let keeping = async { tokio::join!(prune(&upkeep), measure(&upkeep, metrics)) };
@@ -296,11 +299,11 @@ impl<'a, S: Sink> Leader<'a, S> {
             let figures = if is_before(&mut self.without_figures, &tenant) { Figures::Null } else { Figures::Ask };
             // A task of its own: reading thousands of rows must not hold up the tenants that publish.
             let of = tenant.clone();
-            let condensing = AbortOnDropHandle::new(tokio::spawn(async move {
+            let condensing = task::run(async move {
                 // Fails only when the semaphore is closed, which it never is.
                 let _permit = condensing.acquire().await;
                 upkeep.condense(&of, term, figures).await
-            }));
+            });
             self.condensings.push(Box::pin(async move {
                 let condensed = condensing.await.unwrap_or_else(|panic| Err(sqlx::Error::Decode(panic.into())));
                 (tenant, condensed)

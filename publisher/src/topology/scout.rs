@@ -15,7 +15,7 @@ use super::{
     source::{self, Rank, Report, View},
     url::{Place, RedisUrl},
 };
-use crate::complaints::Complaints;
+use crate::{complaints::Complaints, task::keep_running};
 
 /// At the start the first answers wait this long for better ones, unless most sources have answered.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -85,12 +85,15 @@ impl Scout {
         }
         self.sources.retain(|server, _| servers.contains(server));
         for server in servers {
-            let watch = || {
-                let watch =
-                    source::watch(self.url.clone(), server.clone(), self.reports.0.clone(), self.doubts.clone());
-                Source { view: None, state: State::Asked, _watch: AbortOnDropHandle::new(tokio::spawn(watch)) }
+            let source = || {
+                let (url, of) = (self.url.clone(), server.clone());
+                let (reports, doubts) = (self.reports.0.clone(), self.doubts.clone());
+                let watch = keep_running("Redis topology source", move || {
+                    source::watch(url.clone(), of.clone(), reports.clone(), doubts.clone())
+                });
+                Source { view: None, state: State::Asked, _watch: watch }
             };
-            self.sources.entry(server.clone()).or_insert_with(watch);
+            self.sources.entry(server.clone()).or_insert_with(source);
         }
     }
 

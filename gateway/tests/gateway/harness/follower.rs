@@ -247,10 +247,15 @@ pub async fn caught_up(followers: &[Follower], receipts: &[Receipt]) {
         };
         let what = format!("{} has event {} of {:?}", follower.tenant, last.id, last.seq);
         eventually(&what, PATIENCE * 2, async || {
-            let fresh_since = |(at, entry): &(_, Entry)| {
-                *at >= last.at && matches!(entry, Entry::Resync(_) | Entry::Joined { recovered: false, .. })
+            // As the oracle judges it: a fresh start may count the event before its publisher has heard that it was published.
+            let replaced = || {
+                let ledger = follower.ledger.lock().unwrap();
+                let fresh = ledger.entries.iter().rev().find_map(|(at, entry)| match entry {
+                    Entry::Resync(head) | Entry::Joined { at: head, recovered: false, .. } => Some((*at, head.seq)),
+                    _ => None,
+                });
+                fresh.is_some_and(|(at, seq)| at >= last.at || last.seq.is_some_and(|published| published <= seq))
             };
-            let replaced = || follower.ledger.lock().unwrap().entries.iter().rev().any(fresh_since);
             (follower.has(&last.id) || replaced()).then_some(())
         })
         .await;
