@@ -181,7 +181,7 @@ async fn f23_a_rolling_restart_loses_nothing_and_spreads_the_returns() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f24_gateways_that_were_all_gone_are_not_stormed_when_they_return() {
-    const GONE: u32 = 30;
+    const GONE: u32 = 60;
     let (mut stack, balancer) = cluster(Setup::new()).await;
     let rooms = tenants(ROOMS);
     let followers = crowd(&balancer, &rooms).await;

@@ -6,11 +6,13 @@ use publisher::TenantId;
 
 use super::dashboard::Dashboard;
 use super::events::payment;
-use super::follower::{Follower, caught_up};
+use super::follower::{Follower, caught_up, judge};
+use super::holdings::Holdings;
 use super::ledger::{Cursor, Entry, Ledger};
 use super::oracle::Receipt;
 use super::stack::Stack;
 use super::token::Token;
+use super::traffic::Traffic;
 
 /// Publishes to every follower's tenant until all of it arrives; says how long ago it broke (`--nocapture`).
 pub async fn until_delivery_is_back(
@@ -32,6 +34,18 @@ pub async fn until_all_arrives(stack: &mut Stack, followers: &[Follower], receip
     }
     caught_up(followers, &fresh).await;
     receipts.extend(fresh);
+}
+
+/// The end of a schedule of faults of Redis alone: every event arrived or its client was told, and no more is held than before.
+pub async fn ends_well(mut stack: Stack, followers: Vec<Follower>, traffic: Traffic, before: Holdings) {
+    let mut receipts = traffic.stop().await;
+    until_delivery_is_back(&mut stack, &followers, &mut receipts, Instant::now()).await;
+    let published = receipts.len();
+    let ledgers = judge(followers, receipts).await;
+    assert_sockets_stayed_open(&ledgers);
+    println!("{published} events published, {} times told", ledgers.iter().map(Ledger::resyncs).sum::<usize>());
+    before.are_back(&stack).await;
+    stack.finish().await;
 }
 
 /// Sockets that had to come back, although only Redis was in trouble.
