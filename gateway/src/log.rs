@@ -12,6 +12,9 @@ use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::config::{Config, ConfigError, LogFormat};
 
 /// Bytes that wait for an output, and as many again that are being written.
@@ -56,6 +59,15 @@ pub fn report_panics() {
             _ => error(&format!("thread '{name}' {panic}")),
         }
     }));
+}
+
+/// Makes a file at its size limit refuse the rest of the log. Without a handler the signal ends the process (`setrlimit(2)`,
+/// `RLIMIT_FSIZE`); the handler stays as long as the process lives.
+///
+/// # Errors
+/// When the operating system takes no handler.
+pub fn outlive_size_limit() -> io::Result<()> {
+    signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }
 
 /// Writes a line to standard output, between the lines of the log.

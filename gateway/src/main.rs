@@ -33,6 +33,7 @@ fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
+    log::outlive_size_limit()?;
     let (command, config) = Config::from_env_and_args()?;
     match command {
         Command::Serve => serve::run(config).await,

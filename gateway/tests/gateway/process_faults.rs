@@ -91,6 +91,14 @@ async fn f60_a_log_on_a_full_disk_stops_nothing() {
 }
 
 #[tokio::test]
+async fn f60_a_log_file_at_its_size_limit_stops_nothing() {
+    let file = || File::create(scratch("logs").join(format!("{}.log", tenant()))).unwrap();
+    let stack = stack(Setup::new(), file().into(), file().into()).await;
+    stack.gateway().limit_file_size(0);
+    assert_serves(stack).await;
+}
+
+#[tokio::test]
 async fn f60_a_log_whose_reader_stalls_stops_nothing() {
     let (reader, stdout, stderr) = pipe();
     rustix::pipe::fcntl_setpipe_size(&reader, 4096).unwrap();

@@ -172,6 +172,12 @@ impl Gateway {
         prlimit(Pid::from_raw(self.id() as i32), Resource::Nofile, Rlimit { current, maximum }).unwrap();
     }
 
+    /// How large a file it may write from now on, in bytes; the kernel sends SIGXFSZ for the next one.
+    pub fn limit_file_size(&self, limit: u64) {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Fsize);
+        prlimit(Pid::from_raw(self.id() as i32), Resource::Fsize, Rlimit { current: Some(limit), maximum }).unwrap();
+    }
+
     /// Processor time used since it started.
     pub fn processor_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
