@@ -58,7 +58,8 @@ export const openSockets = () => TestSocket.all.filter((socket) => socket.readyS
 /** Puts the test's sockets, clock and chance in place of the browser's. */
 export function takeOver() {
   TestSocket.all = [];
-  vi.useFakeTimers();
+  // A minute after the times that messages have.
+  vi.useFakeTimers({ now: Date.parse("2026-11-24T12:01:00Z") });
   vi.stubGlobal("WebSocket", TestSocket);
   vi.spyOn(Math, "random").mockReturnValue(0.5);
   setOnline(true);

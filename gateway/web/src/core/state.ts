@@ -5,6 +5,8 @@ import type { SnapshotData } from "./messages.js";
 export const MAX_PAYMENTS = 50;
 /** Alerts that are kept: one a parent, the newest first. */
 export const MAX_ALERTS = 100;
+/** Milliseconds that the server's clock may be ahead of ours. */
+const MAX_AHEAD = 60_000;
 
 /** Why nothing comes and nothing is tried. */
 export type ClosedReason =
@@ -72,16 +74,24 @@ export function withEvent(state: DashboardState, event: DashboardEvent, now: num
       return { ...next, alerts: [alert, ...others].slice(0, MAX_ALERTS) };
     }
     case "metrics_updated":
-      return { ...next, metrics: withFigures(state.metrics, event.data) };
+      return { ...next, metrics: withFigures(state.metrics, event.data, now) };
     default:
       return next;
   }
 }
 
-/** Figures can overtake each other on their way, and are null where an event only says what was condensed. */
-function withFigures(known: MetricsUpdated | null, figures: MetricsUpdated | EventsCondensed | null): MetricsUpdated | null {
+/**
+ * Figures can overtake each other on their way, and are null where an event only says what was condensed. Known figures from the future
+ * come from a clock that was wrong: they would stay for good.
+ */
+function withFigures(
+  known: MetricsUpdated | null,
+  figures: MetricsUpdated | EventsCondensed | null,
+  now: number,
+): MetricsUpdated | null {
   if (!figures || figures.totalOutstanding === null) return known;
-  return known && Date.parse(figures.asOf) < Date.parse(known.asOf) ? known : figures;
+  if (!known || Date.parse(known.asOf) > now + MAX_AHEAD) return figures;
+  return Date.parse(figures.asOf) < Date.parse(known.asOf) ? known : figures;
 }
 
 /** A snapshot may hold a payment whose event is still to come: it is shown once all the same. After an outage older payments come last. */
@@ -98,7 +108,7 @@ function withPayment(payments: readonly RecentPayment[], payment: RecentPayment)
 export function withSnapshot(state: DashboardState, { metrics, payments }: SnapshotData, now: number): DashboardState {
   return {
     ...state,
-    metrics: withFigures(state.metrics, metrics),
+    metrics: withFigures(state.metrics, metrics, now),
     payments: payments ?? state.payments,
     lastUpdate: metrics || payments ? now : state.lastUpdate,
   };
@@ -108,7 +118,7 @@ export function withSnapshot(state: DashboardState, { metrics, payments }: Snaps
 export function withMore(state: DashboardState, { metrics, payments }: SnapshotData, now: number): DashboardState {
   return {
     ...state,
-    metrics: withFigures(state.metrics, metrics),
+    metrics: withFigures(state.metrics, metrics, now),
     payments: (payments ?? []).reduceRight<readonly RecentPayment[]>(withPayment, state.payments),
     lastUpdate: now,
   };

@@ -205,6 +205,19 @@ describe("state", () => {
     expect(outstanding()).toBe(120);
   });
 
+  test("f58 figures from the future do not stay for good", async () => {
+    client.connect();
+    const at = (time: string, outstanding: number) => ({ ...metrics(outstanding), asOf: `2026-11-24T${time}Z` });
+    const outstanding = () => client.getState().metrics?.totalOutstanding;
+    const socket = await join({ metrics: at("13:00:00", 100) });
+    expect(outstanding()).toBe(100);
+    socket.event({ ...figures(1, 0), data: at("12:01:30", 90) } as DashboardEvent);
+    expect(outstanding()).toBe(90);
+    // Clocks differ a little: these are newer all the same.
+    socket.event({ ...figures(2, 0), data: at("12:01:20", 80) } as DashboardEvent);
+    expect(outstanding()).toBe(90);
+  });
+
   test("messages of later versions are ignored, but events count", async () => {
     client.connect();
     const socket = await join();
