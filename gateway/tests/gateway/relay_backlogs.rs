@@ -387,6 +387,28 @@ async fn f48_rows_of_a_later_version_wait_for_a_newer_relay() {
 
 fn alert(number: u32) -> String {
     format!(r#"{{"parentId":"par-{number}","parentName":"{}","totalArrears":600.00,"daysOverdue":3}}"#, books::PARENT)
+#[tokio::test]
+async fn f50_when_a_flood_is_over_twenty_payments_arrive_one_by_one() {
+    let database = PostgresServer::shared().await.database().await;
+    let stack = Setup::new().database(&database).start().await;
+    let acorn = tenant();
+    let mut dashboard = stack.dashboard(&acorn).await;
+    flood(&database, &acorn, 200).await;
+    until_shown(&mut dashboard, "invoice_status_changed", 200, Duration::from_secs(15)).await;
+    eventually("every row has its fate", Duration::from_secs(10), async || {
+        (!fates(&database, &acorn).await.contains_key("pending")).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    // Fewer than OUTBOX_CONDENSE_AFTER, and more than go out in one second.
+    for id in emit_all(&database, &acorn, 0..20).await {
+        let event = dashboard.until_event().await;
+        assert_eq!(event.id, Some(id), "{}", event.raw);
+    }
+    dashboard.close().await;
+    stack.finish().await;
+}
+
 }
 
 async fn alerts(database: &Database, tenant: &TenantId, count: u32) {

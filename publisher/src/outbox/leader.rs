@@ -8,12 +8,7 @@
 //! When Redis has moved to another master, the rows of the last seconds are published *again*: the old one may have acknowledged
 //! events that the new one never got. All others are duplicates.
 
-use std::{
-    collections::{HashMap, HashSet},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
@@ -44,6 +39,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(250);
 const NO_FIGURES_PAUSE: Duration = Duration::from_secs(5);
 /// How long a tenant's rows go out one by one after they could not be condensed.
 const ONE_BY_ONE: Duration = Duration::from_secs(30);
+/// How long a flood is taken to go on after its last rows were condensed.
+const FLOOD_GOES_ON: Duration = Duration::from_secs(2);
 /// The lead is given up when Redis has answered nothing for so long, and rows wait: other gateways may reach it.
 const CUT_OFF: Duration = Duration::from_secs(3);
 /// The same when Redis answers for other tenants: one node of a cluster can't be reached.
@@ -128,8 +125,8 @@ pub(super) struct Leader<'a, S> {
     /// Tenants whose batches are through; free once `done` is marked.
     through: Vec<TenantId>,
     done: Vec<(i64, Fate)>,
-    /// Tenants whose backlog was condensed, until they have caught up: the rest of a flood is not dripped out.
-    flooded: HashSet<TenantId>,
+    /// Tenants whose backlog was condensed, and until when a smaller one is condensed too: the rest of a flood does not trickle out.
+    flooded: HashMap<TenantId, Instant>,
     /// Whether the last publish was answered: nothing is condensed for want of Redis.
     answered: bool,
     /// Tenants for which there were no figures, and until when none are asked for.
@@ -171,7 +168,7 @@ impl<'a, S: Sink> Leader<'a, S> {
             busy: HashMap::new(),
             through: Vec::new(),
             done: Vec::new(),
-            flooded: HashSet::new(),
+            flooded: HashMap::new(),
             answered: true,
             without_figures: HashMap::new(),
             one_by_one: HashMap::new(),
@@ -286,7 +283,7 @@ impl<'a, S: Sink> Leader<'a, S> {
             return;
         }
         // The rest of a flood is condensed as well when it is more than goes out at once.
-        let flooded = self.flooded.contains(&tenant);
+        let flooded = is_before(&mut self.flooded, &tenant);
         let patience = if flooded {
             self.config.events_per_second.min(self.config.condense_after)
         } else {
@@ -378,7 +375,7 @@ impl<'a, S: Sink> Leader<'a, S> {
         let until = match condensed {
             Ok(Condensed::Rows { rows, into, without_figures }) => {
                 self.metrics.condensed(rows);
-                self.flooded.insert(tenant.clone());
+                self.flooded.insert(tenant.clone(), Instant::now() + FLOOD_GOES_ON);
                 if let Some(reason) = without_figures {
                     if self.complaints.may_say("figures") {
                         warn!(%tenant, reason, "a backlog is condensed without figures");
