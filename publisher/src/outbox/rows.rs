@@ -45,7 +45,9 @@ macro_rules! moment {
 }
 
 /// The condition of rows that wait for a newer relay: their type, or a type that was condensed into them, is not among `$1`. A row
-/// that breaks a rule besides is refused at once, for no relay can publish it.
+/// that breaks a rule besides is refused at once, for no relay can publish it. The rule of types is [`MessageType`]'s.
+///
+/// [`MessageType`]: crate::MessageType
 macro_rules! for_a_newer_relay {
     () => {
         concat!(
@@ -53,7 +55,7 @@ macro_rules! for_a_newer_relay {
                 when row.type = any($1::text[]) then
                     case when row.type = 'metrics_updated' and jsonb_typeof(row.data -> 'condensed') = 'object'
                         then (row.data -> 'condensed') - $1::text[] <> '{}' end
-                else row.type ~ '^[a-z_]{1,64}$' and row.event_id ~ '^[A-Za-z0-9_-]{1,64}$' and row.event_id <> '-'
+                else row.type ~ '^[A-Za-z0-9_.:-]{1,64}$' and row.event_id ~ '^[A-Za-z0-9_-]{1,64}$' and row.event_id <> '-'
                     and jsonb_typeof(row.data) = 'object' and ",
             moment!("row.happened_at"),
             " end) is true)"
