@@ -78,6 +78,25 @@ async fn f61_behind_a_pooler_by_transaction_nobody_leads_and_no_setting_stays() 
     stack.finish().await;
 }
 
+/// Two sessions by turns: each of two clients that take turns as well always gets the same one.
+#[tokio::test]
+async fn f61_behind_a_pooler_that_lends_its_sessions_by_turns_nobody_leads() {
+    let database = PostgresServer::shared().await.database().await;
+    let pooler =
+        Pooler::start_with(&database, "transaction", &["server_round_robin = 1", "default_pool_size = 2"]).await;
+    let before = pooled_settings(&pooler, &database, 2).await;
+    let stack = Setup::new().env("DATABASE_URL", &pooler.url(&database)).start().await;
+    eventually("the pooler is named", Duration::from_secs(20), async || {
+        let lines = stack.gateway().log().lines();
+        lines.iter().any(|line| line.contains(&pooler.address()) && line.contains("pooler")).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(pooled_settings(&pooler, &database, 2).await, before);
+    assert_eq!(database.value::<i64>("select term from dashboard.relay").await, 0, "nobody has led");
+    stack.finish().await;
+}
+
 #[tokio::test]
 async fn f61_behind_a_pooler_by_session_the_relay_works() {
     let database = PostgresServer::shared().await.database().await;

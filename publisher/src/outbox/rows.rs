@@ -28,8 +28,9 @@ const SETTINGS: &str = "set idle_session_timeout = '5s'; set idle_in_transaction
     set tcp_keepalives_idle = 3; set tcp_keepalives_interval = 1; set tcp_keepalives_count = 2;
     set statement_timeout = '9s'; set synchronous_commit = off";
 
-/// How often two connections compare their sessions. A pooler by transaction hands the session that one has just released to the
-/// other, unless a third client is faster; it would have to be every time.
+/// How often two connections compare their sessions. A pooler by transaction that lends the newest free session gives ours to the
+/// other, unless a third client is faster; it would have to be every time. A pooler that lends its sessions by turns gives us two of
+/// them, since we ask twice before the other asks.
 const COMPARISONS: usize = 5;
 
 /// Types of events that this relay knows: `$1` of every statement with [`for_a_newer_relay`].
@@ -294,6 +295,7 @@ async fn is_pooled_by_transaction(connection: &mut PgConnection, options: &PgCon
     let mut other = PgConnection::connect_with(options).await?;
     let (mut ours, mut others) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..COMPARISONS {
+        ours.insert(session(connection).await?);
         ours.insert(session(connection).await?);
         others.insert(session(&mut other).await?);
     }

@@ -16,6 +16,11 @@ pub struct Pooler {
 impl Pooler {
     /// Pools by `transaction` or by `session`; a few sessions serve all clients.
     pub async fn start(database: &Database, mode: &str) -> Self {
+        Self::start_with(database, mode, &[]).await
+    }
+
+    /// The same with these settings besides.
+    pub async fn start_with(database: &Database, mode: &str, settings: &[&str]) -> Self {
         let port = free_port();
         let file = directory(&format!("pgbouncer-{port}")).join("pgbouncer.ini");
         let lines = [
@@ -30,7 +35,7 @@ impl Pooler {
             "default_pool_size = 12".to_owned(),
             "ignore_startup_parameters = extra_float_digits,options".to_owned(),
         ];
-        std::fs::write(&file, lines.join("\n") + "\n").unwrap();
+        std::fs::write(&file, lines.join("\n") + "\n" + &settings.join("\n") + "\n").unwrap();
         let mut command = Command::new("/usr/sbin/pgbouncer");
         as_its_user(&mut command).arg(&file).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
         let pooler = Self { port, _process: Process::spawn(&mut command) };
