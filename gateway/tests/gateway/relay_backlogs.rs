@@ -8,7 +8,7 @@ use publisher::TenantId;
 
 use super::harness::books::{self, emit, emit_all, fates};
 use super::harness::ledger::Message;
-use super::harness::{Dashboard, Database, PostgresServer, Setup, Stack, eventually, oracle, tenant, within};
+use super::harness::{Dashboard, Database, PostgresServer, Setup, Stack, Token, eventually, oracle, tenant, within};
 
 /// The figures that are null together.
 const FIGURES: [&str; 6] = [
@@ -405,6 +405,58 @@ async fn f50_when_a_flood_is_over_twenty_payments_arrive_one_by_one() {
         let event = dashboard.until_event().await;
         assert_eq!(event.id, Some(id), "{}", event.raw);
     }
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+/// The leader freezes in the transaction that condenses, which holds off the next leader's term.
+#[tokio::test]
+async fn f35_a_leader_that_freezes_while_it_condenses_is_succeeded() {
+    let database = PostgresServer::shared().await.database().await;
+    let acorn = tenant();
+    books::open_books(&database, &acorn).await;
+    // Makes the transaction long enough to be met.
+    database
+        .run(&format!(
+            "alter view dashboard.metrics rename to metrics_of_all;
+             create view dashboard.metrics as select metrics_of_all.* from dashboard.metrics_of_all
+             where tenant_id <> '{acorn}' or pg_sleep(0.7) is not null"
+        ))
+        .await;
+    let mut stack = Setup::new().database(&database).start().await;
+    stack.gateway().metric_becomes("relay_leader", &[], 1.0).await;
+    stack.add_gateway().await;
+    let (leader, successor) = (&stack.gateways[0], &stack.gateways[1]);
+    let mut dashboard = Dashboard::joined(successor.public, acorn.as_str(), &Token::of(acorn.as_str()).sign()).await;
+    let held =
+        "select exists (select from pg_locks where relation = 'dashboard.relay'::regclass and mode = 'RowShareLock')";
+    let mut client = database.client().await;
+    let mut is_held = async || sqlx::query_scalar::<_, bool>(held).fetch_one(&mut client).await.unwrap();
+    let mut emitted = 0;
+    let mut frozen;
+    loop {
+        flood(&database, &acorn, 6000).await;
+        emitted += 6000;
+        within("the leader condenses", Duration::from_secs(20), async {
+            while !is_held().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        leader.freeze();
+        frozen = Instant::now();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if is_held().await {
+            break;
+        }
+        leader.thaw();
+    }
+    successor.metric_until("relay_leader", &[], Duration::from_secs(20), "is 1", |leads| leads == 1.0).await;
+    println!("the successor leads {:?} after the freeze", frozen.elapsed());
+    until_shown(&mut dashboard, "invoice_status_changed", emitted, Duration::from_secs(40)).await;
+    println!("the backlog is gone {:?} after the freeze", frozen.elapsed());
+    leader.thaw();
+    leader.metric_becomes("relay_leader", &[], 0.0).await;
     dashboard.close().await;
     stack.finish().await;
 }

@@ -26,6 +26,10 @@ use crate::{
 pub(super) const ALERTS_KEPT: i64 = 500;
 /// Tenants that are condensed at once.
 pub(super) const CONDENSED_TOGETHER: usize = 2;
+/// A leader that freezes in a condensing transaction, or whose host vanishes, must not hold off the next leader's term.
+const CONDENSING_SETTINGS: &str =
+    "set local idle_in_transaction_session_timeout = '5s'; set local statement_timeout = '9s';
+    set local tcp_keepalives_idle = 3; set local tcp_keepalives_interval = 1; set local tcp_keepalives_count = 2";
 /// Figures that take longer are gone without.
 const FIGURES_LIMIT: &str = "set local statement_timeout = '1s'";
 
@@ -136,12 +140,13 @@ impl Upkeep {
         patiently(async {
             let mut connection = self.0.acquire().await?;
             let mut transaction = connection.begin().await?;
-            // Holds off the next leader's term until this is committed.
+            sqlx::raw_sql(CONDENSING_SETTINGS).execute(&mut *transaction).await?;
+            let sum = add_up(&mut transaction, tenant).await?;
+            // Holds off the next leader's term from the first mark until the commit.
             let lead = sqlx::query("select from dashboard.relay where term = $1 for share");
             if lead.bind(term.0).fetch_optional(&mut *transaction).await?.is_none() {
                 return Ok(Condensed::Succeeded);
             }
-            let sum = add_up(&mut transaction, tenant).await?;
             for (fate, ids) in [(Fate::Condensed, &sum.ids), (Fate::Refused, &sum.refused)] {
                 let mark = "update dashboard.outbox set relayed_at = clock_timestamp(), fate = $2 where id = any($1)";
                 sqlx::query(mark).bind(ids).bind(fate.as_str()).execute(&mut *transaction).await?;
