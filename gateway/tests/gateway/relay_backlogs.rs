@@ -8,7 +8,9 @@ use publisher::TenantId;
 
 use super::harness::books::{self, emit, emit_all, fates};
 use super::harness::ledger::Message;
-use super::harness::{Dashboard, Database, PostgresServer, Setup, Stack, Token, eventually, oracle, tenant, within};
+use super::harness::{
+    Dashboard, Database, Gateway, PostgresServer, Setup, Stack, Token, eventually, oracle, tenant, within,
+};
 
 /// The figures that are null together.
 const FIGURES: [&str; 6] = [
@@ -406,6 +408,53 @@ async fn f50_when_a_flood_is_over_twenty_payments_arrive_one_by_one() {
         assert_eq!(event.id, Some(id), "{}", event.raw);
     }
     dashboard.close().await;
+    stack.finish().await;
+}
+
+/// An administrator's open transaction holds a row of a calm tenant and a row of a flooded one.
+#[tokio::test]
+async fn f45_rows_that_another_session_has_locked_hold_up_their_tenants_alone() {
+    let database = PostgresServer::shared().await.database().await;
+    // The dashboards' gateway has no relay, and doesn't expect pongs while the test reads one dashboard alone.
+    let mut stack = Setup::new().env("HEARTBEAT_SECONDS", "60").start().await;
+    let (calm, flooded, other) = (tenant(), tenant(), tenant());
+    let mut of_calm = stack.dashboard(&calm).await;
+    let mut of_flooded = stack.dashboard(&flooded).await;
+    let mut of_other = stack.dashboard(&other).await;
+    let ids = emit_all(&database, &calm, 0..2).await;
+    flood(&database, &flooded, 60).await;
+    let mut administrator = database.client().await;
+    let lock = "begin; select from dashboard.outbox where id in (select min(id) from dashboard.outbox group by tenant_id) for update";
+    sqlx::raw_sql(lock).execute(&mut administrator).await.unwrap();
+
+    let mut environment = Setup::new().database(&database).environment().to_vec();
+    environment.push(("REDIS_URL".to_owned(), stack.redis().url()));
+    environment.push(("REDIS_PREFIX".to_owned(), stack.prefix.clone()));
+    stack.gateways.push(Gateway::start(&environment).await);
+    for id in &ids {
+        assert_eq!(of_calm.until_event().await.id.as_ref(), Some(id));
+    }
+    let locked = Instant::now();
+    for number in 0.. {
+        let id = emit(&mut database.client().await, &other, number).await;
+        let event = within("an event of another tenant", Duration::from_secs(4), of_other.until_event()).await;
+        assert_eq!(event.id, Some(id));
+        if locked.elapsed() > Duration::from_secs(12) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert_eq!(fates(&database, &calm).await, BTreeMap::from([("pending".to_owned(), 1), ("published".to_owned(), 1)]));
+    assert_eq!(database.value::<i64>("select term from dashboard.relay").await, 1, "the first leader leads");
+
+    sqlx::raw_sql("commit").execute(&mut administrator).await.unwrap();
+    fates_become(&database, &calm, &[("published", 2)]).await;
+    let id = emit(&mut database.client().await, &calm, 2).await;
+    assert_eq!(of_calm.until_event().await.id, Some(id), "nothing is published twice");
+    until_shown(&mut of_flooded, "invoice_status_changed", 60, Duration::from_secs(30)).await;
+    for dashboard in [of_calm, of_flooded, of_other] {
+        dashboard.close().await;
+    }
     stack.finish().await;
 }
 

@@ -22,7 +22,7 @@ use tracing::warn;
 use super::{
     Relayed, Sink, Term,
     relay::RelayConfig,
-    rows::{Batch, Fate, Fetched, Pending, Portion, Session},
+    rows::{Batch, Done, Fate, Fetched, Pending, Portion, Session},
     upkeep::{ALERTS_KEPT, CONDENSED_TOGETHER, Condensed, Figures, Upkeep},
 };
 use crate::{
@@ -90,7 +90,7 @@ enum Source {
 struct Drained {
     tenant: TenantId,
     source: Source,
-    done: Vec<(i64, Fate)>,
+    done: Vec<Done>,
     /// Rows that were not reached.
     rest: Vec<Pending>,
     /// Rows of this batch that the tenant's dashboards have now, less those that they had before.
@@ -98,6 +98,12 @@ struct Drained {
     /// Whether Redis answered.
     answered: bool,
     end: End,
+}
+
+impl Drained {
+    fn mark(&mut self, id: i64, fate: Fate) {
+        self.done.push(Done { tenant: self.tenant.clone(), id, fate });
+    }
 }
 
 enum End {
@@ -124,7 +130,9 @@ pub(super) struct Leader<'a, S> {
     busy: HashMap<TenantId, Busy>,
     /// Tenants whose batches are through; free once `done` is marked.
     through: Vec<TenantId>,
-    done: Vec<(i64, Fate)>,
+    done: Vec<Done>,
+    /// Done rows that other sessions have locked; the next turn tries to mark them again, and fetches nothing of their tenants before.
+    locked: Vec<Done>,
     /// Tenants whose backlog was condensed, and until when a smaller one is condensed too: the rest of a flood does not trickle out.
     flooded: HashMap<TenantId, Instant>,
     /// Whether the last publish was answered: nothing is condensed for want of Redis.
@@ -168,6 +176,7 @@ impl<'a, S: Sink> Leader<'a, S> {
             busy: HashMap::new(),
             through: Vec::new(),
             done: Vec::new(),
+            locked: Vec::new(),
             flooded: HashMap::new(),
             answered: true,
             without_figures: HashMap::new(),
@@ -223,7 +232,7 @@ impl<'a, S: Sink> Leader<'a, S> {
                 };
                 let lately = self.moves.take_due();
                 turn = Some(Box::pin(async move {
-                    let fetched = session.turn(&done, &busy, portion, lately).await;
+                    let fetched = session.turn(done, busy, portion, lately).await;
                     (session, fetched)
                 }));
             }
@@ -236,6 +245,7 @@ impl<'a, S: Sink> Leader<'a, S> {
                             session = Some(returned);
                             look |= !fetched.after.is_empty();
                             self.after = fetched.after;
+                            self.locked = fetched.locked;
                             self.again.extend(fetched.published);
                             self.publish_again();
                             fetched.batches.into_iter().for_each(|batch| self.take_up(batch));
@@ -266,13 +276,15 @@ impl<'a, S: Sink> Leader<'a, S> {
     }
 
     /// What the next turn marks, and whose rows it must not fetch.
-    fn begin_turn(&mut self) -> (Vec<(i64, Fate)>, Vec<String>) {
+    fn begin_turn(&mut self) -> (Vec<Done>, Vec<String>) {
         for tenant in self.through.drain(..) {
             self.busy.remove(&tenant);
         }
         self.publish_again();
         let busy = self.busy.keys().map(|tenant| tenant.as_str().to_owned()).collect();
-        (std::mem::take(&mut self.done), busy)
+        let mut done = std::mem::take(&mut self.done);
+        done.append(&mut self.locked);
+        (done, busy)
     }
 
     /// Publishes a tenant's batch, or condenses its backlog.
@@ -427,7 +439,7 @@ impl<'a, S: Sink> Leader<'a, S> {
                 }
             }
             let (done, _) = self.begin_turn();
-            session.mark_and_close(&done).await;
+            session.mark_and_close(done).await;
         };
         let _ = timeout(FINISH, finish).await;
     }
@@ -447,7 +459,7 @@ async fn drain<S: Sink>(
     let mut rows = rows.into_iter();
     while let Some(Pending { id, event }) = rows.next() {
         let Some(event) = event else {
-            drained.done.push((id, Fate::Refused));
+            drained.mark(id, Fate::Refused);
             continue;
         };
         // Fails only when the semaphore is closed, which it never is.
@@ -456,7 +468,7 @@ async fn drain<S: Sink>(
         drained.answered |= relayed.as_ref().map_or_else(|error| !is_unreachable(error), |_| true);
         drained.end = match relayed {
             Ok(Relayed::Outcome(outcome @ (Outcome::Published { .. } | Outcome::Duplicate { .. }))) => {
-                drained.done.push((id, Fate::Published));
+                drained.mark(id, Fate::Published);
                 drained.published += usize::from(matches!(outcome, Outcome::Published { .. }));
                 continue;
             }
@@ -465,7 +477,7 @@ async fn drain<S: Sink>(
             // It was read with the same rules: only the rules of another version can refuse it.
             Err(PublishError::Invalid(error)) => {
                 tracing::error!(row = id, %error, "a row of the outbox breaks a rule and is passed over");
-                drained.done.push((id, Fate::Refused));
+                drained.mark(id, Fate::Refused);
                 continue;
             }
             Err(error) => End::Failed(error),

@@ -1,6 +1,9 @@
 //! The outbox in SQL, as the leader sees it: one session that holds the lock, marks what is done and fetches what waits.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions, postgres::PgRow};
 use time::OffsetDateTime;
@@ -129,6 +132,15 @@ const PUBLISHED: &str = concat!(
     join dashboard.outbox row on row.id = newest.id
     order by newest.tenant_id, row.id"
 );
+/// Marks rows (`$1`) with their fate (`$2`), and returns those that other sessions have locked: waiting for one of them would hold up
+/// every tenant.
+const MARK: &str = "with marked as (
+        update dashboard.outbox set relayed_at = clock_timestamp(), fate = $2
+        where id in (select id from dashboard.outbox where id = any($1) for no key update skip locked)
+        returning id
+    )
+    select id from dashboard.outbox where id = any($1) and id not in (select id from marked)";
+
 /// Rows that [`PUBLISHED`] brings at most, so that memory is bounded.
 const MAX_PUBLISHED: i64 = 20_000;
 
@@ -148,6 +160,14 @@ impl Fate {
             Self::Refused => "refused",
         }
     }
+}
+
+/// What became of a row, to be marked in the outbox.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub tenant: TenantId,
+    pub id: i64,
+    pub fate: Fate,
 }
 
 /// A row of the outbox; one that breaks a rule (written past `dashboard.emit`) has no event.
@@ -181,6 +201,8 @@ pub(super) struct Portion {
 #[derive(Debug, Default)]
 pub(super) struct Fetched {
     pub batches: Vec<Batch>,
+    /// Done rows that could not be marked, since other sessions have locked them. Nothing was fetched for their tenants.
+    pub locked: Vec<Done>,
     /// More tenants may wait after this one; none when empty.
     pub after: String,
     /// Rows that were published lately, by tenant, when they were asked for.
@@ -241,13 +263,14 @@ impl Session {
     /// Marks rows as done, and fetches for tenants that aren't busy; and what was published within `lately`.
     pub(super) async fn turn(
         &mut self,
-        done: &[(i64, Fate)],
-        busy: &[String],
+        done: Vec<Done>,
+        mut busy: Vec<String>,
         portion: Portion,
         lately: Option<Duration>,
     ) -> sqlx::Result<Fetched> {
         patiently(async {
-            self.mark(done).await?;
+            let locked = self.mark(done).await?;
+            busy.extend(locked.iter().map(|done| done.tenant.as_str().to_owned()));
             let rows = sqlx::query(FETCH)
                 .bind(known_types())
                 .bind(busy)
@@ -258,6 +281,7 @@ impl Session {
                 .fetch_all(&mut self.0)
                 .await?;
             let mut fetched = fetched(rows)?;
+            fetched.locked = locked;
             if let Some(lately) = lately {
                 let published = sqlx::query(PUBLISHED).bind(lately.as_secs_f64()).bind(MAX_PUBLISHED);
                 fetched.published = by_tenant(published.fetch_all(&mut self.0).await?)?;
@@ -267,20 +291,23 @@ impl Session {
         .await
     }
 
-    async fn mark(&mut self, done: &[(i64, Fate)]) -> sqlx::Result<()> {
+    /// Marks rows as done; returns those that other sessions have locked.
+    async fn mark(&mut self, mut done: Vec<Done>) -> sqlx::Result<Vec<Done>> {
+        let mut locked = HashSet::new();
         for fate in [Fate::Published, Fate::Refused] {
-            let ids: Vec<_> = done.iter().filter(|(_, of)| *of == fate).map(|(id, _)| *id).collect();
+            let ids: Vec<_> = done.iter().filter(|done| done.fate == fate).map(|done| done.id).collect();
             if !ids.is_empty() {
-                let mark = "update dashboard.outbox set relayed_at = clock_timestamp(), fate = $2 where id = any($1)";
-                sqlx::query(mark).bind(ids).bind(fate.as_str()).execute(&mut self.0).await?;
+                let mark = sqlx::query_scalar::<_, i64>(MARK).bind(ids).bind(fate.as_str());
+                locked.extend(mark.fetch_all(&mut self.0).await?);
             }
         }
-        Ok(())
+        done.retain(|done| locked.contains(&done.id));
+        Ok(done)
     }
 
     /// Marks what is done and ends the session, and with it the lock. What can't be marked is published again by the next leader,
     /// as a duplicate.
-    pub(super) async fn mark_and_close(mut self, done: &[(i64, Fate)]) {
+    pub(super) async fn mark_and_close(mut self, done: Vec<Done>) {
         let _ = self.mark(done).await;
         let _ = self.0.close().await;
     }

@@ -26,10 +26,12 @@ use crate::{
 pub(super) const ALERTS_KEPT: i64 = 500;
 /// Tenants that are condensed at once.
 pub(super) const CONDENSED_TOGETHER: usize = 2;
-/// A leader that freezes in a condensing transaction, or whose host vanishes, must not hold off the next leader's term.
+/// A leader that freezes in a condensing transaction, or whose host vanishes, must not hold off the next leader's term. A row that
+/// another session has locked must not hold up the other tenants' backlogs.
 const CONDENSING_SETTINGS: &str =
     "set local idle_in_transaction_session_timeout = '5s'; set local statement_timeout = '9s';
-    set local tcp_keepalives_idle = 3; set local tcp_keepalives_interval = 1; set local tcp_keepalives_count = 2";
+    set local tcp_keepalives_idle = 3; set local tcp_keepalives_interval = 1; set local tcp_keepalives_count = 2;
+    set local lock_timeout = '1s'";
 /// Figures that take longer are gone without.
 const FIGURES_LIMIT: &str = "set local statement_timeout = '1s'";
 
