@@ -477,8 +477,9 @@ async fn f35_a_leader_that_freezes_while_it_condenses_is_succeeded() {
     stack.add_gateway().await;
     let (leader, successor) = (&stack.gateways[0], &stack.gateways[1]);
     let mut dashboard = Dashboard::joined(successor.public, acorn.as_str(), &Token::of(acorn.as_str()).sign()).await;
-    let held =
-        "select exists (select from pg_locks where relation = 'dashboard.relay'::regclass and mode = 'RowShareLock')";
+    // The databases of other tests come from the same template: their tables have the same numbers.
+    let held = "select exists (select from pg_locks join pg_database on pg_database.oid = database
+        where datname = current_database() and relation = 'dashboard.relay'::regclass and mode = 'RowShareLock')";
     let mut client = database.client().await;
     let mut is_held = async || sqlx::query_scalar::<_, bool>(held).fetch_one(&mut client).await.unwrap();
     let mut emitted = 0;
