@@ -8,10 +8,11 @@
 mod clock;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use publisher::script::Urgency;
 use publisher::{DashboardEvent, Outcome, TenantId};
 use tokio::sync::{Semaphore, mpsc};
@@ -111,7 +112,7 @@ impl Clocks {
                 },
                 Some(due) = self.due.next(), if !self.due.is_empty() => self.try_now(due.into_inner()),
                 Some(tried) = self.tries.join_next() => {
-                    // A try that panicked says nothing; its clock starts anew with the tenant's next dashboard.
+                    // A try catches its panics, and is never aborted.
                     if let Ok((tenant, tried)) = tried {
                         self.with(&tenant, |clock, now| clock.tried(tried, now));
                     }
@@ -158,7 +159,9 @@ impl Clocks {
         self.tries.spawn(async move {
             // Fails only when the semaphore is closed, which it never is.
             let _permit = at_once.acquire().await;
-            let tried = refresh(&engine, &snapshots, &tenant, at.as_ref(), urgency).await;
+            // A panic is a failure too: without an answer the clock would never be due again.
+            let tried = refresh(&engine, &snapshots, &tenant, at.as_ref(), urgency);
+            let tried = AssertUnwindSafe(tried).catch_unwind().await.unwrap_or(Tried::Failed);
             (tenant, tried)
         });
     }
