@@ -322,6 +322,42 @@ async fn a_minority_node_of_a_cluster_leads_nobody_astray() {
     stack.finish().await;
 }
 
+/// Slots lose their server one after the other, and the tenants of each are told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f19_a_second_slot_without_a_server_is_told_too() {
+    let cluster = RedisCluster::start_with(&["--cluster-require-full-coverage", "no"]).await;
+    let mut stack = Setup::new().redis_url(&cluster.url()).start_on(None).await;
+    let rooms = spread(&cluster).await;
+    let mut dashboards = Vec::new();
+    for room in &rooms[..2] {
+        dashboards.push(stack.dashboard(room).await);
+    }
+    let mut lost = Vec::new();
+    for (room, dashboard) in rooms.iter().zip(&mut dashboards) {
+        let (slot, owner) = (cluster.slot_of(room).await.to_string(), cluster.master_of(room).await);
+        let mut nodes: Vec<_> = cluster.nodes.iter().collect();
+        // What the owner still claims the others take up again.
+        nodes.swap(0, owner);
+        for node in nodes {
+            drop(node.client().await.try_command(&["CLUSTER", "DELSLOTS", &slot]).await);
+        }
+        let begun = Instant::now();
+        dashboard.until("degraded").await;
+        println!("told after {:.2?}", begun.elapsed());
+        lost.push((slot, owner));
+    }
+    for (slot, owner) in lost {
+        cluster.nodes[owner].command(&["CLUSTER", "ADDSLOTS", &slot]).await;
+    }
+    for (room, mut dashboard) in rooms.iter().zip(dashboards) {
+        dashboard.until("restored").await;
+        stack.publish(room, &payment()).await;
+        dashboard.until_event().await;
+        dashboard.close().await;
+    }
+    stack.finish().await;
+}
+
 /// A failover by hand: the old master goes on as a replica, and its connections never break.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f18_a_cluster_demotes_a_healthy_master() {

@@ -44,8 +44,9 @@ use crate::metrics::Metrics;
 const TICK: Duration = Duration::from_millis(100);
 /// Questions of one round: so that the next SUBSCRIBE doesn't wait for all of them.
 const MAX_QUESTIONS: usize = 512;
-/// Between two questions about a tenant that the server refuses to answer.
-const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// Between two questions about a tenant that the server refuses to answer. Shorter than the grace of a doubt, so that one refusal
+/// is no outage.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 /// Between two looks at what came from servers that were left: many events there are one resync.
 const STRAYS_PAUSE: Duration = Duration::from_millis(500);
 /// Pushes taken in at once.
@@ -90,7 +91,7 @@ impl Keeper {
         let mut keeper = Self {
             wires,
             servers,
-            layout: layout.clone(),
+            layout,
             nodes: Vec::new(),
             adrift: None,
             hub,
@@ -102,7 +103,7 @@ impl Keeper {
             strays: HashMap::new(),
             strays_at: Instant::now(),
         };
-        keeper.moves(layout);
+        keeper.open();
         keeper
     }
 
@@ -133,15 +134,22 @@ impl Keeper {
                         self.take(request).await;
                     }
                 }
-                layout = servers.changed() => self.moves(layout),
+                layout = servers.changed() => self.moves(layout).await,
                 _ = tick.tick() => self.tick().await,
+            }
+            let is_missed = |node: &Node| node.is_gone() && node.has_missed() && !self.wires.is_sharded();
+            if self.nodes.iter().any(is_missed) {
+                // Publishers may have reached it when this gateway did not.
+                self.strays.extend(self.wanted.keys().map(|tenant| (tenant.clone(), None)));
             }
             self.nodes.retain(|node| !node.is_gone());
         }
     }
 
     /// Other servers hold the tenants from now on, or some of them.
-    fn moves(&mut self, layout: Arc<Layout>) {
+    async fn moves(&mut self, layout: Arc<Layout>) {
+        let is_known = |tenant: &&TenantId| self.node_of(tenant).is_some();
+        let known: Vec<_> = self.wanted.keys().filter(is_known).cloned().collect();
         for node in &mut self.nodes {
             node.changed = true;
             match layout.servers().contains(&node.server) {
@@ -153,17 +161,29 @@ impl Keeper {
                 _ => {}
             }
         }
-        for server in layout.servers() {
+        self.layout = layout;
+        self.open();
+        self.refused.values_mut().for_each(|refused| refused.until = None);
+        if self.adrift.as_ref().is_some_and(|doubt| doubt.told) {
+            // The tick tells of those that lost their server together with the first.
+            for tenant in known.into_iter().filter(|tenant| self.node_of(tenant).is_none()).collect::<Vec<_>>() {
+                let outage = Outage { reason: "redis", since: OffsetDateTime::now_utc() };
+                self.hub.signal(Signal::Lost { tenant, outage }).await;
+            }
+        }
+    }
+
+    /// Connects to the servers that hold something.
+    fn open(&mut self) {
+        for server in self.layout.servers() {
             if !self.nodes.iter().any(|node| node.server == *server && !node.is_left()) {
                 self.nodes.push(Node::new(server.clone(), self.wires.open(server)));
             }
         }
-        match layout.is_whole() {
+        match self.layout.is_whole() {
             true => self.adrift = None,
             false => drop(self.adrift.get_or_insert_with(|| Doubt::begin(None))),
         }
-        self.layout = layout;
-        self.refused.values_mut().for_each(|refused| refused.until = None);
     }
 
     async fn take(&mut self, request: Request) {
@@ -237,11 +257,11 @@ impl Keeper {
     async fn push(&mut self, index: usize, push: Push) {
         let node = &mut self.nodes[index];
         match push {
-            Push::Broken(error) => {
+            Push::Broken { error, vacant } => {
                 if node.complaints.may_say(&error) {
                     warn!(server = %node.server, error, "no connection to Redis");
                 }
-                node.breaks();
+                node.cut(vacant);
                 match node.is_left() {
                     // What the library can't hear of a slot's move, it can't hear here either.
                     true if self.wires.is_sharded() => node.dismiss(),
@@ -352,7 +372,9 @@ impl Keeper {
         // A connection that broke meanwhile has made another full round necessary, and a server that holds nothing any more
         // proves nothing: what this one proved is void.
         match proved {
-            Ok(answers) if round.left && !node.full => self.heard_out(index, &round, answers).await,
+            Ok(answers) if node.is_left() && !node.full && !answers.cut_short() => {
+                self.heard_out(index, round, answers).await;
+            }
             Ok(answers) if !node.full && !node.is_left() => self.answered(index, round, answers).await,
             Ok(_) => self.failed(index, round.questions, None).await,
             Err(error) => self.failed(index, round.questions, Some(error)).await,
@@ -398,11 +420,14 @@ impl Keeper {
         }
     }
 
-    /// A server that was left is a master still, and is subscribed to.
-    async fn heard_out(&mut self, index: usize, round: &Round, answers: Answers) {
-        self.nodes[index].succeeded(round, &answers);
+    /// A server that was left is a master still, or was one when the round began, and is subscribed to.
+    async fn heard_out(&mut self, index: usize, round: Round, answers: Answers) {
+        self.nodes[index].succeeded(&round, &answers);
         // Nothing is known of what was published there before.
-        self.strays.extend(round.subscribe.iter().map(|tenant| (tenant.clone(), None)));
+        let subscribed = round.subscribe.into_iter().filter(|tenant| !answers.refused.contains_key(tenant));
+        self.strays.extend(subscribed.map(|tenant| (tenant, None)));
+        // A round that began before the server was left has questions, whose answers are another server's by now.
+        round.questions.into_iter().for_each(|question| self.put_back(question));
         self.kicks(index, answers.kicks).await;
     }
 
@@ -431,22 +456,34 @@ impl Keeper {
     }
 
     async fn answer(&mut self, question: Question, reading: Reading) {
+        let of = question.tenant().clone();
         match question {
             Question::Room { tenant, ticket, .. } => {
                 if let Some(open) = self.wanted.get_mut(&tenant).filter(|open| **open == Some(ticket)) {
                     *open = None;
                 }
-                let refused = self.refused.remove(&tenant);
-                self.hub.signal(Signal::Reading { tenant: tenant.clone(), ticket, reading }).await;
-                if refused.is_some_and(|refused| refused.doubt.told) {
-                    self.hub.signal(Signal::Returned { tenant }).await;
-                }
+                self.hub.signal(Signal::Reading { tenant, ticket, reading }).await;
             }
             Question::Head { reply, .. } => {
                 // Who asked may have given up.
                 let _ = reply.send(reading.head);
             }
         }
+        self.absolve(of).await;
+    }
+
+    /// A tenant is not known to be refused any more.
+    async fn absolve(&mut self, tenant: TenantId) {
+        if self.refused.remove(&tenant).is_some_and(|refused| refused.doubt.told) {
+            self.hub.signal(Signal::Returned { tenant }).await;
+        }
+    }
+
+    /// Whether the keeper has anything to ask about a tenant. What was asked already doesn't count.
+    fn is_asked(&self, tenant: &TenantId) -> bool {
+        let is_held = self.node_of(tenant).is_some_and(|index| self.nodes[index].held.contains(tenant));
+        let is_open = self.wanted.get(tenant).is_some_and(Option::is_some);
+        !is_held || is_open || self.questions.iter().any(|question| question.tenant() == tenant)
     }
 
     /// Keeps a question for a later round; a subscription's own is made anew from what is wanted then.
@@ -478,17 +515,24 @@ impl Keeper {
             }
         }
         let now = Instant::now();
-        let mut is_over = false;
-        self.refused.retain(|tenant, refused| {
-            let ended = refused.until.take_if(|until| *until <= now).is_some();
-            is_over |= ended;
-            !ended || self.wanted.contains_key(tenant)
-        });
-        if is_over {
-            self.nodes.iter_mut().for_each(|node| node.changed = true);
-        }
         // While no server is known, nobody takes the questions that nobody waits for any more.
         self.questions.retain(|question| !question.is_moot());
+        let mut over = Vec::new();
+        self.refused.retain(|tenant, refused| {
+            if refused.until.take_if(|until| *until <= now).is_some() {
+                over.push(tenant.clone());
+            }
+            refused.until.is_some() || self.wanted.contains_key(tenant)
+        });
+        if !over.is_empty() {
+            self.nodes.iter_mut().for_each(|node| node.changed = true);
+        }
+        for tenant in over {
+            // The refused question was forgotten, so no answer would ever end the refusal.
+            if !self.is_asked(&tenant) {
+                self.absolve(tenant).await;
+            }
+        }
         let doubted = self.refused.iter_mut().filter(|(tenant, _)| self.wanted.contains_key(*tenant));
         let doubted = doubted.filter_map(|(tenant, refused)| Some((tenant.clone(), refused.doubt.tell()?)));
         for (tenant, since) in doubted.collect::<Vec<_>>() {

@@ -60,6 +60,8 @@ pub struct Node {
     pub width: usize,
     /// Since when what it delivers can't be vouched for.
     doubt: Option<Doubt>,
+    /// Its process ended with the connection: it took nothing afterwards.
+    vacant: bool,
     retry_at: Instant,
     audit_at: Instant,
     mismatches: u32,
@@ -123,6 +125,7 @@ impl Node {
             last_kick: "0-0".into(),
             width: MAX_WIDTH,
             doubt: Some(Doubt::begin(None)),
+            vacant: false,
             retry_at: now,
             audit_at: now,
             mismatches: 0,
@@ -192,6 +195,11 @@ impl Node {
         self.left.is_some_and(|until| Instant::now() >= until) && self.running.is_none()
     }
 
+    /// Whether it may have taken events that this gateway could not hear.
+    pub fn has_missed(&self) -> bool {
+        self.doubt.is_some() && !self.vacant
+    }
+
     /// A push is the proof that what is published comes through.
     pub fn hears(&mut self) {
         self.heard = Some(Instant::now());
@@ -201,8 +209,16 @@ impl Node {
     /// The connection was made anew; whether there was one before.
     pub fn connected(&mut self) -> bool {
         self.breaks();
+        self.vacant = false;
         self.retry_at = Instant::now();
         std::mem::replace(&mut self.connected_before, true)
+    }
+
+    /// The connection broke, or no new one could be made: with `vacant`, because no process listens there.
+    pub fn cut(&mut self, vacant: bool) {
+        self.breaks();
+        let is_fresh = self.doubt.as_ref().is_some_and(|doubt| Instant::now() < doubt.due);
+        self.vacant = vacant && (self.vacant || is_fresh);
     }
 
     /// The connection can't be trusted any more.

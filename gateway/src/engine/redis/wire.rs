@@ -156,8 +156,13 @@ pub enum Push {
     Foreign,
     /// Messages were dropped for want of room.
     Lagged(u64),
-    /// The connection is broken.
-    Broken(String),
+    /// The connection is broken, or a new one could not be made.
+    Broken {
+        /// What the library says.
+        error: String,
+        /// No process listens at the server's address.
+        vacant: bool,
+    },
     /// A new connection, with no subscriptions.
     Connected,
 }
@@ -469,7 +474,7 @@ impl Streams {
         tokio::select! {
             // What broke came before what was made anew.
             biased;
-            error = self.errors.recv() => Push::Broken(error.map_or_else(|_| "unknown".into(), |(error, _)| error.to_string())),
+            error = self.errors.recv() => broken(error.map_or_else(|_| "unknown".into(), |(error, _)| error.to_string())),
             connected = self.connects.recv() => match connected {
                 Err(RecvError::Closed) => std::future::pending().await,
                 Ok(_) | Err(RecvError::Lagged(_)) => Push::Connected,
@@ -486,7 +491,7 @@ impl Streams {
     pub fn try_next(&mut self, wire: &Wire) -> Option<Push> {
         use broadcast::error::TryRecvError;
         if let Ok((error, _)) = self.errors.try_recv() {
-            return Some(Push::Broken(error.to_string()));
+            return Some(broken(error.to_string()));
         }
         if self.connects.try_recv().is_ok() {
             return Some(Push::Connected);
@@ -497,6 +502,12 @@ impl Streams {
             Err(TryRecvError::Empty | TryRecvError::Closed) => None,
         }
     }
+}
+
+fn broken(error: String) -> Push {
+    // The library keeps only the text of an error of the system.
+    let vacant = error.contains("ConnectionRefused");
+    Push::Broken { error, vacant }
 }
 
 fn client(config: &Config, push_queue: usize) -> Client {
