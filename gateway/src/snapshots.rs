@@ -1,8 +1,9 @@
 //! Snapshots: what a dashboard starts from, read from Postgres, and never at the price of a join.
 //!
-//! Two kinds of trouble are kept apart. A database that can't be reached is the trouble of all: after a failure one question at a time
-//! finds out whether the database is back, and every other join is answered without a snapshot. A view that fails or is slow for one
-//! tenant is the trouble of that tenant: only this part of its snapshot pauses, longer after each failure.
+//! Three kinds of trouble are kept apart. A database that can't be reached is the trouble of all: after a failure one question at a time
+//! finds out whether the database is back, and every other join is answered without a snapshot. A view that does not exist is the trouble
+//! of its part: the part of every tenant pauses. A view that fails or is slow for one tenant is the trouble of that tenant: only this part
+//! of its snapshot pauses, longer after each failure.
 
 use std::fmt::{self, Display};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,11 +34,12 @@ const IN_TROUBLE: usize = 2;
 const TURN_LIMIT: Duration = Duration::from_millis(400);
 const CONNECT_LIMIT: Duration = Duration::from_millis(600);
 const QUERY_LIMIT: Duration = Duration::from_millis(1000);
-/// PostgreSQL itself ends a query after this time, so that its connection can be used again.
-const STATEMENT_TIMEOUT: Duration = Duration::from_millis(900);
+/// Begins the questions of a session: PostgreSQL itself ends each soon, so that its connection can be used again. Behind a pooler the limit
+/// must not outlast the session, and a startup parameter would be refused.
+const BEGIN: &str = "begin; set local statement_timeout = '900ms'";
 /// After a failure of the connection no question is asked for this time.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The same while the views are missing: they have to be created first.
+/// A part pauses for this time when its view is missing: the view has to be created first.
 const MISSING_PAUSE: Duration = Duration::from_secs(30);
 /// A part of a tenant's snapshot that fails pauses for `PAUSE` at first, twice as long after each further failure, and for this time at
 /// most.
@@ -139,6 +141,7 @@ pub type Books = Arc<dyn Fn(&TenantId) -> snapshot::Snapshot + Send + Sync>;
 struct Views {
     pool: PgPool,
     health: Mutex<Health>,
+    missing: Mutex<MissingViews>,
     tenants: sync::Cache<TenantId, Arc<Tenant>>,
     /// Turns of tenants that are well, and of tenants in trouble: as many as there are connections, so that a turn is a connection.
     turns: Semaphore,
@@ -152,18 +155,26 @@ enum Health {
     /// Not before then.
     Pausing {
         until: Instant,
-        missing_views: bool,
     },
     /// One question is under way to find out, since then.
     Probing {
         since: Instant,
-        missing_views: bool,
     },
 }
 
-impl Health {
-    fn lacks_views(&self) -> bool {
-        matches!(self, Self::Pausing { missing_views: true, .. } | Self::Probing { missing_views: true, .. })
+/// The views that do not exist, or are not ours to read: each is looked for when its time has come.
+#[derive(Default)]
+struct MissingViews {
+    figures: Option<Instant>,
+    payments: Option<Instant>,
+}
+
+impl MissingViews {
+    fn of(&mut self, part: Part) -> &mut Option<Instant> {
+        match part {
+            Part::Figures => &mut self.figures,
+            Part::Payments => &mut self.payments,
+        }
     }
 }
 
@@ -179,6 +190,7 @@ struct Tenant {
 /// A part of a tenant's snapshot that failed.
 #[derive(Clone, Copy)]
 struct Trouble {
+    since: Instant,
     pause: Duration,
     until: Instant,
 }
@@ -194,22 +206,58 @@ enum Part {
 struct Session<'a> {
     connection: PoolConnection<Postgres>,
     until: Instant,
+    /// A transaction is open.
+    begun: bool,
     /// No answer came in time: what it would have been may still come on this connection.
     spoilt: bool,
     _slot: SemaphorePermit<'a>,
     _turn: OwnedMutexGuard<()>,
 }
 
+impl Session<'_> {
+    /// Asks in the session's transaction, with its limit.
+    async fn ask<T>(
+        &mut self,
+        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SnapshotError>,
+    ) -> Result<T, SnapshotError> {
+        if !std::mem::replace(&mut self.begun, true) {
+            sqlx::raw_sql(BEGIN).execute(&mut *self.connection).await?;
+        }
+        let answer = question(&mut self.connection).await;
+        if answer.is_err() {
+            // Nothing can be asked in it any more.
+            self.end().await;
+        }
+        answer
+    }
+
+    /// Ends the transaction, also one that failed.
+    async fn end(&mut self) {
+        if self.begun && !self.spoilt {
+            let ended = timeout_at(self.until, sqlx::raw_sql("commit").execute(&mut *self.connection)).await;
+            self.begun = !matches!(ended, Ok(Ok(_)));
+        }
+    }
+}
+
+impl Drop for Session<'_> {
+    /// A transaction that was not ended ends with its connection.
+    fn drop(&mut self) {
+        if self.begun || self.spoilt {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
 impl Snapshots {
     /// Connects when the first snapshot is wanted.
     pub fn new(options: &PgConnectOptions) -> Self {
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT);
-        // With the connection's start, and so for no session but its own, also behind a pooler.
-        let limit = [("statement_timeout", format!("{}ms", STATEMENT_TIMEOUT.as_millis()))];
-        let options = options.clone().application_name("crechebooks-gateway").options(limit);
+        let options = options.clone().application_name("crechebooks-gateway");
         Self::of(Source::Postgres(Arc::new(Views {
             pool: pool.connect_lazy_with(options),
             health: Mutex::new(Health::Good),
+            missing: Mutex::default(),
             tenants: sync::Cache::builder().max_capacity(CACHED_TENANTS).time_to_idle(FORGET_AFTER).build(),
             turns: Semaphore::new(CONNECTIONS as usize - IN_TROUBLE),
             turns_in_trouble: Semaphore::new(IN_TROUBLE),
@@ -246,8 +294,16 @@ impl Snapshots {
         match &self.source {
             Source::Books(_) => true,
             Source::Postgres(views) => {
-                views.is_worth_a_question() && views.tenant(tenant).due().and(parts) != Parts::NONE
+                views.is_worth_a_question() && views.due(&views.tenant(tenant)).and(parts) != Parts::NONE
             }
+        }
+    }
+
+    /// The parts that could not be had when they were last asked for.
+    pub fn lacking(&self, tenant: &TenantId) -> Parts {
+        match &self.source {
+            Source::Books(_) => Parts::NONE,
+            Source::Postgres(views) => views.lacking(&views.tenant(tenant)),
         }
     }
 
@@ -260,11 +316,13 @@ impl Snapshots {
             Source::Books(books) => Ok(books(tenant).metrics),
             Source::Postgres(views) => {
                 let known = views.tenant(tenant);
-                if !known.due().figures {
+                if !views.due(&known).figures {
                     return Err(Unavailable);
                 }
                 let mut session = views.session(&known).await.ok_or(Unavailable)?;
-                views.figures(&mut session, tenant, &known).await.ok_or(Unavailable)
+                let figures = views.figures(&mut session, tenant, &known).await;
+                session.end().await;
+                figures.ok_or(Unavailable)
             }
         }
     }
@@ -290,21 +348,37 @@ impl Snapshots {
 impl Views {
     async fn load(&self, tenant: &TenantId) -> serde_json::Result<Snapshot> {
         let known = self.tenant(tenant);
-        let session = match known.due() {
+        let session = match self.due(&known) {
             Parts::NONE => None,
             _ => self.session(&known).await,
         };
         let (mut figures, mut payments) = (None, None);
         if let Some(mut session) = session {
-            figures = self.figures(&mut session, tenant, &known).await;
-            payments = self.payments(&mut session, tenant, &known).await;
+            // The part that failed last comes first: it may be the other one that leaves it no time.
+            for part in known.in_order() {
+                match part {
+                    Part::Figures => figures = self.figures(&mut session, tenant, &known).await,
+                    Part::Payments => payments = self.payments(&mut session, tenant, &known).await,
+                }
+            }
+            session.end().await;
         }
-        // Without the views every part is null for good, until somebody creates them.
-        let missing = match self.health().lacks_views() {
-            true => Parts::NONE,
-            false => Parts { figures: figures.is_none(), payments: payments.is_none() },
-        };
+        let missing = Parts { figures: figures.is_none(), payments: payments.is_none() };
         Snapshot::write(&figures.flatten(), &payments, missing)
+    }
+
+    /// The parts that do not pause.
+    fn due(&self, known: &Tenant) -> Parts {
+        let is_due = |part| known.is_due(part) && self.missing().of(part).is_none_or(|until| until <= Instant::now());
+        Parts { figures: is_due(Part::Figures), payments: is_due(Part::Payments) }
+    }
+
+    fn lacking(&self, known: &Tenant) -> Parts {
+        if !matches!(*self.health(), Health::Good) {
+            return Parts::ALL;
+        }
+        let lacks = |part| known.trouble(part).is_some() || self.missing().of(part).is_some();
+        Parts { figures: lacks(Part::Figures), payments: lacks(Part::Payments) }
     }
 
     fn tenant(&self, tenant: &TenantId) -> Arc<Tenant> {
@@ -328,7 +402,14 @@ impl Views {
         }
         let connected = timeout(CONNECT_LIMIT, self.pool.acquire()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         let connection = connected.inspect_err(|error| self.is_unreachable(error)).ok()?;
-        Some(Session { connection, until: Instant::now() + QUERY_LIMIT, spoilt: false, _slot: slot, _turn: turn })
+        Some(Session {
+            connection,
+            until: Instant::now() + QUERY_LIMIT,
+            begun: false,
+            spoilt: false,
+            _slot: slot,
+            _turn: turn,
+        })
     }
 
     async fn figures(
@@ -362,32 +443,39 @@ impl Views {
         part: Part,
         question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SnapshotError>,
     ) -> Option<T> {
-        if session.spoilt || !known.is_due(part) {
+        if session.spoilt || !known.is_due(part) || !self.may_look_for(part) {
             return None;
         }
-        let begun = Instant::now();
-        let Ok(answer) = timeout_at(session.until, question(&mut session.connection)).await else {
+        let until = session.until;
+        let asked = async {
+            let answer = session.ask(question).await;
+            let missing = match &answer {
+                Err(error) if error.is_missing_view() => !has_view(&mut session.connection, part).await,
+                _ => false,
+            };
+            (answer, missing)
+        };
+        let Ok((answer, missing)) = timeout_at(until, asked).await else {
             session.spoilt = true;
-            session.connection.close_on_drop();
-            // The part before this one may have used the time up.
-            if begun.elapsed() >= STATEMENT_TIMEOUT {
-                self.failed(tenant, known, part, &"no answer in time");
-            }
+            self.failed(tenant, known, part, &"no answer in time");
             self.is_reachable();
             return None;
         };
         match answer {
             Ok(read) => {
                 known.is_well(part);
+                self.is_there(part);
                 self.is_reachable();
                 Some(read)
             }
-            Err(error) if error.is_missing_views() && !has_views(&mut session.connection, session.until).await => {
-                self.views_are_missing(&error);
+            Err(error) if missing => {
+                self.is_missing(part, &error);
+                self.is_reachable();
                 None
             }
             Err(error) if error.is_an_answer() => {
                 self.failed(tenant, known, part, &error);
+                self.is_there(part);
                 self.is_reachable();
                 None
             }
@@ -409,9 +497,9 @@ impl Views {
         let now = Instant::now();
         match *self.health() {
             Health::Good => true,
-            Health::Pausing { until, .. } => until <= now,
+            Health::Pausing { until } => until <= now,
             // A probe that was dropped must not be the last.
-            Health::Probing { since, .. } => since + CONNECT_LIMIT + QUERY_LIMIT <= now,
+            Health::Probing { since } => since + CONNECT_LIMIT + QUERY_LIMIT <= now,
         }
     }
 
@@ -419,11 +507,8 @@ impl Views {
     fn may_ask(&self) -> bool {
         let may = self.is_worth_a_question();
         let mut health = self.health();
-        match *health {
-            Health::Pausing { missing_views, .. } | Health::Probing { missing_views, .. } if may => {
-                *health = Health::Probing { since: Instant::now(), missing_views };
-            }
-            _ => {}
+        if may && !matches!(*health, Health::Good) {
+            *health = Health::Probing { since: Instant::now() };
         }
         may
     }
@@ -438,18 +523,38 @@ impl Views {
 
     fn is_unreachable(&self, error: &dyn Display) {
         let mut health = self.health();
-        if matches!(*health, Health::Good) || health.lacks_views() {
+        if matches!(*health, Health::Good) {
             warn!(%error, "snapshots can't be read, dashboards start without");
         }
-        *health = Health::Pausing { until: Instant::now() + PAUSE, missing_views: false };
+        *health = Health::Pausing { until: Instant::now() + PAUSE };
     }
 
-    fn views_are_missing(&self, error: &SnapshotError) {
-        let mut health = self.health();
-        if !health.lacks_views() {
-            warn!(%error, "the views that snapshots are read from are missing: snapshots are null");
+    /// Whether the part's view is known, or it is time to look for it: one caller looks.
+    fn may_look_for(&self, part: Part) -> bool {
+        let now = Instant::now();
+        let mut missing = self.missing();
+        let Some(until) = missing.of(part) else { return true };
+        let may = *until <= now;
+        if may {
+            *until = now + MISSING_PAUSE;
         }
-        *health = Health::Pausing { until: Instant::now() + MISSING_PAUSE, missing_views: true };
+        may
+    }
+
+    fn is_missing(&self, view: Part, error: &SnapshotError) {
+        if self.missing().of(view).replace(Instant::now() + MISSING_PAUSE).is_none() {
+            warn!(%view, %error, "a view is missing, this part of every snapshot is null");
+        }
+    }
+
+    fn is_there(&self, view: Part) {
+        if self.missing().of(view).take().is_some() {
+            info!(%view, "a view that was missing is there");
+        }
+    }
+
+    fn missing(&self) -> MutexGuard<'_, MissingViews> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
@@ -457,11 +562,11 @@ impl Views {
     }
 }
 
-/// Whether both views are there, and ours to read: then an error that says otherwise comes from within a view, for this tenant.
-async fn has_views(connection: &mut PgConnection, until: Instant) -> bool {
-    const RIGHTS: &str = "select has_table_privilege('dashboard.metrics', 'select')
-        and has_table_privilege('dashboard.recent_payments', 'select')";
-    matches!(timeout_at(until, sqlx::query_scalar(RIGHTS).fetch_one(connection)).await, Ok(Ok(true)))
+/// Whether the view is there, and ours to read: then an error that says otherwise comes from within it, for this tenant.
+async fn has_view(connection: &mut PgConnection, part: Part) -> bool {
+    const RIGHTS: &str = "select has_schema_privilege('dashboard', 'usage') and has_table_privilege($1, 'select')";
+    let asked = sqlx::query_scalar(RIGHTS).persistent(false).bind(part.to_string());
+    matches!(asked.fetch_one(connection).await, Ok(true))
 }
 
 impl Tenant {
@@ -477,9 +582,14 @@ impl Tenant {
         self.trouble(part).is_none_or(|trouble| trouble.until <= Instant::now())
     }
 
-    /// The parts that do not pause.
-    fn due(&self) -> Parts {
-        Parts { figures: self.is_due(Part::Figures), payments: self.is_due(Part::Payments) }
+    /// The parts, and first the one that failed last.
+    fn in_order(&self) -> [Part; 2] {
+        let since = |part| self.trouble(part).map(|trouble| trouble.since);
+        if since(Part::Payments) > since(Part::Figures) {
+            [Part::Payments, Part::Figures]
+        } else {
+            [Part::Figures, Part::Payments]
+        }
     }
 
     fn is_in_trouble(&self) -> bool {
@@ -493,7 +603,8 @@ impl Tenant {
     fn failed(&self, part: Part) {
         let mut trouble = self.trouble(part);
         let pause = trouble.map_or(PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
-        *trouble = Some(Trouble { pause, until: Instant::now() + pause });
+        let since = Instant::now();
+        *trouble = Some(Trouble { since, pause, until: since + pause });
     }
 }
 

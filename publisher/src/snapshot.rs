@@ -22,13 +22,24 @@ pub const METRICS: &str = "select metrics.tenant_id is not null as known,
     from (values ($1)) asked (tenant_id)
     left join dashboard.metrics metrics on metrics.tenant_id = asked.tenant_id";
 
-/// The statement that reads a tenant's newest payments. `$1` is the tenant. Each payment is JSON, for JSON can hold every value that a
-/// view can have: a time beyond the year 9999 or an infinite amount is text here, and refused by [`RecentPayment`].
+/// The statement that reads a tenant's newest payments, more of them than a snapshot shows, for some may not be fit to be shown. `$1` is
+/// the tenant. Rows without a time, or with one beyond the year 9998, come first in the index and take no place among the newest: a few
+/// of them are read to be named. Each payment is JSON, for JSON can hold every value that a view can have: an infinite time or amount is
+/// text here, and refused by [`RecentPayment`].
 pub const PAYMENTS: &str = "select payment_id::text, json_build_object(
         'paymentId', payment_id, 'amount', trim_scale(amount::numeric), 'parentName', parent_name,
         'childName', child_name, 'invoiceNumber', invoice_number, 'receivedAt', received_at)::text as payment
-    from dashboard.recent_payments where tenant_id = $1
-    order by received_at desc, payment_id desc limit 20";
+    from (
+        (select * from dashboard.recent_payments
+            where tenant_id = $1 and received_at < '9999-01-01 00:00:00Z'
+            order by received_at desc, payment_id desc limit 40)
+        union all
+        select * from (
+            select * from dashboard.recent_payments where tenant_id = $1
+            order by received_at desc, payment_id desc limit 5) first
+        where received_at is null or received_at >= '9999-01-01 00:00:00Z'
+    ) newest
+    order by received_at desc, payment_id desc";
 
 /// A payment of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,8 +101,8 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    /// Whether the views are not there, or not ours to read.
-    pub fn is_missing_views(&self) -> bool {
+    /// Whether a view is not there, or not ours to read.
+    pub fn is_missing_view(&self) -> bool {
         const UNDEFINED_TABLE: &str = "42P01";
         const UNDEFINED_SCHEMA: &str = "3F000";
         const FORBIDDEN: &str = "42501";
@@ -114,14 +125,16 @@ impl SnapshotError {
     }
 }
 
-/// Reads a tenant's newest payments.
+/// Reads a tenant's newest payments. Like [`read_metrics`] it leaves no prepared statement behind, so that it works behind a pooler by
+/// transaction.
 pub async fn read_payments(connection: &mut PgConnection, tenant: &TenantId) -> Result<RecentPayments, SnapshotError> {
     let rows: Vec<(Option<String>, String)> =
-        sqlx::query_as(PAYMENTS).bind(tenant.as_str()).fetch_all(connection).await?;
+        sqlx::query_as(PAYMENTS).persistent(false).bind(tenant.as_str()).fetch_all(connection).await?;
     let mut read = RecentPayments { payments: Vec::new(), left_out: Vec::new() };
     for (payment_id, payment) in rows {
         match serde_json::from_str(&payment) {
-            Ok(payment) => read.payments.push(payment),
+            Ok(payment) if read.payments.len() < RECENT_PAYMENTS => read.payments.push(payment),
+            Ok(_) => {}
             Err(error) => read.left_out.push(LeftOut { payment_id, reason: error.to_string() }),
         }
     }
@@ -133,7 +146,7 @@ pub async fn read_metrics(
     connection: &mut PgConnection,
     tenant: &TenantId,
 ) -> Result<Option<MetricsUpdated>, SnapshotError> {
-    metrics(&sqlx::query(METRICS).bind(tenant.as_str()).fetch_one(connection).await?)
+    metrics(&sqlx::query(METRICS).persistent(false).bind(tenant.as_str()).fetch_one(connection).await?)
 }
 
 fn metrics(row: &PgRow) -> Result<Option<MetricsUpdated>, SnapshotError> {

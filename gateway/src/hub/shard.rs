@@ -424,7 +424,12 @@ impl Shard {
                 Effect::Joined { newcomers, head, recovered, snapshot, replay } => {
                     chamber.flush(&self.metrics);
                     let heartbeat = self.limits.heartbeat.as_secs();
-                    let lacks = snapshot.as_ref().map_or(Parts::NONE, |snapshot| snapshot.missing);
+                    let lacks = match (&snapshot, &self.database) {
+                        (Some(snapshot), _) => snapshot.missing,
+                        // Who comes back may have had to start without what can't be had even now.
+                        (None, Some(database)) => database.snapshots.lacking(tenant),
+                        (None, None) => Parts::NONE,
+                    };
                     if let (true, Some(database)) = (lacks.figures, &self.database) {
                         // They start without figures, and should have some as soon as there are any.
                         database.figures.changed(tenant, head.clone());

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row};
 
-use super::harness::books::{emit, emit_all};
+use super::harness::books::{emit, emit_all, open_books, pay};
 use super::harness::pooler::Pooler;
-use super::harness::{Database, Gateway, PostgresServer, Setup, eventually, tenant, within};
+use super::harness::{Dashboard, Database, Gateway, PostgresServer, Setup, Token, eventually, tenant, tenants, within};
 
 /// What the gateway could leave behind on a session that others use after it.
 const SETTINGS: [&str; 6] = [
@@ -94,6 +94,44 @@ async fn f61_behind_a_pooler_that_lends_its_sessions_by_turns_nobody_leads() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(pooled_settings(&pooler, &database, 2).await, before);
     assert_eq!(database.value::<i64>("select term from dashboard.relay").await, 0, "nobody has led");
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f47_behind_a_pooler_by_transaction_snapshots_come_and_no_setting_stays() {
+    let database = PostgresServer::shared().await.database().await;
+    let pooler = Pooler::start(&database, "transaction").await;
+    let before = pooled_settings(&pooler, &database, 1).await.remove(0);
+    let centres = tenants(20);
+    for centre in &centres {
+        open_books(&database, centre).await;
+        pay(&mut database.client().await, centre, 1, 10).await;
+    }
+    let failing = tenant();
+    open_books(&database, &failing).await;
+    database
+        .run(&format!(
+            "alter view dashboard.metrics rename to metrics_well;
+             create view dashboard.metrics as
+                 select tenant_id, total_outstanding / (tenant_id <> '{failing}')::int as total_outstanding, total_arrears,
+                     accounts_in_arrears, payments_today, amount_received_today, invoices_by_status
+                 from dashboard.metrics_well"
+        ))
+        .await;
+    let stack = Setup::new().env("DATABASE_URL", &pooler.url(&database)).start().await;
+    for _ in 0..3 {
+        let joins = centres.iter().chain([&failing]).map(|centre| async {
+            let mut dashboard = Dashboard::open(stack.addr()).await;
+            let joined = dashboard.join(centre.as_str(), &Token::of(centre.as_str()).sign()).await;
+            assert_eq!(joined.data["metrics"].is_null(), *centre == failing, "{}", joined.raw);
+            assert!(joined.data["payments"].is_array(), "{}", joined.raw);
+            dashboard.close().await;
+        });
+        futures::future::join_all(joins).await;
+    }
+    for settings in pooled_settings(&pooler, &database, 12).await {
+        assert_eq!(settings, before);
+    }
     stack.finish().await;
 }
 

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::harness::books::{open_books, pay, record};
 use super::harness::ledger::Message;
 use super::harness::{
-    Dashboard, Database, Oracle, PostgresServer, Setup, Stack, Token, eventually, http, payment, tenant, tenants,
+    Dashboard, Database, Incoming, Oracle, PostgresServer, Setup, Stack, Token, eventually, http, payment, tenant,
+    tenants, within,
 };
 
 fn token(tenant: &TenantId) -> String {
@@ -111,8 +112,11 @@ async fn without_views_snapshots_are_null_and_it_is_said_once() {
         assert_eq!((&joined.data["metrics"], &joined.data["payments"]), (&Value::Null, &Value::Null));
         dashboard.close().await;
     }
-    let said = stack.gateway().log().lines().into_iter().filter(|line| line.contains("snapshots are null")).count();
-    assert!((1..=2).contains(&said), "{said} lines");
+    let lines = stack.gateway().log().lines();
+    for view in ["dashboard.metrics", "dashboard.recent_payments"] {
+        let said = lines.iter().filter(|line| line.contains("is missing") && line.contains(view)).count();
+        assert_eq!(said, 1, "{view} in {lines:#?}");
+    }
     stack.finish().await;
 }
 
@@ -379,6 +383,117 @@ async fn f62_a_row_that_cannot_be_shown_is_left_out_and_named_once() {
     stack.finish().await;
 }
 
+/// Two parts that fit into a snapshot's second one by one, and not together. The payments' view is read twice.
+#[tokio::test]
+async fn f47_two_slow_parts_take_turns() {
+    let database = PostgresServer::shared().await.database().await;
+    let acorn = tenant();
+    open_books(&database, &acorn).await;
+    pay(&mut database.client().await, &acorn, 1, 10).await;
+    database
+        .run(
+            "alter view dashboard.metrics rename to metrics_quick;
+             create view dashboard.metrics as
+                 select m.* from (select pg_sleep(0.7)) slept cross join dashboard.metrics_quick m;
+             alter view dashboard.recent_payments rename to payments_quick;
+             create view dashboard.recent_payments as
+                 select p.* from (select pg_sleep(0.25)) slept cross join dashboard.payments_quick p",
+        )
+        .await;
+    let stack = Setup::new().database(&database).start().await;
+    let (mut dashboard, joined) = join(&stack, &acorn).await;
+    let mut message = joined;
+    let (mut figures, mut payments) = (false, false);
+    within("both parts", Duration::from_secs(30), async {
+        loop {
+            figures |= message.data["metrics"].is_object();
+            payments |= message.data["payments"].is_array();
+            if figures && payments {
+                break;
+            }
+            message = dashboard.until("resync").await;
+        }
+    })
+    .await;
+    dashboard.close().await;
+    stack.finish().await;
+}
+
+/// Longer than a wait for an answer.
+async fn until_resync(dashboard: &mut Dashboard) -> Message {
+    loop {
+        match dashboard.next().await {
+            Incoming::Message(message) if message.kind == "resync" => return message,
+            Incoming::Message(_) => {}
+            Incoming::Closed(code) => panic!("closed with {code:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn f49_one_missing_view_costs_its_own_part_alone() {
+    let database = PostgresServer::shared().await.database().await;
+    let (acorn, elm) = (tenant(), tenant());
+    for centre in [&acorn, &elm] {
+        open_books(&database, centre).await;
+        pay(&mut database.client().await, centre, 1, 10).await;
+    }
+    database.run("alter view dashboard.recent_payments rename to payments_away").await;
+    let stack = Setup::new().database(&database).start().await;
+    let (mut first, joined) = join(&stack, &acorn).await;
+    assert_eq!((&joined.data["metrics"]["paymentsToday"], &joined.data["payments"]), (&json!(1), &Value::Null));
+    let (mut second, joined) = join(&stack, &elm).await;
+    assert_eq!((&joined.data["metrics"]["paymentsToday"], &joined.data["payments"]), (&json!(1), &Value::Null));
+    // Live figures go on.
+    record(&database, &acorn, 2).await;
+    let live = async { while first.until("metrics_updated").await.data["paymentsToday"] != 2 {} };
+    within("live figures", Duration::from_secs(10), live).await;
+
+    database.run("alter view dashboard.payments_away rename to recent_payments").await;
+    let back = Instant::now();
+    let both = futures::future::join(until_resync(&mut first), until_resync(&mut second));
+    let (here, there) = within("the payments", Duration::from_secs(40), both).await;
+    assert_eq!(payment_ids(&here.data["payments"]), ["p-2", "p-1"]);
+    assert_eq!(payment_ids(&there.data["payments"]), ["p-1"]);
+    assert!(here.data["metrics"].is_object() && there.data["metrics"].is_object(), "{} {}", here.raw, there.raw);
+    println!("payments {:?} after their view", back.elapsed());
+    let lines = stack.gateway().log().lines();
+    let said = lines.iter().filter(|line| line.contains("is missing") && line.contains("dashboard.recent_payments"));
+    assert_eq!(said.count(), 1, "{lines:#?}");
+    first.close().await;
+    second.close().await;
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn f62_rows_without_a_usable_time_take_no_place() {
+    let database = PostgresServer::shared().await.database().await;
+    let acorn = tenant();
+    open_books(&database, &acorn).await;
+    for number in 1..=25 {
+        pay(&mut database.client().await, &acorn, number, 10).await;
+    }
+    database
+        .run(&format!(
+            "alter view dashboard.recent_payments rename to payments_well;
+             create view dashboard.recent_payments as
+                 select * from dashboard.payments_well
+                 union all
+                 select '{acorn}', 'odd-' || n, 5.00, 'Thandi', 'Lwazi', 'INV-1', case when n > 12 then timestamptz 'infinity' end
+                 from generate_series(1, 25) n"
+        ))
+        .await;
+    let stack = Setup::new().database(&database).start().await;
+    let (dashboard, joined) = join(&stack, &acorn).await;
+    let newest: Vec<String> = (6..=25).rev().map(|number| format!("p-{number}")).collect();
+    assert_eq!(payment_ids(&joined.data["payments"]), newest);
+    let lines = stack.gateway().log().lines();
+    let named = lines.iter().filter(|line| line.contains("left out")).count();
+    assert!((1..=5).contains(&named), "{named} rows are named");
+    dashboard.close().await;
+    stack.finish().await;
+}
+
 /// A database that is away for a minute: dashboards that came meanwhile, or were resynced, get their snapshot when it is back, and those
 /// that have one are left alone.
 async fn away_for_a_minute(stop: fn(&mut PostgresServer), start: impl AsyncFnOnce(&mut PostgresServer)) {
@@ -406,21 +521,28 @@ async fn away_for_a_minute(stop: fn(&mut PostgresServer), start: impl AsyncFnOnc
     stack.redis().command(&["DEL", &stack.state_key(&elm), &stack.log_key(&elm)]).await;
     receipts.push(stack.publish(&elm, &payment()).await);
     assert_eq!(resynced.until("resync").await.data["payments"], Value::Null);
+    // A dashboard without a snapshot comes back while there is none, and has missed nothing.
+    let (resumed, _) = join(&stack, &oak).await;
+    let cursor = resumed.cursor();
+    resumed.close().await;
+    let mut resumed = Dashboard::open(stack.addr()).await;
+    let joined = resumed.resume(oak.as_str(), &token(&oak), &cursor).await;
+    assert_eq!(joined.data["recovered"], true, "{}", joined.raw);
     while away.elapsed() < Duration::from_secs(60) {
         receipts.push(stack.publish(&acorn, &payment()).await);
-        for dashboard in [&mut early, &mut late, &mut only, &mut resynced] {
+        for dashboard in [&mut early, &mut late, &mut only, &mut resynced, &mut resumed] {
             dashboard.ping().await;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     start(&mut server).await;
     let back = Instant::now();
-    for dashboard in [&mut late, &mut only, &mut resynced] {
+    for dashboard in [&mut late, &mut only, &mut resynced, &mut resumed] {
         let resync = dashboard.until("resync").await;
         assert_eq!(payment_ids(&resync.data["payments"]), ["p-1"], "{}", resync.raw);
         assert_eq!(resync.data["metrics"]["paymentsToday"], 1);
     }
-    println!("three snapshots, {:?} after the database", back.elapsed());
+    println!("four snapshots, {:?} after the database", back.elapsed());
     assert!(back.elapsed() < Duration::from_secs(15), "{:?}", back.elapsed());
     receipts.push(stack.publish(&acorn, &payment()).await);
     for dashboard in [&mut early, &mut late] {
@@ -430,6 +552,7 @@ async fn away_for_a_minute(stop: fn(&mut PostgresServer), start: impl AsyncFnOnc
     // Each of them had one, and no event came twice or was taken back.
     let (early, late, only) = (early.close().await, late.close().await, only.close().await);
     assert_eq!((early.resyncs(), late.resyncs(), only.resyncs()), (0, 1, 1));
+    assert_eq!(resumed.close().await.resyncs(), 1);
     let mut oracle = Oracle::new(receipts);
     oracle.judge_to_the_end("early", &early);
     oracle.judge_to_the_end("late", &late);

@@ -33,7 +33,7 @@ impl Pooler {
             "auth_type = any".to_owned(),
             format!("pool_mode = {mode}"),
             "default_pool_size = 12".to_owned(),
-            "ignore_startup_parameters = extra_float_digits,options".to_owned(),
+            "ignore_startup_parameters = extra_float_digits".to_owned(),
         ];
         std::fs::write(&file, lines.join("\n") + "\n" + &settings.join("\n") + "\n").unwrap();
         let mut command = Command::new("/usr/sbin/pgbouncer");
