@@ -1,7 +1,7 @@
 //! A gateway with its Redis, and with a database where asked for: real programs, gone with the test.
 
 use std::fmt;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -101,6 +101,8 @@ impl Stack {
         // What it says from now on must be read by someone, or it would block once the pipe is full.
         thread::spawn(move || lines.for_each(drop));
         let address = |name: &str| listening[name].as_str().unwrap().to_owned();
+        // With all its connections to Redis: what it holds later is compared with what it holds now.
+        until_ready(&address("internal"));
         Self {
             redis_url,
             database_url,
@@ -245,6 +247,21 @@ fn scratch(number: u16) -> PathBuf {
 
 fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn until_ready(internal: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(internal).unwrap();
+        write!(stream, "GET /readyz HTTP/1.1\r\nHost: {internal}\r\nConnection: close\r\n\r\n").unwrap();
+        stream.read_to_string(&mut answer).unwrap();
+        if answer.starts_with("HTTP/1.1 200 ") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the gateway is not ready: {answer}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn until_listening(port: u16) {
