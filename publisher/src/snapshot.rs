@@ -22,22 +22,15 @@ pub const METRICS: &str = "select metrics.tenant_id is not null as known,
     from (values ($1)) asked (tenant_id)
     left join dashboard.metrics metrics on metrics.tenant_id = asked.tenant_id";
 
-/// The statement that reads a tenant's newest payments, more of them than a snapshot shows, for some may not be fit to be shown. `$1` is
-/// the tenant. Rows without a time, or with one beyond the year 9998, come first in the index and take no place among the newest: a few
-/// of them are read to be named. Each payment is JSON, for JSON can hold every value that a view can have: an infinite time or amount is
-/// text here, and refused by [`RecentPayment`].
+/// The statement that reads a tenant's newest payments: more of them than a snapshot shows, for some may not be fit to be shown (those
+/// without a time, or with an infinite one, come first in the order of the index). `$1` is the tenant. Each payment is JSON, for JSON can
+/// hold every value that a view can have: an infinite time or amount is text here, and refused by [`RecentPayment`].
 pub const PAYMENTS: &str = "select payment_id::text, json_build_object(
         'paymentId', payment_id, 'amount', trim_scale(amount::numeric), 'parentName', parent_name,
         'childName', child_name, 'invoiceNumber', invoice_number, 'receivedAt', received_at)::text as payment
     from (
-        (select * from dashboard.recent_payments
-            where tenant_id = $1 and received_at < '9999-01-01 00:00:00Z'
-            order by received_at desc, payment_id desc limit 40)
-        union all
-        select * from (
-            select * from dashboard.recent_payments where tenant_id = $1
-            order by received_at desc, payment_id desc limit 5) first
-        where received_at is null or received_at >= '9999-01-01 00:00:00Z'
+        select * from dashboard.recent_payments where tenant_id = $1
+        order by received_at desc, payment_id desc limit 60
     ) newest
     order by received_at desc, payment_id desc";
 
@@ -132,9 +125,11 @@ pub async fn read_payments(connection: &mut PgConnection, tenant: &TenantId) -> 
         sqlx::query_as(PAYMENTS).persistent(false).bind(tenant.as_str()).fetch_all(connection).await?;
     let mut read = RecentPayments { payments: Vec::new(), left_out: Vec::new() };
     for (payment_id, payment) in rows {
+        if read.payments.len() == RECENT_PAYMENTS {
+            break;
+        }
         match serde_json::from_str(&payment) {
-            Ok(payment) if read.payments.len() < RECENT_PAYMENTS => read.payments.push(payment),
-            Ok(_) => {}
+            Ok(payment) => read.payments.push(payment),
             Err(error) => read.left_out.push(LeftOut { payment_id, reason: error.to_string() }),
         }
     }
