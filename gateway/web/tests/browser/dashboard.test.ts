@@ -101,7 +101,8 @@ test("f50 what was condensed is said, to listeners as well, and the page asks fo
   await one.publish(ACORN, "metrics_updated", { ...none, asOf: new Date().toISOString(), condensed });
   const said = "37 payments and 1 alert were summarised.";
   await window.page.locator(".payments .note").getByText(said).waitFor();
-  await expect.poll(() => window.page.locator(".for-listeners").innerText()).toContain(said);
+  // The announcer speaks every three seconds at most.
+  await expect.poll(() => window.page.locator(".for-listeners").innerText(), { timeout: 10_000 }).toContain(said);
   expect((await (await asked).response())?.status()).toBe(200);
   await expect.poll(() => window.page.locator(".tile .value").allInnerTexts()).not.toContain("–");
   await window.isSound();
