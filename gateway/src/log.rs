@@ -21,7 +21,7 @@ use crate::config::{Config, ConfigError, LogFormat};
 const QUEUE_BYTES: usize = 128 * 1024;
 /// Pause before the next attempt on an output that was set to refuse instead of to block.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
-/// The exit waits so long for what is queued.
+/// The longest that the exit waits for queued lines.
 const EXIT_LIMIT: Duration = Duration::from_millis(500);
 
 /// The log's output.

@@ -48,7 +48,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const LOG_AGAIN: Duration = Duration::from_secs(60);
 /// Tenants whose last answer to `GET /dashboard/snapshot` is kept for a second, and whose troubles are known.
 const CACHED_TENANTS: u64 = 10_000;
-/// Tenants whose troubles are forgotten when no question was asked for so long.
+/// A tenant's troubles are forgotten when no question was asked for this time.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// Rows that were left out and named; each is named once a day at most.
 const NAMED_ROWS: u64 = 1_000;

@@ -61,7 +61,7 @@ pub fn once_millis(data: &EventData, relayed: bool) -> u64 {
     }
 }
 
-/// Whether an event can wait for tokens that nobody else needs.
+/// Whether an event can wait for tokens that no other event needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
     /// As its type says.

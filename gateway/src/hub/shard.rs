@@ -217,7 +217,7 @@ impl Shard {
                 self.in_room(&tenant, |room, effects| room.reading(ticket, reading, effects));
             }
             Signal::Lost { tenant, outage } => {
-                // Nothing is answered now: whoever waits is told so.
+                // No question is answered now: the members that wait are told so.
                 self.give_turns_back(&tenant);
                 self.in_room(&tenant, |room, effects| room.lost(outage, effects));
             }
@@ -235,7 +235,7 @@ impl Shard {
         }
     }
 
-    /// No answer can come soon to the members that wait: they hold nobody else up.
+    /// No answer can come soon to the members that wait: they give their turns back.
     fn give_turns_back(&mut self, tenant: &TenantId) {
         for member in self.chambers.get(tenant).iter().flat_map(|chamber| &chamber.waiting) {
             self.joining.remove(&member.link.id);

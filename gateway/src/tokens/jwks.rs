@@ -48,7 +48,7 @@ enum Source {
 enum ReadError {
     /// The issuer gave no answer, or none that says anything about its keys.
     Away(String),
-    /// The source is none.
+    /// The source can't be used.
     Unusable(String),
 }
 

@@ -41,11 +41,11 @@ const NO_FIGURES_PAUSE: Duration = Duration::from_secs(5);
 const ONE_BY_ONE: Duration = Duration::from_secs(30);
 /// How long a flood is taken to go on after its last rows were condensed.
 const FLOOD_GOES_ON: Duration = Duration::from_secs(2);
-/// The lead is given up when Redis has answered nothing for so long, and rows wait: other gateways may reach it.
+/// The lead is given up when Redis has answered nothing for this time, and rows wait: other gateways may reach it.
 const CUT_OFF: Duration = Duration::from_secs(3);
 /// The same when Redis answers for other tenants: one node of a cluster can't be reached.
 const CUT_OFF_IN_PART: Duration = Duration::from_secs(15);
-/// An old master may have acknowledged rows for so long before its end was noticed.
+/// An old master may have acknowledged rows for this time before its end was noticed.
 const DOUBTFUL: Duration = Duration::from_secs(10);
 /// A publish that was under way when Redis moved is marked within this.
 const MARKED: Duration = Duration::from_secs(3);

@@ -17,7 +17,7 @@ use crate::{complaints::Complaints, metrics::RelayMetrics};
 /// How often who stands by tries to lead: a leader that dies is succeeded within this, and its events still come in time (500 ms).
 const TRY: Duration = Duration::from_millis(200);
 
-/// How often a pooler is looked at again that pools by transaction: it can be set up anew while the gateway runs.
+/// How often a pooler is looked at again that pools by transaction: it can be configured again while the gateway runs.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long a leader that was cut off from Redis stands back: several times as long as the others take to lead.

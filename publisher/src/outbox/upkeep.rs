@@ -41,7 +41,7 @@ const PRUNE: &str = "delete from dashboard.outbox where id in (
 /// Rows that one statement of [`PRUNE`] deletes at most: more would be felt.
 const PRUNED_AT_ONCE: u64 = 5000;
 
-/// Whether so many alerts of a tenant (`$2`) wait that they may be condensed.
+/// Whether enough alerts of a tenant (`$2`) wait that they may be condensed.
 const MANY_ALERTS: &str = "select count(*) >= $2 from (
     select from dashboard.outbox
     where tenant_id = $1 and relayed_at is null and type = 'arrears_alert' limit $2) alerts";
@@ -94,7 +94,7 @@ pub(super) enum Condensed {
         /// Why its figures are null, if they are.
         without_figures: Option<String>,
     },
-    /// No row can be condensed; so many that waited were refused.
+    /// No row can be condensed; this number of waiting rows was refused.
     Nothing { refused: usize },
     /// Another leader has begun its term.
     Succeeded,

@@ -13,7 +13,7 @@ const LAST_SLOT: u16 = 16_383;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     servers: Vec<Server>,
-    /// Ranges by their last slot, ascending; each with the index of its server. What lies between them is nobody's.
+    /// Ranges by their last slot, ascending; each with the index of its server. The slots between them have no server.
     ranges: Vec<Range>,
 }
 
@@ -33,7 +33,7 @@ impl Layout {
         Self { servers: vec![server], ranges: vec![Range { first: 0, last: LAST_SLOT, server: 0 }] }
     }
 
-    /// The server that holds a name; `None` while nobody is known to.
+    /// The server that holds a name; `None` while no server is known to hold it.
     pub fn server_of(&self, name: &[u8]) -> Option<&Server> {
         // One server holds all there is, whatever the slot.
         if let ([server], [Range { first: 0, last: LAST_SLOT, .. }]) = (&self.servers[..], &self.ranges[..]) {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_between_the_ranges_is_nobodys() {
+    fn a_slot_between_the_ranges_has_no_server() {
         let slot = redis_keyslot(b"dash:kicks");
         let layout = layout(&[(0, slot - 1, "a", 1), (slot + 1, 16383, "a", 1)]).expect("a layout");
         assert_eq!(layout.server_of(b"dash:kicks"), None);

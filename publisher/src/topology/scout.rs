@@ -19,7 +19,7 @@ use crate::{complaints::Complaints, task::keep_running};
 
 /// At the start the first answers wait this long for better ones, unless most sources have answered.
 const SETTLE: Duration = Duration::from_millis(300);
-/// A view is forgotten when most sources have answered for this long, all with older views: they were set up anew, and
+/// A view is forgotten when most sources have answered for this long, all with older views: they were set up again, and
 /// count from zero.
 const FORGET: Duration = Duration::from_secs(10);
 
@@ -115,8 +115,8 @@ impl Scout {
     }
 
     fn complain(&mut self, error: &Error) {
-        let nobody = self.sources.values().all(|source| source.state == State::Fails);
-        if nobody && self.complaints.may_say(&error.to_string()) {
+        let all_fail = self.sources.values().all(|source| source.state == State::Fails);
+        if all_fail && self.complaints.may_say(&error.to_string()) {
             let asked = if self.url.is_cluster() { "node of the Cluster" } else { "Sentinel" };
             warn!(%error, "no {asked} answers");
         }

@@ -64,7 +64,7 @@ pub(super) async fn watch(
     loop {
         let begun = Instant::now();
         let Err(error) = look_for_ever(&url, &source, &reports, &mut doubts, &mut listen).await;
-        // Fails only when nobody wants to know any more; this task is aborted then.
+        // Fails only when the scout is gone; this task is aborted then.
         let _ = reports.send(Report { source: source.clone(), view: Err(error) }).await;
         backoff.reset_after(begun.elapsed());
         sleep(backoff.delay()).await;
@@ -91,7 +91,7 @@ async fn look_for_ever(
         let _ = reports.send(Report { source: source.clone(), view: Ok(view) }).await;
         let doubted = async {
             sleep(PAUSE).await;
-            // Fails only when nobody is left who could doubt.
+            // Fails only when the last `Servers` is gone.
             if doubts.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }

@@ -11,7 +11,7 @@ use crate::error::ConnectError;
 /// An address of Redis, checked.
 #[derive(Clone)]
 pub struct RedisUrl {
-    /// How to talk to the servers that hold tenants; its own server is nobody's.
+    /// How to talk to the servers that hold tenants; the server named in it is not used.
     pub(super) config: Config,
     pub(super) place: Place,
 }

@@ -515,7 +515,7 @@ impl Keeper {
             }
         }
         let now = Instant::now();
-        // While no server is known, nobody takes the questions that nobody waits for any more.
+        // While no server is known, no round takes the questions whose callers have given up.
         self.questions.retain(|question| !question.is_moot());
         let mut over = Vec::new();
         self.refused.retain(|tenant, refused| {

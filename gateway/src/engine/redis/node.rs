@@ -190,7 +190,7 @@ impl Node {
         self.left = Some(Instant::now());
     }
 
-    /// Whether nobody listens to it any more, and it owes no answer.
+    /// Whether the time of listening to it is over, and it owes no answer.
     pub fn is_gone(&self) -> bool {
         self.left.is_some_and(|until| Instant::now() >= until) && self.running.is_none()
     }

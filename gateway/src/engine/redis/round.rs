@@ -110,7 +110,7 @@ pub enum RoundError {
     /// The server didn't answer, or not to what was asked.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// It was left and is a replica now: nobody publishes there, and what it delivers are copies.
+    /// The server was left and is a replica now: no publisher can write there, and its messages are copies.
     #[error("the server is no master any more")]
     Demoted,
     /// It lost a subscription, or kept one.

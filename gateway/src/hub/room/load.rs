@@ -28,7 +28,7 @@ pub(super) enum Recipients {
     Nobody,
     /// Those that were answered without these parts.
     Lacking(Parts),
-    /// All: they miss events that nobody has.
+    /// All: they miss events that are in no log.
     Everybody,
 }
 
