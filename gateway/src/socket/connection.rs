@@ -14,12 +14,13 @@ use tracing::debug;
 use super::allowance::Allowance;
 use super::close::{CloseReason, FullReason};
 use super::frame::{self, Chunk, Incoming, Reader};
-use super::link::{EndOnPanic, Link};
+use super::link::{Link, OwnLink};
 use super::protocol::{self, ClientMessage, JoinRequest};
 use super::slots::Slot;
 use crate::engine::Position;
 use crate::gateway::Shared;
 use crate::hub::Join;
+use crate::shutdown::Turn;
 use crate::tokens::{Claims, LEEWAY};
 
 /// Taken from the kernel at once, on the stack: no socket has a buffer of its own.
@@ -39,7 +40,7 @@ const LINGER_BYTES: usize = 64 * 1024;
 /// A socket after its handshake.
 pub struct Connection {
     gateway: Shared,
-    link: Arc<Link>,
+    link: OwnLink,
     slot: Slot,
     reader: Reader,
     allowance: Allowance,
@@ -49,7 +50,6 @@ pub struct Connection {
     room: Option<TenantId>,
     opened: Instant,
     clocks: Clocks,
-    _end: EndOnPanic,
 }
 
 /// The moments at which something is due.
@@ -65,7 +65,7 @@ struct Clocks {
     /// Until when a message that has begun must be complete.
     complete_by: Option<Instant>,
     /// The turn in the drain's timetable.
-    drained: Option<(Instant, u64)>,
+    drained: Option<Box<Turn>>,
 }
 
 /// Something a socket does next by itself.
@@ -82,11 +82,9 @@ impl Connection {
         let now = Instant::now();
         let join_by = Some(now + gateway.config.join_timeout);
         let reader = Reader::new(gateway.config.max_message_bytes);
-        let link = Arc::new(link);
         let mut connection = Box::new(Self {
             gateway,
-            _end: EndOnPanic(link.clone()),
-            link,
+            link: OwnLink(Arc::new(link)),
             slot,
             reader,
             allowance: Allowance::new(now),
@@ -136,8 +134,7 @@ impl Connection {
                 biased;
                 () = self.link.woken() => {}
                 () = gateway.shutdown.draining(), if self.clocks.drained.is_none() => {
-                    let turn = gateway.shutdown.turn();
-                    self.clocks.drained = Some((turn.at, turn.retry_in_ms));
+                    self.clocks.drained = Some(Box::new(gateway.shutdown.turn()));
                 }
                 () = gateway.shutdown.hurried() => return CloseReason::GoingAway,
                 ready = self.link.ready() => if ready.is_err() { return CloseReason::Lost },
@@ -412,7 +409,7 @@ impl Clocks {
     fn next(&self, gateway: &Shared) -> Instant {
         let heartbeat = gateway.config.heartbeat;
         let silent = self.join_by.is_none().then(|| self.heard + 2 * heartbeat);
-        let drained = self.drained.map(|(at, _)| at);
+        let drained = self.drained.as_ref().map(|turn| turn.at);
         let all = [self.join_by, silent, self.warn, self.expires, self.complete_by, drained];
         // There is always either a join to wait for or a sign of life.
         all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + heartbeat)
@@ -421,10 +418,8 @@ impl Clocks {
     fn due(&mut self, gateway: &Shared) -> Due {
         let now = Instant::now();
         let past = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if let Some((at, retry_in_ms)) = self.drained
-            && at <= now
-        {
-            return Due::Close(CloseReason::Restart { retry_in_ms });
+        if let Some(turn) = self.drained.as_ref().filter(|turn| turn.at <= now) {
+            return Due::Close(CloseReason::Restart { retry_in_ms: turn.retry_in_ms });
         }
         if past(self.expires) {
             return Due::Close(CloseReason::TokenExpired);

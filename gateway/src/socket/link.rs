@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,11 +53,19 @@ struct Waiting {
     events: usize,
 }
 
-/// Ends the connection if the socket's task panics. The room would otherwise go on writing to a client whose token, silence and
-/// messages nothing looks at any more.
-pub struct EndOnPanic(pub Arc<Link>);
+/// The link as its socket's task holds it. It ends with the task if that panics: the room would otherwise go on writing to a client
+/// whose token, silence and messages nothing looks at any more.
+pub struct OwnLink(pub Arc<Link>);
 
-impl Drop for EndOnPanic {
+impl Deref for OwnLink {
+    type Target = Arc<Link>;
+
+    fn deref(&self) -> &Arc<Link> {
+        &self.0
+    }
+}
+
+impl Drop for OwnLink {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.finish();

@@ -128,7 +128,7 @@ async fn a_verdict_wakes_the_task_and_is_given_once() {
 #[tokio::test]
 async fn f60_the_panic_of_a_sockets_task_ends_its_connection() {
     let (link, mut client) = pair(10).await;
-    let end = EndOnPanic(link.clone());
+    let end = OwnLink(link.clone());
     let task = tokio::spawn(async move {
         let _end = end;
         panic!("on purpose");
