@@ -1,4 +1,4 @@
-//! What goes on being wrong is said again once a minute, not each time that it is tried.
+//! The throttle of the log: what goes on being wrong is said again once a minute, not each time that it happens.
 
 use std::time::Duration;
 
@@ -7,30 +7,68 @@ use tokio::time::Instant;
 /// A cause that stays is logged this often.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Causes that are told apart; more within a minute are somebody's changing text.
-const CAUSES: usize = 8;
+const CAUSES: usize = 32;
 
 /// The causes that were said of late.
 #[derive(Debug, Default)]
 pub struct Complaints {
-    said: Vec<(String, Instant)>,
+    said: Vec<Said>,
     open: bool,
+}
+
+#[derive(Debug)]
+struct Said {
+    cause: String,
+    at: Instant,
+    /// How often it was counted since.
+    unsaid: u64,
 }
 
 impl Complaints {
     /// Whether to say this now.
     pub fn may_say(&mut self, cause: &str) -> bool {
-        self.said.retain(|(_, at)| at.elapsed() < AGAIN);
-        let new = self.said.len() < CAUSES && self.said.iter().all(|(said, _)| said != cause);
-        if new {
-            self.said.push((cause.to_owned(), Instant::now()));
-            self.open = true;
-        }
-        new
+        let due = self.count(cause).is_some();
+        // Who doesn't ask for counts doesn't ask what is overdue either.
+        self.said.iter_mut().filter(|said| said.cause == cause).for_each(|said| said.unsaid = 0);
+        due
+    }
+
+    /// Counts a cause. When it is to be said now: how often it came since it was last said, this time included.
+    pub fn count(&mut self, cause: &str) -> Option<u64> {
+        self.said.retain(|said| said.cause == cause || said.at.elapsed() < AGAIN || said.unsaid > 0);
+        let full = self.said.len() >= CAUSES;
+        let count = if let Some(said) = self.said.iter_mut().find(|said| said.cause == cause) {
+            said.unsaid += 1;
+            said.count_if_due()?
+        } else if full {
+            return None;
+        } else {
+            self.said.push(Said { cause: cause.to_owned(), at: Instant::now(), unsaid: 0 });
+            1
+        };
+        self.open = true;
+        Some(count)
+    }
+
+    /// What was counted and not said yet, where its minute is over: it is to be said now, though it may have ended.
+    pub fn overdue(&mut self) -> Vec<(String, u64)> {
+        let said = self.said.iter_mut().filter(|said| said.unsaid > 0);
+        said.filter_map(|said| Some((said.cause.clone(), said.count_if_due()?))).collect()
     }
 
     /// Whether something was said since it was last over, so that its end is worth saying too.
     pub fn is_over(&mut self) -> bool {
         std::mem::take(&mut self.open)
+    }
+}
+
+impl Said {
+    fn count_if_due(&mut self) -> Option<u64> {
+        let due = self.at.elapsed() >= AGAIN;
+        due.then(|| {
+            self.at = Instant::now();
+            std::mem::take(&mut self.unsaid)
+        })
     }
 }
 
@@ -50,5 +88,17 @@ mod tests {
         assert!(complaints.may_say("refused"));
         let distinct = (0..100).filter(|n| complaints.may_say(&n.to_string())).count();
         assert_eq!(distinct, CAUSES - 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b71_what_was_not_said_is_counted_and_said_when_its_minute_is_over() {
+        let mut complaints = Complaints::default();
+        let counts: Vec<_> = (0..200).filter_map(|_| complaints.count("wrong key")).collect();
+        assert_eq!((counts, complaints.overdue()), (vec![1], vec![]));
+        tokio::time::advance(AGAIN).await;
+        assert_eq!(complaints.overdue(), [("wrong key".to_owned(), 199)]);
+        assert_eq!((complaints.overdue(), complaints.count("wrong key")), (vec![], None));
+        tokio::time::advance(AGAIN).await;
+        assert_eq!((complaints.count("wrong key"), complaints.overdue()), (Some(2), vec![]));
     }
 }
