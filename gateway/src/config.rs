@@ -4,6 +4,7 @@ mod descriptors;
 mod error;
 mod near_miss;
 mod origins;
+mod proxies;
 mod secret;
 mod values;
 
@@ -17,6 +18,7 @@ use publisher::TenantId;
 
 pub use error::ConfigError;
 pub use origins::Origins;
+pub use proxies::Proxies;
 pub use secret::Secret;
 pub use values::LogFormat;
 
@@ -191,6 +193,11 @@ pub struct Config {
     /// Web origins that may connect, separated by commas, or `*`.
     #[arg(long, env, value_name = "ORIGINS", default_value = "*")]
     pub allowed_origins: Origins,
+
+    /// Load balancers whose word about a client's address is taken (X-Forwarded-For, or Forwarded): addresses and networks, separated
+    /// by commas. Nobody's when left out.
+    #[arg(long, env, value_name = "NETWORKS")]
+    pub trusted_proxies: Option<Proxies>,
 
     /// Off: sockets are told to refresh from the snapshot instead. The rollback plan.
     #[arg(

@@ -25,7 +25,7 @@ use crate::engine::memory::{MemoryEngine, MemoryLimits};
 use crate::engine::redis::RedisEngine;
 use crate::figures::Figures;
 use crate::gateway::{Gateway, Shared};
-use crate::http::{self, Limits};
+use crate::http::{self, INTERNAL_SEATS, Limits, public_seats};
 use crate::hub::{Hub, RoomLimits};
 use crate::log;
 use crate::metrics::{self, Metrics};
@@ -121,18 +121,19 @@ impl Instance {
         let Self { gateway, public, internal, exporter, signals, relay } = self;
         let (public_address, internal_address) = (public.local_addr()?, internal.local_addr()?);
         let user_timeout = 2 * gateway.config.heartbeat;
-        let requests = gateway.config.max_connections.max(256);
+        let proxies = gateway.config.trusted_proxies.clone().unwrap_or_default();
 
         // Both stay open through the drain: new sockets are refused with an answer, and /readyz says why.
         let shutdown = &gateway.shutdown;
         shutdown.spawn(http::serve(
             internal,
             http::internal::routes(gateway.clone(), exporter.clone()),
-            Limits { requests: 256, user_timeout },
+            Limits { seats: INTERNAL_SEATS, user_timeout, proxies: proxies.clone() },
             gateway.metrics.clone(),
         ));
         let routes = http::public::routes(gateway.clone()).merge(more);
-        shutdown.spawn(http::serve(public, routes, Limits { requests, user_timeout }, gateway.metrics.clone()));
+        let limits = Limits { seats: public_seats(gateway.config.max_connections), user_timeout, proxies };
+        shutdown.spawn(http::serve(public, routes, limits, gateway.metrics.clone()));
         shutdown.spawn(upkeep(exporter, gateway.clone()));
         let tokens = gateway.tokens.clone();
         shutdown.spawn(async move { tokens.keep_fresh().await });

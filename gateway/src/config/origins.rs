@@ -18,6 +18,11 @@ impl Origins {
             Some(allowed) => Origin::parse(origin).is_some_and(|origin| allowed.contains(&origin)),
         }
     }
+
+    /// Whether it is `*`.
+    pub fn are_all(&self) -> bool {
+        self.0.is_none()
+    }
 }
 
 impl FromStr for Origins {

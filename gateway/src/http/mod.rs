@@ -1,42 +1,55 @@
 //! HTTP on both ports: the accept loop, the public face and the internal one.
 
+pub mod address;
 pub mod bearer;
+mod heads;
 pub mod internal;
 pub mod problem;
 pub mod public;
+mod seats;
+mod stream;
+mod strict;
 
+pub use stream::WatchedStream;
+
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{Method, StatusCode, Version};
+use axum::response::Response;
+use http::header::{CONNECTION, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use publisher::complaints::Complaints;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, interval_at};
+use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{debug, warn};
 
+use crate::config::Proxies;
 use crate::metrics::Metrics;
 use crate::shutdown::spawn_brief;
+use address::ClientAddress;
+use heads::{Ambiguous, Heads};
 use problem::Problem;
+use seats::{Exchange, Seat, Seats};
 
-/// The head of a connection's first request must be complete within this, or the connection is cut: slow-loris.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that had an answer stays open for this long, until the head of its next request is complete. Balancers close idle
 /// connections after a minute at most; a server that closes first loses them a request now and then.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// Requests of one connection; the last answer closes it.
+const MAX_REQUESTS: usize = 1000;
 /// The largest request head; a token of 15 KiB passes.
 const MAX_HEAD_BYTES: usize = 48 * 1024;
 /// Connections that the kernel holds until they are accepted: a restart's worth of dashboards.
@@ -45,16 +58,24 @@ const BACKLOG: i32 = 4096;
 const SEND_BUFFER: usize = 64 * 1024;
 /// Wait after a failed accept, for descriptors to be given back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A cause that stays is logged this often.
-const LOG_AGAIN: Duration = Duration::from_secs(60);
+
+/// Connections of the internal port: Prometheus, balancers' checks, and billing's.
+pub const INTERNAL_SEATS: usize = 256;
+
+/// Connections of the public port that are no WebSockets (yet): every socket's handshake at once, after a restart.
+pub fn public_seats(max_connections: usize) -> usize {
+    max_connections.max(256)
+}
 
 /// Limits of a port's connections.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections that are not (yet) WebSockets.
-    pub requests: usize,
+    pub seats: usize,
     /// How long written bytes may stay unacknowledged before the kernel gives the connection up.
     pub user_timeout: Duration,
+    /// Whose word about a client's address is taken.
+    pub proxies: Proxies,
 }
 
 /// Opens a port.
@@ -72,27 +93,48 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// What every connection of a port needs.
+#[derive(Clone)]
+struct Port {
+    router: Router,
+    limits: Limits,
+    metrics: Metrics,
+}
+
 /// Accepts connections for ever.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metrics: Metrics) {
-    let router = router.layer(middleware::from_fn(strict)).fallback(|| async { Problem::not_found() });
-    let router = router.layer(middleware::from_fn_with_state(metrics.clone(), counted));
-    let requests = Arc::new(Semaphore::new(limits.requests));
-    let mut complained: Option<Instant> = None;
+    let nosniff = SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let router = router.fallback(|| async { Problem::not_found() }).layer(middleware::from_fn(strict::strict));
+    let router = router.layer(nosniff).layer(middleware::from_fn_with_state(metrics.clone(), counted));
+    let seats = Seats::new(limits.seats);
+    let port = Port { router, limits, metrics };
+    tokio::join!(accept(listener, port, &seats), seats.close_overdue());
+}
+
+async fn accept(listener: TcpListener, port: Port, seats: &Seats) {
+    // Descriptors that come free one at a time make it work in between: once a minute all the same.
+    let mut complaints = Complaints::default();
     loop {
-        // One permit a connection, taken before it is accepted: what is beyond waits in the kernel, and costs us nothing.
-        let Ok(permit) = requests.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                prepare(&stream, limits.user_timeout);
-                spawn_brief(converse(stream, router.clone(), metrics.clone(), permit));
+            Ok((stream, peer)) => {
+                prepare(&stream, port.limits.user_timeout);
+                let seat = seats.take(|| {
+                    if let Some(closed) = complaints.count("seats") {
+                        warn!(
+                            closed,
+                            seats = port.limits.seats,
+                            "HTTP connections are short, the longest idle are closed"
+                        );
+                    }
+                });
+                let Some(seat) = seat.await else { return };
+                spawn_brief(converse(stream, peer, port.clone(), seat));
             }
             Err(error) if is_of_the_connection(&error) => {
                 debug!(%error, "a connection was gone before it was accepted")
             }
             Err(error) => {
-                // Descriptors that come free one at a time make it work in between.
-                if complained.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
-                    complained = Some(Instant::now());
+                if complaints.may_say("accept") {
                     warn!(%error, "accepting connections fails, trying again until it works");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -101,47 +143,69 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metric
     }
 }
 
-/// How far a connection is: it has yet to ask, is being answered, or was answered.
-const NEW: u8 = 0;
-const BUSY: u8 = 1;
-const IDLE: u8 = 2;
-
-/// Speaks HTTP/1.1 with one client, until it leaves or becomes a WebSocket.
-async fn converse(stream: TcpStream, router: Router, metrics: Metrics, permit: OwnedSemaphorePermit) {
+/// Speaks HTTP/1.1 with one client, until it leaves, becomes a WebSocket or loses its seat.
+async fn converse(stream: TcpStream, peer: SocketAddr, port: Port, seat: Seat) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(KEEP_ALIVE).max_buf_size(MAX_HEAD_BYTES);
-    let phase = Arc::new(AtomicU8::new(NEW));
-    let (router, moves) = (TowerToHyperService::new(router), phase.clone());
-    let service = service_fn(move |request| {
-        moves.store(BUSY, Ordering::Relaxed);
-        let (answer, moves) = (router.call(request), moves.clone());
-        async move {
-            let answer = answer.await;
-            moves.store(IDLE, Ordering::Relaxed);
-            answer
-        }
-    });
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    let mut tick = interval_at(Instant::now() + HEADER_TIMEOUT, HEADER_TIMEOUT);
-    let ended = loop {
-        tokio::select! {
-            ended = connection.as_mut() => break ended,
-            _ = tick.tick() => match phase.load(Ordering::Relaxed) {
-                NEW => {
-                    debug!("no request came in time");
-                    return metrics.answered(StatusCode::REQUEST_TIMEOUT);
-                }
-                // Idle connections must not keep new ones out.
-                IDLE if permit.semaphore().available_permits() == 0 => connection.as_mut().graceful_shutdown(),
-                _ => {}
-            },
+    let (heads, exchange) = (Heads::default(), seat.exchange.clone());
+    let answering = Answering {
+        ambiguous: heads.ambiguous(),
+        router: TowerToHyperService::new(port.router),
+        proxies: port.limits.proxies,
+        peer,
+        exchange: exchange.clone(),
+        requests: AtomicUsize::new(0),
+    };
+    let service = service_fn(move |request| answering.answer(request));
+    let stream = TokioIo::new(WatchedStream::new(stream, exchange.clone(), heads));
+    let connection = pin!(http.serve_connection(stream, service).with_upgrades());
+    let ended = tokio::select! {
+        ended = connection => ended,
+        () = exchange.closed() => {
+            if !exchange.was_asked() {
+                debug!("no request came in time");
+                port.metrics.answered(StatusCode::REQUEST_TIMEOUT);
+            }
+            return;
         }
     };
     if let Err(error) = ended {
         // Scanners and broken clients: counted, and otherwise of no interest to anybody but who looks for it.
         debug!(%error, "connection ended");
         if let Some(status) = never_a_request(&error) {
-            metrics.answered(status);
+            port.metrics.answered(status);
+        }
+    }
+}
+
+/// A connection's requests.
+struct Answering {
+    router: TowerToHyperService<Router>,
+    proxies: Proxies,
+    peer: SocketAddr,
+    ambiguous: Ambiguous,
+    exchange: Arc<Exchange>,
+    requests: AtomicUsize,
+}
+
+impl Answering {
+    fn answer(
+        &self,
+        mut request: http::Request<Incoming>,
+    ) -> impl Future<Output = Result<Response, Infallible>> + use<> {
+        self.exchange.asked();
+        let last = self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_REQUESTS;
+        let client = ClientAddress::determine(&self.proxies, self.peer.ip(), request.headers());
+        request.extensions_mut().insert(client);
+        request.extensions_mut().insert(self.ambiguous.clone());
+        let (answer, exchange) = (self.router.call(request), self.exchange.clone());
+        async move {
+            let mut answer = answer.await?;
+            if last {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            exchange.answered();
+            Ok(answer)
         }
     }
 }
@@ -175,31 +239,4 @@ async fn counted(State(metrics): State<Metrics>, request: Request, next: Next) -
     let response = next.run(request).await;
     metrics.answered(response.status());
     response
-}
-
-/// Refuses what a load balancer and a server could understand differently (request smuggling), and tokens in the URL.
-async fn strict(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let refuse = |detail| Problem::bad_request("bad_request", detail).with_header(CONNECTION, "close").into_response();
-    match headers.get_all(HOST).into_iter().count() {
-        1 => {}
-        // HTTP/1.0 has no Host; simple health checks speak it.
-        0 if request.version() == Version::HTTP_10 => {}
-        _ => return refuse("Host must be sent once"),
-    }
-    if request.uri().authority().is_some() {
-        return refuse("the request target must be a path");
-    }
-    if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
-        return refuse("Content-Length and Transfer-Encoding exclude each other");
-    }
-    let body =
-        headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
-    if request.method() == Method::GET && body {
-        return refuse("a GET has no body");
-    }
-    if request.uri().query().is_some_and(bearer::in_query) {
-        return refuse("a token must not be in the URL: use Authorization: Bearer");
-    }
-    next.run(request).await
 }

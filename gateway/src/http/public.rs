@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use axum::extract::{Query, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ORIGIN, REFERRER_POLICY, RETRY_AFTER,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
@@ -17,10 +17,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::bearer;
 use super::problem::Problem;
+use crate::config::Origins;
 use crate::engine::{Position, Request as EngineRequest};
 use crate::gateway::Shared;
 use crate::socket::handshake;
@@ -33,20 +35,46 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the page may do: load its own files, and connect back to where it came from.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
+/// Abilities of the browser that the page needs none of.
+const PERMISSIONS: &str = "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), hid=(), magnetometer=(), microphone=(), midi=(), payment=(), serial=(), usb=()";
+
+/// How long a browser may rely on the answer to a preflight: a page that polls asks for each second poll otherwise.
+const PREFLIGHT_LIFE: Duration = Duration::from_secs(600);
+
 /// The routes of the public port.
 pub fn routes(gateway: Shared) -> Router {
     let header =
         |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     Router::new()
         .route("/dashboard", any(handshake::upgrade))
-        .route("/dashboard/snapshot", get(snapshot).fallback(only_get))
+        .route(
+            "/dashboard/snapshot",
+            get(snapshot).fallback(only_get).layer(cors(gateway.config.allowed_origins.clone())),
+        )
         .route("/asyncapi.json", get(asyncapi).fallback(only_get))
         .merge(page())
-        .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(header(REFERRER_POLICY, "no-referrer"))
         .layer(header(CONTENT_SECURITY_POLICY, PAGE_POLICY))
+        .layer(header(HeaderName::from_static("cross-origin-opener-policy"), "same-origin"))
+        .layer(header(HeaderName::from_static("cross-origin-resource-policy"), "same-origin"))
+        .layer(header(HeaderName::from_static("permissions-policy"), PERMISSIONS))
         .layer(CatchPanicLayer::new())
         .with_state(gateway)
+}
+
+/// Lets pages of the allowed origins read the answer, refusals included. No credentials are allowed: the token is the page's own.
+fn cors(allowed: Origins) -> CorsLayer {
+    let origin = match allowed.are_all() {
+        true => AllowOrigin::any(),
+        false => AllowOrigin::predicate(move |origin, _| origin.to_str().is_ok_and(|origin| allowed.allows(origin))),
+    };
+    CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods([Method::GET])
+        .allow_headers([AUTHORIZATION])
+        .expose_headers([RETRY_AFTER])
+        .max_age(PREFLIGHT_LIFE)
+        .vary([ORIGIN])
 }
 
 pub(super) async fn only_get() -> Problem {

@@ -22,6 +22,7 @@ use super::close::CloseReason;
 use super::connection::Connection;
 use super::link::Link;
 use crate::gateway::Shared;
+use crate::http::WatchedStream;
 use crate::http::bearer::{self, BearerError};
 use crate::http::problem::Problem;
 
@@ -115,10 +116,10 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
 /// The connection itself, out of hyper's hands, with what was read from it beyond the handshake.
 async fn raw_stream(upgraded: OnUpgrade) -> Option<(TcpStream, Bytes)> {
     let upgraded = upgraded.await.inspect_err(|error| debug!(%error, "upgrade failed")).ok()?;
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    let parts = upgraded.downcast::<TokioIo<WatchedStream>>().ok()?;
     // Registered anew, and copied: hyper's task, which the old registration would wake, and hyper's buffer would otherwise live as
     // long as the socket. They are a third of what it costs.
-    let stream = TcpStream::from_std(parts.io.into_inner().into_std().ok()?).ok()?;
+    let stream = TcpStream::from_std(parts.io.into_inner().into_inner().into_std().ok()?).ok()?;
     Some((stream, Bytes::copy_from_slice(&parts.read_buf)))
 }
 
