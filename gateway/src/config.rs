@@ -27,6 +27,8 @@ use values::{prefix, seconds, switch, text, whole};
 
 /// HS256 keys shorter than the hash are guessable (RFC 7518 §3.2).
 pub const SHORTEST_JWT_SECRET: usize = 32;
+/// A small gateway has few tenants, and one of them must not feel the default.
+const LEAST_PER_TENANT: usize = 100;
 
 /// Real-time events for the dashboards of CrecheBooks: from Redis to the browsers of the right centre.
 ///
@@ -135,9 +137,13 @@ pub struct Config {
     #[arg(long, env, value_name = "SOCKETS", default_value = "1000", value_parser = whole::<usize>(1..=10_000_000))]
     pub max_connections: usize,
 
-    /// Sockets one tenant may hold on this instance; no limit of its own when left out.
+    /// Sockets one tenant may hold on this instance; when left out, a quarter of MAX_CONNECTIONS, but not under 100.
     #[arg(long, env, value_name = "SOCKETS", value_parser = whole::<usize>(1..=10_000_000))]
-    pub max_connections_per_tenant: Option<usize>,
+    max_connections_per_tenant: Option<usize>,
+
+    /// Sockets one user (`sub`; else one token) may hold on this instance.
+    #[arg(long, env, value_name = "SOCKETS", default_value = "32", value_parser = whole::<u32>(1..=10_000_000))]
+    pub max_connections_per_user: u32,
 
     /// Events a tenant receives in any window of one second, at most.
     #[arg(long, env, value_name = "EVENTS", default_value = "10", value_parser = whole::<u32>(1..=1000))]
@@ -162,8 +168,12 @@ pub struct Config {
     pub max_message_bytes: usize,
 
     /// Events that may wait for a slow socket before it is closed, to resume later.
-    #[arg(long, env, value_name = "EVENTS", default_value = "256", value_parser = whole::<usize>(1..=65_536))]
-    pub send_queue_events: usize,
+    #[arg(long, env, value_name = "EVENTS", default_value = "256", value_parser = whole::<u32>(1..=65_536))]
+    pub send_queue_events: u32,
+
+    /// Bytes that may wait for a slow socket before it is closed; one larger message may wait alone.
+    #[arg(long, env, value_name = "BYTES", default_value = "1048576", value_parser = whole::<u32>(65_536..=1_073_741_824))]
+    pub send_queue_bytes: u32,
 
     /// Events of a tenant kept for sockets that come back.
     #[arg(long, env, value_name = "EVENTS", default_value = "512", value_parser = whole::<u32>(1..=100_000))]
@@ -254,6 +264,11 @@ pub struct JwtConfig {
 }
 
 impl Config {
+    /// Sockets one tenant may hold on this instance.
+    pub fn max_connections_per_tenant(&self) -> usize {
+        self.max_connections_per_tenant.unwrap_or((self.max_connections / 4).max(LEAST_PER_TENANT))
+    }
+
     /// Reads the process' variables and arguments. `--help` and `--version` are answered here, and end the process.
     pub fn from_env_and_args() -> Result<(Command, Self), ConfigError> {
         let variables = variables();

@@ -78,6 +78,7 @@ impl Server {
             .env("REDIS_PREFIX", prefix)
             .env("JWT_SECRET", secret)
             .env("MAX_CONNECTIONS", sockets.to_string())
+            .env("MAX_CONNECTIONS_PER_TENANT", sockets.to_string())
             .env("EVENTS_PER_SECOND", limit.to_string())
             .env("LOG_FORMAT", "json");
         Self::start(command, |line| {

@@ -87,7 +87,7 @@ impl Instance {
         let limits = RoomLimits {
             heartbeat: config.heartbeat,
             linger: config.unsubscribe_linger,
-            max_per_tenant: config.max_connections_per_tenant.unwrap_or(usize::MAX),
+            max_per_tenant: config.max_connections_per_tenant(),
         };
         let snapshots = books.map(Snapshots::of_books).or_else(|| database.as_ref().map(Snapshots::new));
         let live = snapshots.clone().map(|snapshots| {
@@ -97,7 +97,7 @@ impl Instance {
         rooms.start(&engine, live.as_ref(), limits, &metrics, &shutdown);
         let relay = database.map(|database| relay(database, &engine, &config, &shutdown));
 
-        let slots = Slots::new(config.max_connections, metrics.clone());
+        let slots = Slots::new(config.max_connections, config.max_connections_per_user, metrics.clone());
         let sockets = AtomicU64::new(0);
         let pulse = Pulse::start(&shutdown);
         let gateway =

@@ -35,7 +35,10 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(command, Command::Serve);
     assert_eq!(config.listen, "0.0.0.0:8080".parse().unwrap());
     assert_eq!(config.internal_listen, "127.0.0.1:9090".parse().unwrap());
-    assert_eq!((config.max_connections, config.max_connections_per_tenant, config.events_per_second), (1000, None, 10));
+    assert_eq!(
+        (config.max_connections, config.max_connections_per_tenant(), config.events_per_second),
+        (1000, 250, 10)
+    );
     assert_eq!((config.heartbeat, config.join_timeout), (Duration::from_secs(30), Duration::from_secs(10)));
     assert_eq!((config.max_message_bytes, config.send_queue_events), (16_384, 256));
     assert_eq!((config.recovery_events, config.recovery), (512, Duration::from_secs(300)));

@@ -78,7 +78,7 @@ pub enum Request {
         /// The position after which the log is read.
         after: Known,
     },
-    /// Nobody waits for the answer to this read any more; it may still come.
+    /// Nobody waits for the answer to this read any more. It comes all the same, or [`Signal::Forgotten`] says that it won't.
     Forget {
         /// Whose stream.
         tenant: TenantId,
@@ -121,6 +121,13 @@ pub enum Signal {
         ticket: Ticket,
         /// The answer.
         reading: Reading,
+    },
+    /// A read that nobody waits for was not begun.
+    Forgotten {
+        /// Whose stream.
+        tenant: TenantId,
+        /// The question.
+        ticket: Ticket,
     },
     /// Events of a tenant may be missing from now on.
     Lost {

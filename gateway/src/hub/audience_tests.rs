@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::hub::MemberId;
+use crate::socket::link::QueueLimits;
 
 /// Sockets that keep up, and behind them those whose backlog is full.
 const PROMPT: usize = 4;
@@ -44,7 +45,7 @@ async fn pair(id: usize) -> (Arc<Link>, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
     server.writable().await.unwrap();
-    (Arc::new(Link::new(MemberId(id as u64), server, 1)), client)
+    (Arc::new(Link::new(MemberId(id as u64), server, QueueLimits { events: 1, bytes: 1 << 20 })), client)
 }
 
 fn member(link: &Arc<Link>) -> Member {

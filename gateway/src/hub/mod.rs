@@ -146,6 +146,7 @@ impl Hub {
         match &signal {
             Signal::Message { tenant, .. }
             | Signal::Reading { tenant, .. }
+            | Signal::Forgotten { tenant, .. }
             | Signal::Lost { tenant, .. }
             | Signal::Returned { tenant }
             | Signal::Refused { tenant }
@@ -198,6 +199,7 @@ mod tests {
 
     use super::*;
     use crate::engine::memory::{MemoryEngine, MemoryLimits};
+    use crate::socket::link::QueueLimits;
 
     #[tokio::test]
     async fn f60_a_snapshot_that_panics_answers_its_newcomers() {
@@ -215,7 +217,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let link = Arc::new(Link::new(MemberId(1), server, 10));
+        let link = Arc::new(Link::new(MemberId(1), server, QueueLimits { events: 10, bytes: 1 << 20 }));
         let permit = hub.turn().await.unwrap();
         hub.join(&"t1".parse().unwrap(), Join { link, subject: None, issued_at: None, resume: None, permit }).await;
         let mut answer = [0; 1024];

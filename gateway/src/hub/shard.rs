@@ -60,6 +60,8 @@ enum Due {
     Linger(TenantId),
     /// The join isn't answered yet, and others have waited long enough for it.
     Overdue(MemberId),
+    /// The same of a question that nobody waits for.
+    OverdueMoot(Ticket),
     /// The room's snapshot is too old for others.
     Stale(TenantId, Ticket),
     /// Members were answered without a part of their snapshot: it may be there now.
@@ -119,6 +121,8 @@ pub struct Shard {
     generation: u32,
     /// The turns of the joins that are under way.
     joining: HashMap<MemberId, Permit>,
+    /// The turns of members that left before they were answered: a turn is over when the engine's work is.
+    moot: HashMap<Ticket, Permit>,
     kicks: Kicks,
     effects: Vec<Effect>,
 }
@@ -143,6 +147,7 @@ impl Shard {
             due: DelayQueue::new(),
             generation: 0,
             joining: HashMap::new(),
+            moot: HashMap::new(),
             kicks: Kicks::default(),
             effects: Vec::new(),
         }
@@ -168,6 +173,7 @@ impl Shard {
                     Due::Heartbeat(tenant) => self.heartbeat(tenant),
                     Due::Linger(tenant) => self.lingered(&tenant),
                     Due::Overdue(member) => drop(self.joining.remove(&member)),
+                    Due::OverdueMoot(ticket) => drop(self.moot.remove(&ticket)),
                     Due::Stale(tenant, ticket) => self.in_room(&tenant, |room, _| room.expire(ticket)),
                     Due::Incomplete(tenant) => self.complete(&tenant),
                 },
@@ -211,11 +217,13 @@ impl Shard {
                 self.in_room(&tenant, |room, effects| room.message(message, effects));
             }
             Signal::Reading { tenant, ticket, reading } => {
+                self.moot.remove(&ticket);
                 if let Some(chamber) = self.chambers.get_mut(&tenant) {
                     chamber.refused = false;
                 }
                 self.in_room(&tenant, |room, effects| room.reading(ticket, reading, effects));
             }
+            Signal::Forgotten { ticket, .. } => drop(self.moot.remove(&ticket)),
             Signal::Lost { tenant, outage } => {
                 // No question is answered now: the members that wait are told so.
                 self.give_turns_back(&tenant);
@@ -317,6 +325,7 @@ impl Shard {
         if let (true, Some(head)) = (chamber.audience.contains(link), chamber.room.head()) {
             let joined = protocol::joined(tenant, head, true, None, self.limits.heartbeat.as_secs());
             self.tell(tenant, link, &joined);
+            link.note_answer();
         }
     }
 
@@ -338,12 +347,19 @@ impl Shard {
         let Some(chamber) = self.chambers.get_mut(tenant) else { return };
         chamber.flush(&self.metrics);
         let left = chamber.remove(link).is_some();
-        self.joining.remove(&link.id);
+        let turn = self.joining.remove(&link.id);
         if let Some(ticket) = chamber.room.forget(link.id) {
             self.engine.request(Request::Forget { tenant: tenant.clone(), ticket });
+            if let Some(turn) = turn {
+                self.moot.insert(ticket, turn);
+                self.due.insert(Due::OverdueMoot(ticket), PATIENCE);
+            }
         }
-        if left && announce && link.write(&protocol::left(tenant), 1).is_err() {
-            link.condemn(CloseReason::SlowConsumer);
+        if left && announce {
+            match link.write(&protocol::left(tenant), 1) {
+                Ok(()) => link.note_answer(),
+                Err(_) => link.condemn(CloseReason::SlowConsumer),
+            }
         }
         self.linger_if_empty(tenant);
     }
@@ -444,9 +460,12 @@ impl Shard {
                         let member = Member { lacks, ..chamber.waiting.swap_remove(index) };
                         self.joining.remove(&member.link.id);
                         self.metrics.joined(resumed.then_some(recovered));
-                        // What was missed doesn't count against the backlog: it is bounded by the log.
+                        // What was missed counts as one event: the log bounds it, and the bytes do.
                         match member.link.write(&frames, 1) {
-                            Ok(()) => chamber.audience.seat(member),
+                            Ok(()) => {
+                                member.link.note_answer();
+                                chamber.audience.seat(member);
+                            }
                             Err(_) => chamber.give_up(std::iter::once(member), &self.metrics),
                         }
                     }

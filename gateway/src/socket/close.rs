@@ -82,6 +82,9 @@ pub enum FullReason {
     /// `MAX_CONNECTIONS_PER_TENANT`.
     #[error("this tenant has too many dashboards open")]
     Tenant,
+    /// `MAX_CONNECTIONS_PER_USER`.
+    #[error("this user has too many dashboards open")]
+    User,
     /// Its turn to join has not come in time.
     #[error("too many dashboards join at once")]
     Joins,

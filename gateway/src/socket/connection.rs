@@ -15,6 +15,7 @@ use super::allowance::Allowance;
 use super::close::{CloseReason, FullReason};
 use super::frame::{self, Chunk, Incoming, Reader};
 use super::link::{Link, OwnLink};
+use super::offer::Choice;
 use super::protocol::{self, ClientMessage, JoinRequest};
 use super::slots::Slot;
 use crate::engine::Position;
@@ -81,10 +82,12 @@ impl Connection {
     pub fn new(gateway: Shared, link: Link, slot: Slot, claims: Option<Claims>) -> Box<Self> {
         let now = Instant::now();
         let join_by = Some(now + gateway.config.join_timeout);
+        let link = Arc::new(link);
+        slot.attach(&link);
         let reader = Reader::new(gateway.config.max_message_bytes);
         let mut connection = Box::new(Self {
             gateway,
-            link: OwnLink(Arc::new(link)),
+            link: OwnLink(link),
             slot,
             reader,
             allowance: Allowance::new(now),
@@ -98,9 +101,9 @@ impl Connection {
         connection
     }
 
-    /// Serves the socket to its end. `early` is what came together with the handshake.
-    pub async fn run(mut self: Box<Self>, mut early: Bytes) {
-        let reason = match Box::pin(self.begin(&mut early)).await {
+    /// Serves the socket to its end. `choice` is what the handshake says of the room, and `early` what came together with it.
+    pub async fn run(mut self: Box<Self>, choice: Choice, mut early: Bytes) {
+        let reason = match Box::pin(self.begin(choice, &mut early)).await {
             Ok(()) => self.serve().await,
             Err(reason) => reason,
         };
@@ -115,16 +118,23 @@ impl Connection {
         Box::pin(self.close(reason)).await;
     }
 
-    /// Joins at once when the handshake's token leaves no choice, and takes in what came with it.
-    async fn begin(&mut self, early: &mut Bytes) -> Result<(), CloseReason> {
-        if let Some([tenant]) = self.claims.as_ref().map(|claims| &claims.tenants[..]) {
-            let tenant = tenant.clone();
-            let entered = self.enter(tenant, None).await;
-            entered.inspect_err(|reason| self.gateway.metrics.join_refused(reason.label()))?;
-        }
+    /// Joins at once when the handshake says what, and takes in what came with it.
+    async fn begin(&mut self, choice: Choice, early: &mut Bytes) -> Result<(), CloseReason> {
+        let entered = self.enter_chosen(choice).await;
+        entered.inspect_err(|reason| self.gateway.metrics.join_refused(reason.label()))?;
         let mut chunk = Chunk::default();
         let fed = self.reader.feed(&mut std::mem::take(early).to_vec(), &mut chunk);
         Box::pin(self.hear(chunk, fed)).await
+    }
+
+    async fn enter_chosen(&mut self, choice: Choice) -> Result<(), CloseReason> {
+        let Some(claims) = &self.claims else { return Ok(()) };
+        match (choice.tenant, &claims.tenants[..]) {
+            (Some(tenant), _) if claims.grants(&tenant) => self.enter(tenant, choice.resume).await,
+            (Some(_), _) => Err(CloseReason::WrongTenant),
+            (None, [tenant]) => self.enter(tenant.clone(), choice.resume).await,
+            (None, several) => self.say(protocol::tenant_required(several)).await,
+        }
     }
 
     async fn serve(&mut self) -> CloseReason {
@@ -221,6 +231,7 @@ impl Connection {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Join(request)) => self.join(request).await,
             Ok(ClientMessage::Leave) => {
+                self.demand_reader()?;
                 if self.exit(true).await {
                     self.clocks.join_by = Some(Instant::now() + self.gateway.config.join_timeout);
                 }
@@ -252,6 +263,7 @@ impl Connection {
     }
 
     async fn try_join(&mut self, request: JoinRequest) -> Result<(), CloseReason> {
+        self.demand_reader()?;
         let tenant = TenantId::try_from(request.tenant).ok();
         let renewal = tenant.is_some() && tenant == self.room;
         let claims = match &request.token {
@@ -265,10 +277,9 @@ impl Connection {
         let Some(tenant) = tenant.filter(|tenant| claims.grants(tenant)) else {
             return Err(CloseReason::WrongTenant);
         };
-        if !self.slot.verify() {
-            return Err(CloseReason::Full(FullReason::Gateway));
-        }
-        if request.token.is_some() {
+        if let Some(token) = &request.token {
+            let user = self.gateway.slots.user(&claims, token);
+            self.slot.verify(user).map_err(CloseReason::Full)?;
             self.identify(Some(claims));
         }
         if renewal {
@@ -280,6 +291,11 @@ impl Connection {
             self.enter(tenant, request.resume).await?;
         }
         Ok(())
+    }
+
+    /// Whoever asks for another answer must have read the last one.
+    fn demand_reader(&self) -> Result<(), CloseReason> {
+        if self.link.owes_answer() { Err(CloseReason::SlowConsumer) } else { Ok(()) }
     }
 
     /// Heeds the verdict of a room, if there is one.

@@ -18,18 +18,17 @@ use sha1::{Digest, Sha1};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::close::CloseReason;
+use super::close::{CloseReason, FullReason};
 use super::connection::Connection;
-use super::link::Link;
+use super::link::{Link, QueueLimits};
+use super::offer::{Offer, SUBPROTOCOL};
+use super::slots::Slot;
 use crate::gateway::Shared;
 use crate::http::WatchedStream;
 use crate::http::bearer::{self, BearerError};
 use crate::http::problem::Problem;
+use crate::tokens::Claims;
 
-/// The subprotocol that the gateway speaks.
-pub const SUBPROTOCOL: &str = "crechebooks.dashboard.v1";
-/// The prefix of an offered subprotocol that is a token.
-const BEARER: &str = "bearer.";
 /// RFC 6455 §1.3.
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
@@ -76,29 +75,19 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
     if gateway.shutdown.is_draining() {
         return Err(Problem::draining());
     }
-    let claims = match token {
-        None => None,
-        Some(token) => Some(gateway.tokens.verify(token).await),
-    };
-    let verified = matches!(claims, Some(Ok(_)));
-    let slot = gateway.slots.take(verified).ok_or_else(Problem::full)?;
-
+    let (slot, claims) = admit(gateway, token).await?;
+    let choice = offer.choice;
     let shared = gateway.clone();
     // The slot moves with the task: an upgrade that fails gives it back.
     gateway.shutdown.spawn_socket(async move {
         let Some((stream, early)) = raw_stream(upgraded).await else { return };
-        let link = Link::new(shared.next_member(), stream, shared.config.send_queue_events);
-        let enabled = shared.config.realtime_dashboard;
-        let (claims, refusal) = match claims {
-            _ if !enabled => (None, Some(CloseReason::Disabled)),
-            Some(Err(error)) => (None, Some(error.into())),
-            Some(Ok(claims)) => (Some(claims), None),
-            None => (None, None),
-        };
-        let connection = Connection::new(shared, link, slot, claims);
-        match refusal {
-            Some(reason) => connection.refuse(reason).await,
-            None => connection.run(early).await,
+        let config = &shared.config;
+        let limits = QueueLimits { events: config.send_queue_events, bytes: config.send_queue_bytes };
+        let link = Link::new(shared.next_member(), stream, limits);
+        let claims = if config.realtime_dashboard { claims } else { Err(CloseReason::Disabled) };
+        match claims {
+            Ok(claims) => Connection::new(shared, link, slot, claims).run(choice, early).await,
+            Err(reason) => Connection::new(shared, link, slot, None).refuse(reason).await,
         }
     });
 
@@ -111,6 +100,24 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
     Ok(response)
+}
+
+/// Finds a slot for whoever brings this token. A token that is not taken is refused on the socket, for the reason that comes with the
+/// slot.
+async fn admit(gateway: &Shared, token: Option<&str>) -> Result<(Slot, Result<Option<Claims>, CloseReason>), Problem> {
+    let refusal = match token {
+        None => None,
+        Some(token) => match gateway.tokens.verify(token).await {
+            Err(error) => Some(error.into()),
+            Ok(claims) => match gateway.slots.take(gateway.slots.user(&claims, token)) {
+                Ok(slot) => return Ok((slot, Ok(Some(claims)))),
+                Err(FullReason::Gateway) => return Err(Problem::full()),
+                Err(reason) => Some(CloseReason::Full(reason)),
+            },
+        },
+    };
+    let slot = gateway.slots.take_unverified().ok_or_else(Problem::full)?;
+    Ok((slot, refusal.map_or(Ok(None), Err)))
 }
 
 /// The connection itself, out of hyper's hands, with what was read from it beyond the handshake.
@@ -155,40 +162,6 @@ fn check_origin(gateway: &Shared, headers: &HeaderMap) -> Result<(), Problem> {
         (false, _) => Ok(()), // not a browser
         (true, Some(origin)) if gateway.config.allowed_origins.allows(origin) => Ok(()),
         (true, _) => Err(forbidden()),
-    }
-}
-
-/// What a client offers as subprotocols (RFC 6455 §4.1, item 10 of the client's requirements).
-struct Offer<'a> {
-    ours: bool,
-    token: Option<&'a str>,
-}
-
-impl<'a> Offer<'a> {
-    fn parse(headers: &'a HeaderMap) -> Result<Self, Problem> {
-        let mut offer = Self { ours: false, token: None };
-        for value in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
-            let value = value
-                .to_str()
-                .map_err(|_| Problem::bad_request("bad_handshake", "Sec-WebSocket-Protocol must be ASCII"))?;
-            for protocol in value.split(',').map(str::trim) {
-                match protocol.strip_prefix(BEARER) {
-                    Some("") => return Err(Problem::unauthorized("the subprotocol bearer. has no token")),
-                    Some(_) if offer.token.is_some() => {
-                        return Err(Problem::bad_request("bad_handshake", "more than one bearer subprotocol"));
-                    }
-                    Some(token) => offer.token = Some(token),
-                    None => offer.ours |= protocol == SUBPROTOCOL,
-                }
-            }
-        }
-        if offer.token.is_some() && !offer.ours {
-            return Err(Problem::bad_request(
-                "bad_handshake",
-                "a bearer subprotocol needs crechebooks.dashboard.v1 beside it",
-            ));
-        }
-        Ok(offer)
     }
 }
 

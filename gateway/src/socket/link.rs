@@ -37,20 +37,32 @@ pub struct Link {
     congested: AtomicBool,
     backlog: Mutex<Backlog>,
     wake: Notify,
-    max_events: usize,
+    limits: QueueLimits,
+}
+
+/// What may wait for a socket that reads slowly. Something larger may wait too, but with nothing else before it.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueLimits {
+    /// `SEND_QUEUE_EVENTS`.
+    pub events: u32,
+    /// `SEND_QUEUE_BYTES`.
+    pub bytes: u32,
 }
 
 #[derive(Default)]
 struct Backlog {
     frames: VecDeque<Waiting>,
-    events: usize,
+    events: u32,
+    bytes: u32,
+    /// So many of the frames go out before the last answer is out.
+    until_answered: u32,
     verdict: Option<CloseReason>,
 }
 
 struct Waiting {
     /// What is left of one or more whole frames.
     bytes: Bytes,
-    events: usize,
+    events: u32,
 }
 
 /// The link as its socket's task holds it. It ends with the task if that panics: the room would otherwise go on writing to a client
@@ -78,8 +90,8 @@ impl Drop for OwnLink {
 pub struct Overflow;
 
 impl Link {
-    /// Wraps an upgraded connection; up to `max_events` frames wait when the client reads slowly.
-    pub fn new(id: MemberId, stream: TcpStream, max_events: usize) -> Self {
+    /// Wraps an upgraded connection.
+    pub fn new(id: MemberId, stream: TcpStream, limits: QueueLimits) -> Self {
         Self {
             id,
             seat: AtomicUsize::new(usize::MAX),
@@ -87,7 +99,7 @@ impl Link {
             congested: AtomicBool::new(false),
             backlog: Mutex::default(),
             wake: Notify::new(),
-            max_events,
+            limits,
         }
     }
 
@@ -116,6 +128,20 @@ impl Link {
     /// Whether frames wait in the backlog.
     pub fn congested(&self) -> bool {
         self.congested.load(Ordering::Acquire)
+    }
+
+    /// Remembers, while frames wait, that the last of them answers a message of the client.
+    pub fn note_answer(&self) {
+        if self.congested() {
+            let mut backlog = self.backlog();
+            backlog.until_answered = backlog.frames.len() as u32;
+        }
+    }
+
+    /// Whether the client has yet to read the last answer. An answer may be as large as the whole log: a client that asks for more of
+    /// them than it reads would fill the memory.
+    pub fn owes_answer(&self) -> bool {
+        self.congested() && self.backlog().until_answered > 0
     }
 
     /// Tells the connection's task to close the socket. The caller has taken it out of its room and writes no more.
@@ -189,13 +215,13 @@ impl Link {
     pub fn forget_unsent(&self) {
         let mut backlog = self.backlog();
         backlog.frames.truncate(1);
-        backlog.events = 0;
+        backlog.forget_counts();
     }
 
     /// Queues a last frame behind what waits, whatever the bound says.
     pub fn write_last(&self, frame: Bytes) {
-        self.backlog().events = 0;
-        // With the count at zero there is room for one more.
+        self.backlog().forget_counts();
+        // With the counts at zero there is room for one more.
         let _ = self.write(&frame, 0);
     }
 
@@ -206,10 +232,12 @@ impl Link {
 
     fn queue(&self, bytes: Bytes, events: usize) -> Result<(), Overflow> {
         let mut backlog = self.backlog();
-        if backlog.events + events > self.max_events && !backlog.frames.is_empty() {
+        let events = clamped(events);
+        let sums = (backlog.events.saturating_add(events), backlog.bytes.saturating_add(clamped(bytes.len())));
+        if (sums.0 > self.limits.events || sums.1 > self.limits.bytes) && !backlog.frames.is_empty() {
             return Err(Overflow);
         }
-        backlog.events += events;
+        (backlog.events, backlog.bytes) = sums;
         backlog.frames.push_back(Waiting { bytes, events });
         self.congested.store(true, Ordering::Release);
         self.wake.notify_one();
@@ -218,6 +246,7 @@ impl Link {
 
     fn written(&self, mut written: usize) {
         let mut backlog = self.backlog();
+        backlog.bytes = backlog.bytes.saturating_sub(clamped(written));
         while let Some(first) = backlog.frames.front_mut() {
             if written < first.bytes.len() {
                 let _ = first.bytes.split_to(written);
@@ -227,6 +256,7 @@ impl Link {
             let events = first.events;
             backlog.frames.pop_front();
             backlog.events = backlog.events.saturating_sub(events);
+            backlog.until_answered = backlog.until_answered.saturating_sub(1);
         }
         // Under the lock: a writer that found the flag set queues behind this, and sets it again.
         self.congested.store(false, Ordering::Release);
@@ -235,6 +265,18 @@ impl Link {
     fn backlog(&self) -> MutexGuard<'_, Backlog> {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Backlog {
+    /// What waits doesn't count any more.
+    fn forget_counts(&mut self) {
+        (self.events, self.bytes) = (0, 0);
+    }
+}
+
+/// As a count of a backlog, whose limits are far below its range.
+fn clamped(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// What a write to a link that keeps up needs of it, for whoever walks over many: the links themselves lie all over the memory,

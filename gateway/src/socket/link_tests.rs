@@ -11,8 +11,11 @@ use tokio::time::timeout;
 
 use super::*;
 
+/// Bytes that may wait, where a test is not about them.
+const BYTES: u32 = 8 << 20;
+
 /// A link with a small kernel buffer, and the client at its other end.
-async fn pair(max_events: usize) -> (Arc<Link>, TcpStream) {
+async fn pair(events: u32) -> (Arc<Link>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
@@ -20,7 +23,7 @@ async fn pair(max_events: usize) -> (Arc<Link>, TcpStream) {
     socket.set_send_buffer_size(4096).unwrap();
     socket.set_nodelay(true).unwrap();
     server.writable().await.unwrap();
-    (Arc::new(Link::new(MemberId(1), server, max_events)), client)
+    (Arc::new(Link::new(MemberId(1), server, QueueLimits { events, bytes: BYTES })), client)
 }
 
 /// A frame that says its number, long enough for a few to fill the kernel.
@@ -94,6 +97,56 @@ async fn the_backlog_takes_max_events_and_nothing_of_the_next() {
     let mut client = reader.await.unwrap();
     assert_eq!(link.write(&frame(written + 1), 1), Ok(()), "there is room again");
     assert_eq!(next_number(&mut client).await, written + 1);
+}
+
+#[tokio::test]
+async fn b61_the_backlog_takes_max_bytes_and_something_larger_only_alone() {
+    let (link, mut client) = pair(10_000).await;
+    let written = congest(&link);
+    let rest = BYTES as usize - link.backlog().bytes as usize;
+    link.write(&Bytes::from(vec![0; rest]), 1).unwrap();
+    assert_eq!(link.write(&frame(1), 1), Err(Overflow), "not a byte more");
+    let reader = tokio::spawn(async move {
+        let mut all = vec![0; written as usize * 1000 + rest];
+        client.read_exact(&mut all).await.unwrap();
+        client
+    });
+    while link.congested() {
+        link.writable().await.unwrap();
+        link.drain().unwrap();
+    }
+    assert_eq!(link.backlog().bytes, 0, "what was sent counts no more");
+    let _client = reader.await.unwrap();
+    let huge = Bytes::from(vec![0; BYTES as usize + (16 << 20)]);
+    assert_eq!(link.write(&huge, 1), Ok(()), "alone");
+    assert!(link.congested());
+    assert_eq!(link.write(&frame(1), 1), Err(Overflow));
+}
+
+#[tokio::test]
+async fn b61_an_answer_is_owed_until_it_is_sent_whole() {
+    let (link, mut client) = pair(10).await;
+    link.note_answer();
+    assert!(!link.owes_answer(), "it was sent at once");
+    let written = congest(&link);
+    assert!(!link.owes_answer(), "events are no answer");
+    link.write(&frame(written), 1).unwrap();
+    link.note_answer();
+    link.write(&frame(written + 1), 1).unwrap();
+    assert!(link.owes_answer());
+    let reader = tokio::spawn(async move {
+        for number in 0..=written + 1 {
+            assert_eq!(next_number(&mut client).await, number);
+        }
+        client
+    });
+    while link.congested() {
+        link.writable().await.unwrap();
+        link.drain().unwrap();
+    }
+    let _client = reader.await.unwrap();
+    congest(&link);
+    assert!(!link.owes_answer(), "it was read");
 }
 
 #[tokio::test]

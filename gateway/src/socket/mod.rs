@@ -6,5 +6,6 @@ pub mod connection;
 pub mod frame;
 pub mod handshake;
 pub mod link;
+pub mod offer;
 pub mod protocol;
 pub mod slots;

@@ -15,7 +15,7 @@ use crate::engine::{Outage, Position};
 use crate::snapshots::Snapshot;
 
 /// The largest whole number that JavaScript, and so a browser's JSON, holds exactly.
-const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
 /// What a browser asks for.
 #[derive(Debug)]
@@ -339,11 +339,20 @@ struct ErrorData<'a> {
     #[cfg_attr(test, ts(optional))]
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_in_ms: Option<u64>,
+    #[cfg_attr(test, ts(optional, type = "string[]"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenants: Option<&'a [TenantId]>,
 }
 
 /// `error` for a message that is refused.
 pub fn refused(bad: &BadMessage) -> Bytes {
-    error(bad.code(), &bad.to_string(), None)
+    error(ErrorData { code: bad.code(), message: &bad.to_string(), retry_in_ms: None, tenants: None })
+}
+
+/// `error` for a token that came with the handshake and is good for several tenants, of which none was chosen.
+pub fn tenant_required(tenants: &[TenantId]) -> Bytes {
+    let message = "the token is good for several tenants: join one of them";
+    error(ErrorData { code: "tenant_required", message, retry_in_ms: None, tenants: Some(tenants) })
 }
 
 /// `error` before the socket closes, and the Close itself.
@@ -357,13 +366,15 @@ pub fn farewell(reason: &CloseReason) -> Bytes {
     if !reason.explains() {
         return close;
     }
-    let mut frames = error(reason.label(), &text, reason.retry_in_ms()).to_vec();
+    let explanation =
+        ErrorData { code: reason.label(), message: &text, retry_in_ms: reason.retry_in_ms(), tenants: None };
+    let mut frames = error(explanation).to_vec();
     frames.extend_from_slice(&close);
     frames.into()
 }
 
-fn error(code: &str, text: &str, retry_in_ms: Option<u64>) -> Bytes {
-    frame::text(&message("error", ErrorData { code, message: text, retry_in_ms }))
+fn error(data: ErrorData) -> Bytes {
+    frame::text(&message("error", data))
 }
 
 #[cfg(test)]

@@ -1,32 +1,70 @@
-//! Slots: how many sockets this instance holds, with those that have yet to join counted apart, so that whoever connects
-//! without a token can't take the place of those who have one.
+//! Slots: how many sockets this instance holds, and who holds them.
+//!
+//! Sockets that have yet to show a good token are counted apart, so that whoever connects without one can't take the place of those
+//! who have one; when they are too many, the one that has waited longest makes room. Of the others, no user holds more than a few.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::close::{CloseReason, FullReason};
+use super::link::Link;
 use crate::metrics::Metrics;
+use crate::tokens::Claims;
 
 /// The slots of an instance.
 #[derive(Clone)]
-pub struct Slots(Arc<Counts>);
+pub struct Slots(Arc<Pools>);
 
-struct Counts {
+struct Pools {
     max: usize,
+    max_per_user: u32,
     verified: AtomicUsize,
-    unverified: AtomicUsize,
+    strangers: Mutex<Strangers>,
+    users: Mutex<HashMap<UserKey, u32>>,
+    hasher: RandomState,
     metrics: Metrics,
 }
+
+/// The sockets that have yet to show a good token.
+#[derive(Default)]
+struct Strangers {
+    taken: usize,
+    next: u64,
+    /// Those that can be told to make room, the oldest first.
+    links: BTreeMap<u64, Weak<Link>>,
+}
+
+/// Stands for a user: by the token's `sub`, or by the token itself where it names nobody. Hashed with a key of this process, for a
+/// whole name would be kept with each socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UserKey(u64);
 
 /// A socket's place; given back when it is dropped, wherever that happens.
 pub struct Slot {
     slots: Slots,
-    verified: bool,
+    holder: Holder,
+}
+
+#[derive(Clone, Copy)]
+enum Holder {
+    Stranger(u64),
+    User(UserKey),
 }
 
 impl Slots {
-    /// `max` for sockets with a good token, and as many for those that have shown none.
-    pub fn new(max: usize, metrics: Metrics) -> Self {
-        Self(Arc::new(Counts { max, verified: AtomicUsize::new(0), unverified: AtomicUsize::new(0), metrics }))
+    /// `max` for sockets with a good token, `max_per_user` of them for each user, and `max` more for those that have shown none.
+    pub fn new(max: usize, max_per_user: u32, metrics: Metrics) -> Self {
+        Self(Arc::new(Pools {
+            max,
+            max_per_user,
+            verified: AtomicUsize::new(0),
+            strangers: Mutex::default(),
+            users: Mutex::default(),
+            hasher: RandomState::new(),
+            metrics,
+        }))
     }
 
     /// Whether a socket with a good token would be refused.
@@ -34,45 +72,119 @@ impl Slots {
         self.0.verified.load(Ordering::Relaxed) >= self.0.max
     }
 
-    /// Takes a slot, unless all are taken. Without a good token, none is given either while it could not be used.
-    pub fn take(&self, verified: bool) -> Option<Slot> {
-        if !verified && self.full() {
+    /// Whose sockets count together with those of this token.
+    pub fn user(&self, claims: &Claims, token: &str) -> UserKey {
+        UserKey(match &claims.subject {
+            Some(subject) => self.0.hasher.hash_one((0_u8, &**subject)),
+            None => self.0.hasher.hash_one((1_u8, token)),
+        })
+    }
+
+    /// A slot for a socket with a good token.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn take(&self, user: UserKey) -> Result<Slot, FullReason> {
+        let pools = &*self.0;
+        pools.take_user(user)?;
+        let take = |count| (count < pools.max).then_some(count + 1);
+        if pools.verified.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+            pools.release_user(user);
+            return Err(FullReason::Gateway);
+        }
+        pools.metrics.connections(1);
+        Ok(Slot { slots: self.clone(), holder: Holder::User(user) })
+    }
+
+    /// A slot for a socket that has shown no good token, until it does. None is given while it could not: `None` when the gateway is
+    /// full. When all are taken, the oldest such socket is told to go.
+    pub fn take_unverified(&self) -> Option<Slot> {
+        if self.full() {
             return None;
         }
-        let take = |count| (count < self.0.max).then_some(count + 1);
-        self.count(verified).fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
-        self.show(verified, 1);
-        Some(Slot { slots: self.clone(), verified })
+        let mut strangers = self.0.strangers();
+        if strangers.taken >= self.0.max {
+            let oldest = std::iter::from_fn(|| strangers.links.pop_first()).find_map(|(_, link)| link.upgrade());
+            oldest?.condemn(CloseReason::Full(FullReason::Gateway));
+        }
+        strangers.taken += 1;
+        strangers.next += 1;
+        self.0.metrics.unauthenticated(1);
+        Some(Slot { slots: self.clone(), holder: Holder::Stranger(strangers.next) })
+    }
+}
+
+impl Pools {
+    fn strangers(&self) -> MutexGuard<'_, Strangers> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, verified: bool) -> &AtomicUsize {
-        if verified { &self.0.verified } else { &self.0.unverified }
+    fn users(&self) -> MutexGuard<'_, HashMap<UserKey, u32>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn show(&self, verified: bool, change: i8) {
-        if verified { self.0.metrics.connections(change) } else { self.0.metrics.unauthenticated(change) }
+    fn take_user(&self, user: UserKey) -> Result<(), FullReason> {
+        let mut users = self.users();
+        let count = users.entry(user).or_default();
+        if *count >= self.max_per_user {
+            return Err(FullReason::User);
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    fn release_user(&self, user: UserKey) {
+        let mut users = self.users();
+        if let Some(count) = users.get_mut(&user) {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&user);
+            }
+        }
     }
 }
 
 impl Slot {
-    /// The slot of a socket that has just shown a good token; `false` when none is left.
-    pub fn verify(&mut self) -> bool {
-        if self.verified {
-            return true;
+    /// The socket is there: while it has shown no good token, it can be told to make room.
+    pub fn attach(&self, link: &Arc<Link>) {
+        if let Holder::Stranger(number) = self.holder {
+            self.slots.0.strangers().links.insert(number, Arc::downgrade(link));
         }
-        let slot = self.slots.take(true);
-        let taken = slot.is_some();
-        if let Some(slot) = slot {
-            // The old place is given back as it is dropped.
-            *self = slot;
+    }
+
+    /// The slot of a socket that has just shown this user's good token.
+    ///
+    /// # Errors
+    /// Which limit is reached; the slot stays what it was.
+    pub fn verify(&mut self, user: UserKey) -> Result<(), FullReason> {
+        match &mut self.holder {
+            Holder::User(holder) if *holder == user => {}
+            Holder::User(holder) => {
+                self.slots.0.take_user(user)?;
+                self.slots.0.release_user(std::mem::replace(holder, user));
+            }
+            // The old slot is given back as it is dropped.
+            Holder::Stranger(_) => *self = self.slots.take(user)?,
         }
-        taken
+        Ok(())
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.count(self.verified).fetch_sub(1, Ordering::Relaxed);
-        self.slots.show(self.verified, -1);
+        let pools = &*self.slots.0;
+        match self.holder {
+            Holder::Stranger(number) => {
+                let mut strangers = pools.strangers();
+                strangers.taken -= 1;
+                strangers.links.remove(&number);
+                pools.metrics.unauthenticated(-1);
+            }
+            Holder::User(user) => {
+                pools.verified.fetch_sub(1, Ordering::Relaxed);
+                pools.release_user(user);
+                pools.metrics.connections(-1);
+            }
+        }
     }
 }

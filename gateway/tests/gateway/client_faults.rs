@@ -72,7 +72,8 @@ fn narrow(addr: SocketAddr) -> TcpStream {
     TcpStream::from_std(socket.into()).unwrap()
 }
 
-async fn joined_narrowly(addr: SocketAddr, room: &TenantId) -> Dashboard {
+/// A dashboard that leaves all it doesn't read with the gateway.
+pub async fn joined_narrowly(addr: SocketAddr, room: &TenantId) -> Dashboard {
     let (mut dashboard, _) = Dashboard::connect_over(narrow(addr), &[]).await.unwrap();
     dashboard.join(room.as_str(), &Token::of(room.as_str()).sign()).await;
     dashboard

@@ -216,6 +216,7 @@ async fn b25_socket_that_never_joins_is_4408() {
     // A token that names several tenants joins none of them by itself.
     let accountant = Token::naming(serde_json::json!(["t1", "t2"])).sign();
     let mut undecided = Dashboard::bring(stack.addr(), Bring::Header, "", &accountant).await;
+    undecided.expect_error("tenant_required").await;
     undecided.expect_refusal(4408).await;
     stack.refused(&["disconnects join_timeout"]).await;
     stack.finish().await;
@@ -231,7 +232,6 @@ async fn b25_strangers_cannot_eat_the_slots() {
         assert_eq!(response.status, 101);
     }
     stack.gateway().metric_becomes("gateway_unauthenticated", &[], 5.0).await;
-    assert_eq!(answer(stack.addr(), &handshake(stack.addr(), "")).await.expect(503).code(), "full");
     let room = tenant();
     let token = Token::of(room.as_str()).sign();
     let mut honest = Dashboard::bring(stack.addr(), Bring::Header, room.as_str(), &token).await;
@@ -239,7 +239,7 @@ async fn b25_strangers_cannot_eat_the_slots() {
     assert_eq!(stack.gateway().metric("gateway_connections", &[]).await, 1.0);
     honest.close().await;
     drop(strangers);
-    stack.refused(&["handshakes full", "http_requests 503"]).await;
+    stack.refused(&[]).await;
     stack.finish().await;
 }
 

@@ -43,5 +43,6 @@ mod sentinel;
 mod session;
 mod signatures;
 mod snapshots;
+mod sockets;
 mod storms;
 mod strict;

@@ -87,7 +87,7 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     for index in 0..options.tenants as usize {
         let gateway = &options.gateways.urls[index % options.gateways.urls.len()];
         let tenant = tenant(index);
-        let mut client = Client::upgrade(gateway, index, &mint.token("payments", &tenant)?)?;
+        let mut client = Client::upgrade(gateway, index, &mint.token(&format!("payments-{index}"), &tenant)?)?;
         client.joined(&Scanner::new())?;
         client.wait_for_ever()?;
         let ledgers = ledgers.clone();

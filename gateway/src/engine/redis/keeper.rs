@@ -217,9 +217,15 @@ impl Keeper {
                 }
                 self.questions.push(Question::Room { tenant, ticket, after: Some(after) });
             }
-            Request::Forget { tenant, ticket: moot } => self.questions.retain(|question| {
-                !matches!(question, Question::Room { tenant: of, ticket, .. } if *of == tenant && *ticket == moot)
-            }),
+            Request::Forget { tenant, ticket: moot } => {
+                let before = self.questions.len();
+                self.questions.retain(|question| {
+                    !matches!(question, Question::Room { tenant: of, ticket, .. } if *of == tenant && *ticket == moot)
+                });
+                if self.questions.len() < before {
+                    self.hub.signal(Signal::Forgotten { tenant, ticket: moot }).await;
+                }
+            }
             Request::Head { tenant, reply } => self.questions.push(Question::Head { tenant, reply }),
         }
         self.nodes.iter_mut().for_each(|node| node.changed = true);
@@ -383,6 +389,7 @@ impl Keeper {
     }
 
     async fn answered(&mut self, index: usize, round: Round, answers: Answers) {
+        let largest = answers.largest();
         self.nodes[index].succeeded(&round, &answers);
         for tenant in round.subscribe {
             match answers.refused.get(&tenant) {
@@ -416,7 +423,7 @@ impl Keeper {
         }
         match broke {
             Some(error) => self.failed(index, questions.collect(), Some(error.into())).await,
-            None => self.nodes[index].grow(),
+            None => self.nodes[index].grow(largest),
         }
     }
 

@@ -32,6 +32,8 @@ pub const RETRY: Duration = Duration::from_millis(100);
 const FAREWELL: Duration = Duration::from_secs(15);
 /// Questions asked at once, at the most.
 const MAX_WIDTH: usize = 32;
+/// Bytes of answers that may be on their way at once: half of what Redis keeps for a subscriber before it cuts the connection.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// The state of one server's connections.
 pub struct Node {
@@ -58,6 +60,8 @@ pub struct Node {
     /// Questions asked at once. Their answers together must fit Redis' output buffer for subscribers, beyond which it cuts the
     /// connection: fewer after each failure, more after each success.
     pub width: usize,
+    /// The largest answer of late.
+    largest: usize,
     /// Since when what it delivers can't be vouched for.
     doubt: Option<Doubt>,
     /// Its process ended with the connection: it took nothing afterwards.
@@ -124,6 +128,7 @@ impl Node {
             kicked: false,
             last_kick: "0-0".into(),
             width: MAX_WIDTH,
+            largest: 1,
             doubt: Some(Doubt::begin(None)),
             vacant: false,
             retry_at: now,
@@ -247,9 +252,11 @@ impl Node {
         }
     }
 
-    /// All answers came.
-    pub fn grow(&mut self) {
-        self.width = (self.width * 2).min(MAX_WIDTH);
+    /// All answers came, the largest of so many bytes.
+    pub fn grow(&mut self, largest: usize) {
+        // Forgotten little by little: who asks for a tenant's whole log is likely to do so again.
+        self.largest = largest.max(self.largest - self.largest / 8).max(1);
+        self.width = (self.width * 2).min(MAX_WIDTH).min(MAX_BYTES / self.largest).max(1);
     }
 
     /// A round failed. Without an error it was only overtaken by a new connection, and the next one need not wait.

@@ -98,6 +98,12 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// The bytes of the largest.
+    pub fn largest(&self) -> usize {
+        let sizes = self.readings.iter().flatten().map(|reading| reading.events.iter().map(|it| it.json.len()).sum());
+        sizes.max().unwrap_or(0)
+    }
+
     /// Whether the connection broke between the answers.
     pub fn cut_short(&self) -> bool {
         self.readings.iter().any(|reading| matches!(reading, Err(WireError::Connection(_))))

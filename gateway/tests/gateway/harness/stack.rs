@@ -37,6 +37,8 @@ impl Setup {
             .env("INTERNAL_LISTEN", "127.0.0.1:0")
             .env("LOG_FORMAT", "json")
             .env("JWT_SECRET", SECRET)
+            // Nearly every token of the tests is the bursar's.
+            .env("MAX_CONNECTIONS_PER_USER", "10000")
             .env("PUBLISH_API_KEY", PUBLISH_API_KEY)
             .env("HEARTBEAT_SECONDS", "5")
             .env("UNSUBSCRIBE_LINGER_SECONDS", "0")

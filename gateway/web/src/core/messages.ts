@@ -28,7 +28,7 @@ export type Health = { reason: string, since: string, };
 
 export type Disabled = { pollSeconds: number, };
 
-export type ErrorData = { code: string, message: string, retryInMs?: number, };
+export type ErrorData = { code: string, message: string, retryInMs?: number, tenants?: string[], };
 
 /** What a browser is told (design section 3). */
 export type ServerMessage =
