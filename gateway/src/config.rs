@@ -7,15 +7,18 @@ mod origins;
 mod proxies;
 mod secret;
 mod values;
+mod warnings;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
 use publisher::TenantId;
 
+pub use descriptors::{INTERNAL_SEATS, public_seats};
 pub use error::ConfigError;
 pub use origins::Origins;
 pub use proxies::Proxies;
@@ -51,7 +54,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve dashboards (the default).
     Serve,
-    /// Serve a simulated centre, with no Redis and no set-up, and print the address to open.
+    /// Serve a simulated centre, with no Redis and no set-up, and print the address to open. On loopback unless LISTEN is given, since
+    /// the demo hands out tokens; with a signing key of its own.
     Demo(DemoOptions),
     /// Validate the configuration, load the keys and reach Redis, then say what was found.
     Check,
@@ -230,6 +234,10 @@ pub struct Config {
 
     #[command(flatten)]
     files: SecretFiles,
+
+    /// Secrets that the list of processes shows.
+    #[arg(skip)]
+    secret_flags: Vec<&'static str>,
 }
 
 /// Which tokens are believed: one source of keys, and what the claims must say.
@@ -300,12 +308,17 @@ impl Config {
         A: IntoIterator,
         A::Item: Into<OsString> + Clone,
     {
-        let cli = command_line
+        let (cli, matches) = command_line
             .try_get_matches_from_mut(args)
-            .and_then(|matches| Cli::from_arg_matches(&matches))
+            .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)))
             .map_err(|error| ConfigError::from_clap(&error, &command_line))?;
         let command = cli.command.unwrap_or(Command::Serve);
         let mut config = cli.config;
+        config.secret_flags = warnings::secret_flags(&config, &matches);
+        if matches!(command, Command::Demo(_)) && matches.value_source("listen") == Some(ValueSource::DefaultValue) {
+            // The demo hands a token to every browser that asks for one.
+            config.listen.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
         config.read_secret_files()?;
         config.check(&command)?;
         Ok((command, config))

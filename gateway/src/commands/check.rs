@@ -11,6 +11,9 @@ use crate::tokens::Tokens;
 /// Checks what an already valid configuration points at. Fails when something can't be used or reached.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     say("configuration: valid")?;
+    for warning in config.warnings() {
+        say(format!("warning: {warning}"))?;
+    }
     match Tokens::load(&config.jwt).await?.describe() {
         Ok(keys) => say(format!("keys: {keys}"))?,
         Err(reason) => {

@@ -6,28 +6,32 @@
 
 mod books;
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use publisher::{DashboardEvent, EventData, Money, TenantId};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::sleep;
+use tower_http::timeout::TimeoutLayer;
 use tracing::warn;
 
 use self::books::Books;
 use super::serve::Instance;
 use crate::config::{Config, DemoOptions, JwtConfig};
 use crate::engine::Engine;
+use crate::http::is_json;
 use crate::http::problem::Problem;
 use crate::log;
 use crate::tokens;
@@ -40,6 +44,8 @@ const TOKEN_LIFE: Duration = Duration::from_secs(900);
 const OFFERED: usize = 20;
 /// How long the billing API may take.
 const BILLING_LIMIT: Duration = Duration::from_secs(5);
+/// How long a request may take, its body included.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Runs the demo until a signal.
@@ -47,13 +53,10 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// # Errors
 /// What keeps the gateway from starting.
 pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()> {
-    if config.jwt.secret.is_none() {
-        config.jwt.public_key_file = None;
-        config.jwt.jwks = None;
-        // Nobody else needs to know it: the demo hands out its tokens itself.
-        let secret = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-        config.jwt.secret = Some(secret.parse().map_err(|rule: String| anyhow::anyhow!("the demo's secret {rule}"))?);
-    }
+    // A key of its own, whatever the environment has: the demo hands tokens to everybody who asks.
+    let secret = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+    let secret = secret.parse().map_err(|rule: String| anyhow::anyhow!("the demo's secret {rule}"))?;
+    config.jwt = JwtConfig { secret: Some(secret), public_key_file: None, jwks: None, ..config.jwt };
     log::install(&config)?;
     let jwt = config.jwt.clone();
     let tenant: TenantId = TENANT.parse()?;
@@ -77,7 +80,7 @@ pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()>
 
     let mut address = instance.address()?;
     if address.ip().is_unspecified() {
-        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
     log::output(&format!("The demo is running. Open http://{address}/ and watch payments arrive; Ctrl-C ends it."));
     let demo = Demo { jwt, tenant, till };
@@ -85,6 +88,8 @@ pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()>
         .route("/demo/token", get(token))
         .route("/demo/invoices", get(invoices))
         .route("/demo/payments", post(pay))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_LIMIT))
+        .layer(middleware::from_fn(own_page))
         .with_state(Arc::new(demo));
     instance.serve(routes).await
 }
@@ -117,6 +122,36 @@ struct OpenInvoice {
 struct Payment {
     invoice_id: String,
     amount: Money,
+}
+
+/// Lets only the demo's own page in: other sites must not read its tokens, by a name of theirs that leads here (DNS rebinding), nor record
+/// payments.
+async fn own_page(request: Request, next: Next) -> Result<Response, Problem> {
+    let headers = request.headers();
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !is_address(host) {
+        return Err(Problem::forbidden("host", "the demo answers to its address or to localhost, not to a name"));
+    }
+    let origin = headers.get(ORIGIN).map(HeaderValue::as_bytes);
+    if origin.is_some_and(|origin| origin != format!("http://{host}").as_bytes()) {
+        return Err(Problem::forbidden("origin", "only the demo's own page may ask this"));
+    }
+    if request.method() == Method::POST && !is_json(headers) {
+        return Err(Problem::unsupported_media_type());
+    }
+    Ok(next.run(request).await)
+}
+
+/// Whether a Host is an IP address or `localhost`, with or without a port: no DNS server has a say in where it leads.
+fn is_address(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() && !name.is_empty() => name,
+        _ => host,
+    };
+    let v6 = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<Ipv4Addr>().is_ok()
+        || v6.is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok())
 }
 
 async fn token(State(demo): State<Arc<Demo>>) -> Result<Response, Problem> {

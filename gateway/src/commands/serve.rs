@@ -18,14 +18,14 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, INTERNAL_SEATS, public_seats};
 use crate::database::{self, Found};
 use crate::engine::Engine;
 use crate::engine::memory::{MemoryEngine, MemoryLimits};
 use crate::engine::redis::RedisEngine;
 use crate::figures::Figures;
 use crate::gateway::{Gateway, Shared};
-use crate::http::{self, INTERNAL_SEATS, Limits, public_seats};
+use crate::http::{self, Limits};
 use crate::hub::{Hub, RoomLimits};
 use crate::log;
 use crate::metrics::{self, Metrics};
@@ -47,9 +47,13 @@ const RELAY_LIMIT: Duration = Duration::from_secs(2);
 /// What keeps the gateway from starting.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     log::install(&config)?;
+    let instance = Instance::start(config, None).await?;
+    for warning in instance.gateway.config.warnings() {
+        warn!("{warning}");
+    }
     // The page asks every gateway whether it is a demo; a 404 would be an error in the browser's console.
     let no_demo = Router::new().route("/demo/token", get(async || StatusCode::NO_CONTENT));
-    Instance::start(config, None).await?.serve(no_demo).await
+    instance.serve(no_demo).await
 }
 
 /// A gateway with its ports open, not yet serving.

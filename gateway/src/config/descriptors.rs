@@ -1,12 +1,18 @@
-//! File descriptors: enough of them for the connections that were promised, or no start.
+//! File descriptors: enough of them for all connections that may come, or no start.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::ConfigError;
 
-/// Listeners, Redis, logs, /metrics, handshakes, and some sockets that have not joined yet. Those are counted apart, up to
-/// as many again, but are not promised a descriptor each: without one they wait in the kernel's backlog.
-const RESERVE: u64 = 256;
+/// HTTP connections of the internal port: Prometheus, balancers' checks, and billing's.
+pub const INTERNAL_SEATS: usize = 256;
+/// Listeners, Redis, PostgreSQL, the log.
+const RESERVE: usize = 128;
+
+/// HTTP connections of the public port, handshakes under way among them. A handshake takes milliseconds.
+pub fn public_seats(max_connections: usize) -> usize {
+    max_connections.clamp(256, 1024)
+}
 
 /// Raises the soft limit to the hard one: 1024 is kept low for programs that use `select`, which we don't.
 pub(super) fn reserve(max_connections: usize) -> Result<(), ConfigError> {
@@ -18,7 +24,9 @@ pub(super) fn reserve(max_connections: usize) -> Result<(), ConfigError> {
 }
 
 fn check(max_connections: usize, limit: u64) -> Result<(), ConfigError> {
-    let needed = max_connections as u64 + RESERVE;
+    // Strangers may take as many sockets again, which have yet to join, and every HTTP connection: dashboards, health checks and Redis
+    // must find descriptors all the same.
+    let needed = (2 * max_connections + public_seats(max_connections) + INTERNAL_SEATS + RESERVE) as u64;
     if needed <= limit {
         return Ok(());
     }
@@ -34,10 +42,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cap_beyond_the_descriptors_is_refused() {
-        assert_eq!(check(1000, 1256), Ok(()));
+    fn b63_a_cap_beyond_the_descriptors_that_strangers_may_take_is_refused() {
+        assert_eq!(check(1000, 3384), Ok(()));
+        let refusal = check(1000, 3383).unwrap_err().to_string();
         assert!(
-            check(1000, 1255).unwrap_err().to_string().starts_with("MAX_CONNECTIONS=1000: needs 1256 file descriptors")
+            refusal.starts_with("MAX_CONNECTIONS=1000: needs 3384 file descriptors, this process may have 3383"),
+            "{refusal}"
         );
     }
 

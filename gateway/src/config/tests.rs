@@ -229,3 +229,28 @@ fn secrets_are_never_printed() {
         assert!(arg.is_hide_env_values_set(), "--help would show {:?}", arg.get_long());
     }
 }
+
+#[test]
+fn b74_the_demo_listens_on_loopback_unless_told() {
+    let (_, demo) = parse(&["demo"]).unwrap();
+    assert_eq!(demo.listen.to_string(), "127.0.0.1:8080");
+    for arguments in [&["demo", "--listen=0.0.0.0:8081"], &["--listen=0.0.0.0:8081", "demo"]] {
+        let (_, told) = parse(arguments).unwrap();
+        assert_eq!(told.listen.to_string(), "0.0.0.0:8081");
+    }
+    let (_, serve) = parse(&[SECRET]).unwrap();
+    assert_eq!(serve.listen.to_string(), "0.0.0.0:8080");
+}
+
+#[test]
+fn b73_a_flag_is_a_secret_when_it_holds_one() {
+    let named = |arguments: &[&str]| {
+        let (_, config) = parse(arguments).unwrap();
+        config.warnings().into_iter().filter(|line| line.contains("as a flag")).collect::<Vec<_>>()
+    };
+    assert_eq!(named(&["--jwt-jwks=keys.json", "--redis-url=redis://h", "--database-url=postgres://h/db"]), [""; 0]);
+    let lines =
+        named(&["--jwt-jwks=keys.json", "--redis-url=redis://:hunter2@h", "--database-url=postgres://u:hunter2@h/db"]);
+    assert!(lines[0].starts_with("REDIS_URL") && lines[1].starts_with("DATABASE_URL") && lines.len() == 2, "{lines:?}");
+    assert!(!lines.concat().contains("hunter2"), "{lines:?}");
+}

@@ -20,6 +20,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::bearer::{self, BearerError};
+use super::is_json;
 use super::problem::Problem;
 use super::public::only_get;
 use crate::engine::{Kick, Kicked};
@@ -114,10 +115,8 @@ async fn publish(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let json = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json);
-    if !json {
-        let detail = "Content-Type must be application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    if !is_json(&headers) {
+        return Err(Problem::unsupported_media_type());
     }
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
@@ -138,10 +137,6 @@ async fn publish(
             Err(problem.retry_after(Duration::from_secs(1)))
         }
     }
-}
-
-fn is_json(content_type: &str) -> bool {
-    content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
 async fn disconnect_tenant(State(gateway): State<Shared>, TenantPath(tenant): TenantPath) -> Result<Response, Problem> {

@@ -24,8 +24,8 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use http::header::{CONNECTION, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderValue, StatusCode};
+use http::header::{CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -58,14 +58,6 @@ const BACKLOG: i32 = 4096;
 const SEND_BUFFER: usize = 64 * 1024;
 /// Wait after a failed accept, for descriptors to be given back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Connections of the internal port: Prometheus, balancers' checks, and billing's.
-pub const INTERNAL_SEATS: usize = 256;
-
-/// Connections of the public port that are no WebSockets (yet): every socket's handshake at once, after a restart.
-pub fn public_seats(max_connections: usize) -> usize {
-    max_connections.max(256)
-}
 
 /// Limits of a port's connections.
 #[derive(Debug, Clone)]
@@ -208,6 +200,12 @@ impl Answering {
             Ok(answer)
         }
     }
+}
+
+/// Whether a request says that its body is JSON.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
 /// The status for what ended before it was a request; hyper answers some of it by itself.

@@ -67,6 +67,12 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with_header(ALLOW, allowed)
     }
 
+    /// 415: only JSON is read.
+    pub fn unsupported_media_type() -> Self {
+        let detail = "Content-Type must be application/json";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+    }
+
     /// 422: well-formed, and one field breaks a rule; `detail` names it.
     pub fn unprocessable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_event", detail)

@@ -26,7 +26,12 @@ pub struct Gateway {
 impl Gateway {
     /// With this environment and nothing else; returns once it listens.
     pub async fn start(environment: &[(String, String)]) -> Self {
-        let (process, log) = Self::spawn(&["serve"], environment);
+        Self::start_as(&["serve"], environment).await
+    }
+
+    /// The same for another subcommand that serves, or with flags.
+    pub async fn start_as(arguments: &[&str], environment: &[(String, String)]) -> Self {
+        let (process, log) = Self::spawn(arguments, environment);
         let mut starting = Starting { process, log };
         let listening = eventually("the gateway logs that it listens", PATIENCE, async || starting.listening()).await;
         let address = |field: &str| listening[field].as_str().and_then(|text| text.parse().ok());

@@ -1,0 +1,37 @@
+//! What can be used and is rarely wanted: named once, at the start.
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+
+use super::{Config, Secret};
+
+impl Config {
+    /// One line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let flags = self.secret_flags.iter().map(|variable| {
+            format!("{variable} was given as a flag, which everyone on this machine sees: use the variable or {variable}_FILE")
+        });
+        let origins = (self.allowed_origins.are_all() && !self.listen.ip().is_loopback()).then(|| {
+            "ALLOWED_ORIGINS is *: pages of every origin may connect; list the origins of your pages".to_owned()
+        });
+        let claims = (self.jwt.issuer.is_none() && self.jwt.audience.is_none()).then(|| {
+            "neither JWT_ISSUER nor JWT_AUDIENCE is set: a token that the same key signed for something else is accepted".to_owned()
+        });
+        flags.chain(origins).chain(claims).collect()
+    }
+}
+
+/// The variables whose secrets were given as flags. An address is a secret once it has a password.
+pub(super) fn secret_flags(config: &Config, matches: &ArgMatches) -> Vec<&'static str> {
+    let address = |url: &Option<Secret>| url.as_ref().is_some_and(|url| url.expose().contains('@'));
+    [
+        ("JWT_SECRET", "secret", true),
+        ("PUBLISH_API_KEY", "publish_api_key", true),
+        ("REDIS_URL", "redis_url", address(&config.redis_url)),
+        ("DATABASE_URL", "database_url", address(&config.database_url)),
+    ]
+    .into_iter()
+    .filter(|(_, flag, secret)| *secret && matches.value_source(flag) == Some(ValueSource::CommandLine))
+    .map(|(variable, ..)| variable)
+    .collect()
+}
