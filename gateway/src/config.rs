@@ -28,8 +28,6 @@ pub use values::LogFormat;
 use secret::SecretFiles;
 use values::{prefix, seconds, switch, text, whole};
 
-/// HS256 keys shorter than the hash are guessable (RFC 7518 §3.2).
-pub const SHORTEST_JWT_SECRET: usize = 32;
 /// A small gateway has few tenants, and one of them must not feel the default.
 const LEAST_PER_TENANT: usize = 100;
 
@@ -63,7 +61,7 @@ pub enum Command {
     Healthcheck,
     /// Bring the schema `dashboard` of the database up to date with this binary.
     Migrate(MigrateOptions),
-    /// Print a token signed with JWT_SECRET, to try things with.
+    /// Print a token signed with JWT_SECRET, to try things with; or say what is wrong with a token.
     Token(TokenOptions),
 }
 
@@ -89,11 +87,11 @@ pub struct MigrateOptions {
     pub reference: bool,
 }
 
-/// What the minted token says.
+/// What the minted token says, or which token to judge.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct TokenOptions {
     /// A tenant the token is good for; may be given several times.
-    #[arg(long = "tenant", required = true, value_name = "ID")]
+    #[arg(long = "tenant", required_unless_present = "explain", conflicts_with = "explain", value_name = "ID")]
     pub tenants: Vec<TenantId>,
 
     /// The user the token speaks for.
@@ -103,6 +101,10 @@ pub struct TokenOptions {
     /// Seconds until the token expires.
     #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds(1..=31_536_000))]
     pub ttl: Duration,
+
+    /// Print no token: say what this one tells, and which rule of this configuration it breaks. `-` reads it from standard input.
+    #[arg(long, value_name = "JWT|-")]
+    pub explain: Option<String>,
 }
 
 /// Everything that can be configured.
@@ -220,7 +222,8 @@ pub struct Config {
     )]
     pub realtime_dashboard: bool,
 
-    /// The key of the publish API; what needs it is closed when left out. Also PUBLISH_API_KEY_FILE.
+    /// The key of the publish API, at least 32 bytes, or several, one a line; what needs it is closed when left out. Also
+    /// PUBLISH_API_KEY_FILE.
     #[arg(long, env, value_name = "KEY", hide_env_values = true)]
     pub publish_api_key: Option<Secret>,
 
@@ -243,7 +246,7 @@ pub struct Config {
 /// Which tokens are believed: one source of keys, and what the claims must say.
 #[derive(Debug, Clone, clap::Args)]
 pub struct JwtConfig {
-    /// The shared key of HS256, at least 32 bytes. Also JWT_SECRET_FILE.
+    /// The shared key of HS256, at least 32 bytes, or several, one a line, the current first. Also JWT_SECRET_FILE.
     #[arg(long = "jwt-secret", env = "JWT_SECRET", value_name = "KEY", hide_env_values = true)]
     pub secret: Option<Secret>,
 
@@ -269,6 +272,13 @@ pub struct JwtConfig {
         value_name = "CLAIM", default_value = "tenantId", value_parser = text(128)
     )]
     pub tenant_claim: String,
+
+    /// How long a token may live from now, at most; one that expires later is refused. A kick is remembered for as long.
+    #[arg(
+        long = "jwt-max-lifetime-seconds", env = "JWT_MAX_LIFETIME_SECONDS",
+        value_name = "SECONDS", default_value = "2592000", value_parser = seconds(60..=31_536_000)
+    )]
+    pub max_lifetime: Duration,
 }
 
 impl Config {
@@ -356,6 +366,9 @@ impl Config {
         if let Some(url) = &self.database_url {
             values::database_url(url.expose()).map_err(|rule| ConfigError::new("DATABASE_URL", rule))?;
         }
+        if let Some(keys) = &self.publish_api_key {
+            keys.check_keys("PUBLISH_API_KEY")?;
+        }
         self.jwt.check(command)
     }
 }
@@ -384,11 +397,8 @@ impl JwtConfig {
             _ => {}
         }
         match &self.secret {
-            Some(secret) if secret.expose().len() < SHORTEST_JWT_SECRET => Err(ConfigError::new(
-                "JWT_SECRET",
-                format!("must be at least {SHORTEST_JWT_SECRET} bytes, has {}", secret.expose().len()),
-            )),
-            _ => Ok(()),
+            Some(secret) => secret.check_keys("JWT_SECRET"),
+            None => Ok(()),
         }
     }
 }

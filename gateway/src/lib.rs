@@ -4,6 +4,7 @@
 //! [`hub::room`] → [`engine`], and back the same way. With a database it starts from [`snapshots`], [`figures`] keeps it live, and
 //! the outbox' relay (`publisher::outbox`) publishes through the [`engine`].
 
+pub mod audit;
 pub mod commands;
 pub mod config;
 pub mod database;

@@ -41,6 +41,6 @@ async fn run() -> anyhow::Result<()> {
         Command::Check => check::run(&config).await,
         Command::Healthcheck => healthcheck::run(&config).await,
         Command::Migrate(options) => migrate::run(&config, &options).await,
-        Command::Token(options) => token::run(&config, &options),
+        Command::Token(options) => token::run(&config, &options).await,
     }
 }

@@ -97,6 +97,12 @@ impl Metrics {
         for code in BadMessage::CODES {
             counter!("gateway_bad_messages_total", "code" => code).absolute(0);
         }
+        for reason in ["expired", "revoked", "wrong_signature", "unknown_key"] {
+            counter!("gateway_tokens_refused_total", "reason" => reason).absolute(0);
+        }
+        for reason in API_KEY_REFUSALS {
+            counter!("gateway_api_keys_refused_total", "reason" => reason).absolute(0);
+        }
         counter!("gateway_http_requests_total", "status" => "200").absolute(0);
         counter!("gateway_disconnects_total", "reason" => CloseReason::Client(1000).label()).absolute(0);
         let handles = Handles {
@@ -197,6 +203,16 @@ impl Metrics {
         counter!("gateway_joins_total", "result" => result).increment(1);
     }
 
+    /// A token was refused; `reason` is one of a few fixed words.
+    pub fn token_refused(&self, reason: &str) {
+        counter!("gateway_tokens_refused_total", "reason" => reason.to_owned()).increment(1);
+    }
+
+    /// A key of the publish API was refused; `reason` is one of [`API_KEY_REFUSALS`].
+    pub fn api_key_refused(&self, reason: &'static str) {
+        counter!("gateway_api_keys_refused_total", "reason" => reason).increment(1);
+    }
+
     /// A message of a browser was refused; `code` is one of [`BadMessage::CODES`].
     pub fn message_refused(&self, code: &'static str) {
         counter!("gateway_bad_messages_total", "code" => code).increment(1);
@@ -250,6 +266,9 @@ impl Metrics {
     }
 }
 
+/// Every word that [`Metrics::api_key_refused`] is called with.
+pub const API_KEY_REFUSALS: [&str; 3] = ["missing", "malformed", "wrong"];
+
 /// Every word that [`Metrics::handshake`] is called with.
 pub const HANDSHAKE_RESULTS: [&str; 5] = ["accepted", "refused", "forbidden", "full", "draining"];
 
@@ -267,6 +286,8 @@ fn describe() {
     describe_counter!("gateway_probe_failures_total", "Probes that did not come back in time");
     describe_counter!("gateway_handshakes_total", "WebSocket handshakes by result");
     describe_counter!("gateway_joins_total", "Joins by result");
+    describe_counter!("gateway_tokens_refused_total", "Tokens refused, at joins and for snapshots, by reason");
+    describe_counter!("gateway_api_keys_refused_total", "Requests refused for want of a PUBLISH_API_KEY, by reason");
     describe_counter!("gateway_bad_messages_total", "Messages of browsers that were refused, by code");
     describe_counter!("gateway_http_requests_total", "HTTP requests of both ports, by status");
     describe_counter!("gateway_disconnects_total", "Closed sockets by reason");

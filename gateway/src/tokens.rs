@@ -4,6 +4,7 @@
 //! configured keys signed it.
 
 mod claims;
+mod explain;
 mod jwks;
 mod keys;
 mod mint;
@@ -17,11 +18,15 @@ use claims::{Rules, UniqueClaims};
 use jwks::Jwks;
 use keys::Key;
 
-pub use claims::{Claims, LEEWAY, LONGEST_TIMER, MOST_TENANTS};
+pub use claims::{Claims, LEEWAY, LONGEST_SUBJECT, LONGEST_TIMER, MOST_TENANTS};
+pub use explain::{Hints, explain};
 pub use mint::mint;
 
 /// No token of ours is near it, and nobody shall make us hash megabytes.
 pub const LONGEST_TOKEN: usize = 16 * 1024;
+
+/// What a token's `typ` may be: RFC 7519 §5.1, and an access token's of RFC 9068 §2.1.
+const TYPES: [&str; 3] = ["JWT", "at+jwt", "application/at+jwt"];
 
 /// Verifies tokens. Cheap to clone.
 #[derive(Clone)]
@@ -33,8 +38,8 @@ struct Verifier {
 }
 
 enum Keys {
-    /// A secret or a PEM file: the only key there is, whatever `kid` a token names.
-    One(Key),
+    /// Secrets or a PEM file: each of them may have signed, whatever `kid` a token names.
+    Fixed(Vec<Key>),
     Set(Jwks),
 }
 
@@ -50,9 +55,21 @@ pub enum TokenError {
     /// It is one, and says nothing usable about tenants.
     #[error("the token's tenant claim is unusable: {0}")]
     UnusableTenantClaim(&'static str),
-    /// It may be one: the issuer's keys have not come yet.
+    /// It may be one: the issuer's keys have not come yet, or not since the token named a key that they lack.
     #[error("no key to check the token with yet")]
     NoKeys,
+}
+
+impl TokenError {
+    /// The fixed word for metrics and logs.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Invalid(why) => why.replace(' ', "_"),
+            Self::Expired => "expired".to_owned(),
+            Self::UnusableTenantClaim(_) => "unusable_tenant_claim".to_owned(),
+            Self::NoKeys => "no_keys".to_owned(),
+        }
+    }
 }
 
 impl Tokens {
@@ -61,9 +78,9 @@ impl Tokens {
     pub async fn load(config: &JwtConfig) -> Result<Self, ConfigError> {
         keys::self_test();
         let keys = if let Some(secret) = &config.secret {
-            Keys::One(Key::from_secret(secret))
+            Keys::Fixed(secret.keys().map(Key::from_secret).collect())
         } else if let Some(path) = &config.public_key_file {
-            Keys::One(Key::from_pem_file(path)?)
+            Keys::Fixed(vec![Key::from_pem_file(path)?])
         } else if let Some(source) = &config.jwks {
             Keys::Set(Jwks::load(source).await?)
         } else {
@@ -80,17 +97,21 @@ impl Tokens {
         let Verifier { keys, rules } = &*self.0;
         let header = acceptable_header(token)?;
         let set;
-        let key = match keys {
-            Keys::One(key) => key,
+        let candidates: Vec<&Key> = match keys {
+            Keys::Fixed(keys) => keys.iter().collect(),
             Keys::Set(jwks) => {
                 set = jwks.holding(header.kid.as_deref()).await.ok_or(TokenError::NoKeys)?;
-                set.find(header.kid.as_deref()).ok_or(TokenError::Invalid("unknown key"))?
+                set.find(header.kid.as_deref())
             }
         };
-        if header.alg != key.algorithm {
-            return Err(TokenError::Invalid("wrong algorithm"));
+        let mut refusal = TokenError::Invalid(if candidates.is_empty() { "unknown key" } else { "wrong algorithm" });
+        for key in candidates.into_iter().filter(|key| key.algorithm == header.alg) {
+            match signed_claims(token, key) {
+                Ok(claims) => return rules.check(claims),
+                Err(error) => refusal = error,
+            }
         }
-        rules.check(signed_claims(token, key)?)
+        Err(refusal)
     }
 
     /// Reads a JWKS again every few minutes, for ever; returns at once when the keys can't change.
@@ -103,7 +124,7 @@ impl Tokens {
     /// Whether tokens can be checked.
     pub fn are_loaded(&self) -> bool {
         match &self.0.keys {
-            Keys::One(_) => true,
+            Keys::Fixed(_) => true,
             Keys::Set(jwks) => jwks.is_loaded(),
         }
     }
@@ -114,7 +135,10 @@ impl Tokens {
     /// Why there are none yet.
     pub fn describe(&self) -> Result<String, String> {
         match &self.0.keys {
-            Keys::One(key) => Ok(format!("one {:?} key", key.algorithm)),
+            Keys::Fixed(keys) => match &keys[..] {
+                [key] => Ok(format!("one {:?} key", key.algorithm)),
+                keys => Ok(format!("{} HS256 keys", keys.len())),
+            },
             Keys::Set(jwks) => jwks.describe(),
         }
     }
@@ -139,7 +163,7 @@ fn acceptable_header(token: &str) -> Result<Header, TokenError> {
     }
     match header.typ.as_deref() {
         None => Ok(header),
-        Some(typ) if typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("at+jwt") => Ok(header),
+        Some(typ) if TYPES.iter().any(|known| typ.eq_ignore_ascii_case(known)) => Ok(header),
         Some(_) => Err(TokenError::Invalid("wrong type")),
     }
 }

@@ -3,7 +3,7 @@
 use crate::event::EventId;
 
 /// At most 64 characters of somebody else's text, none of which can start a new line or move a cursor in a log.
-pub(crate) fn sanitised(text: &str) -> String {
+pub fn sanitised(text: &str) -> String {
     let harmless = |c: char| if c.is_control() || ('\u{2028}'..='\u{202e}').contains(&c) { '?' } else { c };
     let mut shown: String = text.chars().take(64).map(harmless).collect();
     if text.chars().nth(64).is_some() {

@@ -87,7 +87,7 @@ pub mod topology;
 mod typescript;
 
 pub use config::PublisherConfig;
-pub use error::{ConnectError, InvalidEvent, PublishError};
+pub use error::{ConnectError, InvalidEvent, PublishError, sanitised};
 pub use event::{
     DashboardEvent, DashboardEventType, EventData, EventId, InvalidEventId, MAX_EVENT_BYTES, UnknownEventType,
 };

@@ -51,12 +51,12 @@ impl Names {
         self.of(tenant, "figures")
     }
 
-    /// Stream: the kicks of the last minute, for gateways that did not hear them.
-    pub fn kicks(&self) -> String {
-        format!("{}:kicks", self.prefix)
+    /// Sorted set: the tenants and users whose tokens are revoked, each with the moment of its latest kick.
+    pub fn revoked(&self) -> String {
+        format!("{}:revoked", self.prefix)
     }
 
-    /// Channel: kicks, to all gateways.
+    /// Channel: tells all gateways that there may be a kick to read.
     pub fn control(&self) -> String {
         format!("{}:control", self.prefix)
     }
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(names.log(&acorn), "dash:{acorn}:log");
         assert_eq!(names.once(&acorn, &id), "dash:{acorn}:once:e1");
         assert_eq!(names.figures(&acorn), "dash:{acorn}:figures");
-        assert_eq!(names.kicks(), "dash:kicks");
+        assert_eq!(names.revoked(), "dash:revoked");
         assert_eq!(names.control(), "dash:control");
         assert_eq!(names.probe("g1"), "dash:probe:g1");
     }

@@ -1,4 +1,4 @@
-//! The two scripts that run inside Redis. Their headers in `lua/` name KEYS, ARGV and the result.
+//! The scripts that run inside Redis. Their headers in `lua/` name KEYS, ARGV and the result.
 
 use std::sync::LazyLock;
 
@@ -13,6 +13,9 @@ pub static PUBLISH: LazyLock<Script> =
 /// Reads where a tenant's counter stands, and what its log holds after a known position.
 pub static POSITION: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("lua/fence.lua"), include_str!("lua/position.lua"))));
+
+/// Revokes the tokens of a tenant or a user.
+pub static KICK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/kick.lua")));
 
 /// A script with the digest by which Redis knows it once it has seen it.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::audit::Audit;
 use crate::config::{Config, ConfigError, INTERNAL_SEATS, public_seats};
 use crate::database::{self, Found};
 use crate::engine::Engine;
@@ -85,7 +86,7 @@ impl Instance {
         let public = open("LISTEN", config.listen)?;
         let internal = open("INTERNAL_LISTEN", config.internal_listen)?;
 
-        let rooms = Hub::prepare();
+        let rooms = Hub::prepare(config.jwt.max_lifetime);
         let hub = rooms.hub();
         let engine = engine(&config, &hub, &metrics, &shutdown).await?;
         let limits = RoomLimits {
@@ -104,8 +105,20 @@ impl Instance {
         let slots = Slots::new(config.max_connections, config.max_connections_per_user, metrics.clone());
         let sockets = AtomicU64::new(0);
         let pulse = Pulse::start(&shutdown);
-        let gateway =
-            Arc::new(Gateway { config, tokens, engine, hub, snapshots, slots, metrics, shutdown, pulse, sockets });
+        let audit = Audit::new(metrics.clone());
+        let gateway = Arc::new(Gateway {
+            config,
+            tokens,
+            engine,
+            hub,
+            snapshots,
+            slots,
+            audit,
+            metrics,
+            shutdown,
+            pulse,
+            sockets,
+        });
         Ok(Self { gateway, public, internal, exporter, signals, relay })
     }
 
@@ -207,7 +220,7 @@ async fn engine(config: &Config, hub: &Hub, metrics: &Metrics, shutdown: &Shutdo
         connections: 2,
         ..PublisherConfig::new(url.expose())
     };
-    let engine = RedisEngine::start(redis, hub.clone(), metrics.clone(), shutdown).await;
+    let engine = RedisEngine::start(redis, config.jwt.max_lifetime, hub.clone(), metrics.clone(), shutdown).await;
     Ok(Engine::Redis(engine.context("REDIS_URL")?))
 }
 
@@ -219,5 +232,6 @@ async fn upkeep(exporter: PrometheusHandle, gateway: Shared) {
         exporter.run_upkeep();
         gateway.metrics.tasks(runtime.metrics().num_alive_tasks());
         gateway.metrics.log_lines_dropped(log::dropped());
+        gateway.audit.say_overdue();
     }
 }

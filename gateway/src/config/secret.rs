@@ -17,6 +17,9 @@ use super::values;
 pub struct Secret(Arc<str>);
 
 impl Secret {
+    /// Shorter keys can be guessed; for HS256 it is the hash's length (RFC 7518 §3.2).
+    pub const SHORTEST_KEY: usize = 32;
+
     /// More is no key, but a wrong path.
     const LONGEST_FILE: u64 = 64 * 1024;
 
@@ -25,9 +28,36 @@ impl Secret {
         &self.0
     }
 
-    /// Compares without telling, by its duration, how much of a guess was right.
-    pub fn matches(&self, guess: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(guess).into()
+    /// The keys that it holds, one a line: several while a key is replaced by the next.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.lines().filter(|line| !line.is_empty())
+    }
+
+    /// Which of its keys this is, from 1. Compares without telling, by the duration, how much of a guess was right.
+    pub fn which(&self, guess: &[u8]) -> Option<usize> {
+        let equal = self.keys().map(|key| bool::from(key.as_bytes().ct_eq(guess)));
+        // All of them, whichever is the right one.
+        equal.collect::<Vec<_>>().iter().position(|equal| *equal).map(|index| index + 1)
+    }
+
+    /// Whether its keys are fit to open or sign everything.
+    pub(super) fn check_keys(&self, variable: &str) -> Result<(), ConfigError> {
+        let several = self.keys().nth(1).is_some();
+        for (index, key) in self.keys().enumerate() {
+            let which = if several { format!("key {} ", index + 1) } else { String::new() };
+            if is_placeholder(key) {
+                let rule = format!("{which}is the placeholder of an example; make a key with: openssl rand -hex 32");
+                return Err(ConfigError::new(variable, rule));
+            }
+            if key.len() < Self::SHORTEST_KEY {
+                let rule = format!("{which}must be at least {} bytes, has {}", Self::SHORTEST_KEY, key.len());
+                return Err(ConfigError::new(variable, rule));
+            }
+        }
+        match self.keys().next() {
+            Some(_) => Ok(()),
+            None => Err(ConfigError::new(variable, "holds no key")),
+        }
     }
 
     pub(super) fn from_file(variable: &str, path: &Path) -> Result<Self, ConfigError> {
@@ -44,6 +74,14 @@ impl Secret {
             content.strip_suffix('\n').map_or(content.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
         trimmed.parse().map_err(|rule| refuse(format!("its content {rule}")))
     }
+}
+
+/// Whether a key is text that templates and examples have in a key's place.
+fn is_placeholder(key: &str) -> bool {
+    const WORDS: [&str; 7] =
+        ["changeme", "changethis", "replaceme", "replacewith", "placeholder", "yourkey", "yoursecret"];
+    let letters: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    key.starts_with(['<', '$']) || WORDS.iter().any(|word| letters.contains(word))
 }
 
 impl FromStr for Secret {

@@ -65,6 +65,7 @@ fn flags_are_good_before_and_after_the_subcommand() {
         tenants: vec!["t1".parse().unwrap(), "t2".parse().unwrap()],
         sub: None,
         ttl: Duration::from_secs(60),
+        explain: None,
     };
     assert_eq!(command, Command::Token(options));
 }
@@ -212,16 +213,42 @@ fn b60_secrets_in_files() {
 }
 
 #[test]
+fn b67_keys_are_long_no_placeholder_and_one_a_line() {
+    let keys = |keys: &str| format!("--publish-api-key={keys}");
+    let (old, new) = ("o".repeat(32), "n".repeat(32));
+    for (given, rule) in [
+        ("x".to_owned(), "must be at least 32 bytes, has 1"),
+        ("x".repeat(31), "must be at least 32 bytes, has 31"),
+        (format!("{new}\n{}", "x".repeat(31)), "key 2 must be at least 32 bytes, has 31"),
+        ("change-me".to_owned(), "is the placeholder of an example"),
+        ("Change_Me-change_me-change_me-change_me".to_owned(), "is the placeholder of an example"),
+        (format!("{new}\n<your-key-of-at-least-32-bytes-here>"), "key 2 is the placeholder of an example"),
+        ("${PUBLISH_API_KEY_OF_THE_ENVIRONMENT}".to_owned(), "is the placeholder of an example"),
+        ("\n\n".to_owned(), "holds no key"),
+    ] {
+        let line = refused(&[SECRET, &keys(&given)]);
+        assert!(line.starts_with("PUBLISH_API_KEY: ") && line.contains(rule), "{line}");
+        assert!(!line.contains(&given), "{line}");
+    }
+    let (_, config) = parse(&[SECRET, &keys(&format!("{new}\r\n\n{old}\n"))]).unwrap();
+    let which = |guess: &str| config.publish_api_key.as_ref().unwrap().which(guess.as_bytes());
+    assert_eq!((which(&new), which(&old)), (Some(1), Some(2)));
+    for wrong in ["", &new[1..], &format!("{new}n"), &format!("{new}\n{old}"), &"x".repeat(32)] {
+        assert_eq!(which(wrong), None, "{wrong:?}");
+    }
+    let short = format!("--jwt-secret={new}\nshort");
+    assert_eq!(refused(&[&short]), "JWT_SECRET: key 2 must be at least 32 bytes, has 5");
+}
+
+#[test]
 fn secrets_are_never_printed() {
     let (_, config) = parse(&[
         "--jwt-secret=hunter2-hunter2-hunter2-hunter2-hunter2",
         "--redis-url=redis://:hunter2@h",
-        "--publish-api-key=hunter2",
+        "--publish-api-key=hunter2-hunter2-hunter2-hunter2-",
     ])
     .unwrap();
     assert!(!format!("{config:?} {}", config.jwt.secret.as_ref().unwrap()).contains("hunter2"));
-    let key = config.publish_api_key.unwrap();
-    assert!(key.matches(b"hunter2") && !key.matches(b"hunter") && !key.matches(b"hunter22") && !key.matches(b""));
     for arg in command_line()
         .get_arguments()
         .filter(|arg| matches!(arg.get_id().as_str(), "secret" | "redis_url" | "database_url" | "publish_api_key"))

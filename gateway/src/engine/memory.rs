@@ -12,7 +12,7 @@ use publisher::{DashboardEvent, Epoch, EventId, Message, Outcome, PublishError, 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval};
 
-use super::{Kick, Known, Position, Reading, Request, Signal};
+use super::{Kick, KickError, Kicked, Known, Position, Reading, Request, Signal};
 use crate::hub::Hub;
 use crate::shutdown::Shutdown;
 
@@ -47,7 +47,7 @@ enum Order {
         urgency: Urgency,
         reply: oneshot::Sender<Relayed>,
     },
-    Kick(Kick),
+    Kick(Kicked),
 }
 
 impl MemoryEngine {
@@ -79,8 +79,8 @@ impl MemoryEngine {
         outcome.await.map_err(|_| PublishError::Unavailable)
     }
 
-    pub(super) async fn kick(&self, kick: Kick) -> Result<(), PublishError> {
-        self.orders.send(Order::Kick(kick)).await.map_err(|_| PublishError::Unavailable)
+    pub(super) async fn kick(&self, who: Kicked) -> Result<(), KickError> {
+        self.orders.send(Order::Kick(who)).await.map_err(|_| KickError::Unavailable)
     }
 }
 
@@ -139,7 +139,10 @@ impl Streams {
                         };
                         let _ = reply.send(relayed);
                     }
-                    Order::Kick(kick) => self.hub.signal(Signal::Kick { kick, age: Duration::ZERO }).await,
+                    Order::Kick(who) => {
+                        let now = now_micros() / 1000;
+                        self.hub.signal(Signal::Kicks { kicks: vec![Kick { who, at: now }], now }).await;
+                    }
                 },
                 _ = sweep.tick() => self.sweep(),
                 else => return,

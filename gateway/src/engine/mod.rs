@@ -12,12 +12,12 @@
 pub mod memory;
 pub mod redis;
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use publisher::outbox::{Relayed, Sink, Term};
 use publisher::script::Urgency;
 use publisher::{DashboardEvent, Epoch, EventId, Message, Outcome, PublishError, TenantId};
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
@@ -153,36 +153,69 @@ pub enum Signal {
         /// Their epoch, when they were seen and it is one.
         epoch: Option<Epoch>,
     },
-    /// Sockets must close.
-    Kick {
-        /// The order.
-        kick: Kick,
-        /// How long ago it was given, by the clock that [`Kick::at`] is of.
-        age: Duration,
+    /// Tokens are revoked, and the sockets that came with them must close. The same kick may be told again.
+    Kicks {
+        /// By whose kicks.
+        kicks: Vec<Kick>,
+        /// The time of the clock that [`Kick::at`] is of.
+        now: u64,
     },
 }
 
-/// An order to close sockets on every gateway, and to refuse the tokens they came with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A revocation: on every gateway, tokens that were issued up to and including its second are refused, and their sockets closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kick {
-    /// Whose sockets.
+    /// Whose tokens.
     pub who: Kicked,
-    /// When it was ordered, in milliseconds of Unix time. With Redis it is Redis' time, whatever the sender wrote here.
+    /// When it was given, in milliseconds of Unix time: of Redis' clock, or of this gateway's where there is no Redis.
     pub at: u64,
 }
 
-/// Whose sockets a [`Kick`] closes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// Whose tokens a [`Kick`] revokes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Kicked {
-    /// Every socket of a tenant.
+    /// Every token, where it is shown for this tenant.
     Tenant(TenantId),
-    /// Every socket whose token has this `sub`.
-    User(String),
+    /// Every token with this `sub`.
+    User(Box<str>),
 }
 
-/// How long a kick is remembered for joins that raced with it, and for gateways that did not hear it.
-pub const KICK_MEMORY: Duration = Duration::from_secs(60);
+impl Kicked {
+    const TENANT: &str = "tenant:";
+    const USER: &str = "user:";
+
+    /// Reads the name that [`Display`](fmt::Display) writes.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name.strip_prefix(Self::TENANT) {
+            Some(tenant) => tenant.parse().ok().map(Self::Tenant),
+            None => name.strip_prefix(Self::USER).map(|user| Self::User(user.into())),
+        }
+    }
+}
+
+/// The name of the entry in Redis. For a log it has to be [sanitised](publisher::sanitised): a `sub` is any text.
+impl fmt::Display for Kicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tenant(tenant) => write!(f, "{}{tenant}", Self::TENANT),
+            Self::User(user) => write!(f, "{}{user}", Self::USER),
+        }
+    }
+}
+
+/// Tenants and users whose tokens may be revoked at a time: some 20 MB of Redis' memory, and as much of a gateway's.
+pub const MOST_KICKS: usize = 100_000;
+
+/// Why a kick was not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KickError {
+    /// It can't be known that the order reached Redis.
+    #[error("the kick could not be given to Redis")]
+    Unavailable,
+    /// As many tokens are revoked as may be.
+    #[error("{MOST_KICKS} tenants and users are kicked already; each is forgotten after JWT_MAX_LIFETIME_SECONDS")]
+    Full,
+}
 
 /// Between two `metrics_updated` of one tenant, at the least.
 pub const FIGURES_PAUSE: Duration = Duration::from_secs(1);
@@ -244,14 +277,14 @@ impl Engine {
         }
     }
 
-    /// Sends a kick to every gateway of the cluster, this one included.
+    /// Revokes tokens on every gateway of the cluster, this one included.
     ///
     /// # Errors
-    /// When it can't be known that the order reached Redis.
-    pub async fn kick(&self, kick: Kick) -> Result<(), PublishError> {
+    /// [`KickError`].
+    pub async fn kick(&self, who: Kicked) -> Result<(), KickError> {
         match self {
-            Self::Memory(engine) => engine.kick(kick).await,
-            Self::Redis(engine) => engine.kick(kick).await,
+            Self::Memory(engine) => engine.kick(who).await,
+            Self::Redis(engine) => engine.kick(&who).await,
         }
     }
 

@@ -21,13 +21,17 @@ use publisher::{
 };
 use tokio::sync::mpsc;
 
-use super::{Claim, Kick, Position, Request};
+use super::{Claim, KickError, Kicked, Position, Request};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use keeper::Keeper;
-use wire::Terms;
+use wire::{Terms, WireError};
 use wires::Wires;
+
+/// How often a kick waits for a connection, and for how long.
+const KICK_RETRIES: usize = 5;
+const KICK_PAUSE: Duration = Duration::from_millis(100);
 
 /// The handle; cheap to clone.
 #[derive(Clone)]
@@ -47,6 +51,7 @@ impl RedisEngine {
     /// When the URL or the prefix can't be used.
     pub async fn start(
         config: PublisherConfig,
+        token_lifetime: Duration,
         hub: Hub,
         metrics: Metrics,
         shutdown: &Shutdown,
@@ -55,6 +60,7 @@ impl RedisEngine {
         let terms = Terms {
             names: Names::new(&config.prefix)?,
             recovery_events: config.recovery_events,
+            token_lifetime,
             sharded: url.is_cluster(),
         };
         let wires = Arc::new(Wires::new(Servers::follow(url), terms));
@@ -94,12 +100,25 @@ impl RedisEngine {
         self.publisher.moved()
     }
 
-    pub(super) async fn kick(&self, kick: Kick) -> Result<(), PublishError> {
-        let wire = self.wires.of_kicks().ok_or(PublishError::Unavailable)?;
-        wire.kick(&kick).await.map_err(|error| {
-            tracing::warn!(%error, "a kick could not be sent");
-            PublishError::Unavailable
-        })
+    pub(super) async fn kick(&self, who: &Kicked) -> Result<(), KickError> {
+        let wire = self.wires.of_kicks().ok_or(KickError::Unavailable)?;
+        let mut taken = wire.kick(who).await;
+        for _ in 0..KICK_RETRIES {
+            // A connection that is being made. The order may be given twice: that is the same kick.
+            if !taken.as_ref().is_err_and(WireError::is_of_a_lost_connection) {
+                break;
+            }
+            tokio::time::sleep(KICK_PAUSE).await;
+            taken = wire.kick(who).await;
+        }
+        match taken {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(KickError::Full),
+            Err(error) => {
+                tracing::warn!(%error, "a kick could not be given");
+                Err(KickError::Unavailable)
+            }
+        }
     }
 
     pub(super) async fn claim(&self, tenant: &TenantId, at: Option<&Position>) -> Result<Claim, PublishError> {

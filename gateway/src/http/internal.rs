@@ -1,10 +1,11 @@
 //! The internal face: metrics, health, publishing for callers that aren't Rust, kicks. Never behind the load balancer.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, FromRequestParts, Path, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
@@ -13,19 +14,23 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use publisher::{DashboardEvent, EventId, MAX_EVENT_BYTES, Outcome, PublishError, TenantId};
+use publisher::{DashboardEvent, EventId, MAX_EVENT_BYTES, Outcome, PublishError, TenantId, sanitised};
 use serde::Serialize;
 use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
+use tracing::info;
 
+use super::address::ClientAddress;
 use super::bearer::{self, BearerError};
 use super::is_json;
 use super::problem::Problem;
 use super::public::only_get;
-use crate::engine::{Kick, Kicked};
+use crate::audit;
+use crate::engine::{KickError, Kicked};
 use crate::gateway::Shared;
-use crate::hub::now_millis;
+use crate::metrics::API_KEY_REFUSALS;
+use crate::tokens::LONGEST_SUBJECT;
 
 /// The gateway is not ready once delivery has not been proved for this long.
 const PROOF_LIMIT: Duration = Duration::from_secs(10);
@@ -75,18 +80,34 @@ async fn ready(State(gateway): State<Shared>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "unavailable", "reason": reason}))).into_response()
 }
 
-async fn require_key(State(gateway): State<Shared>, request: Request, next: Next) -> Result<Response, Problem> {
-    let Some(key) = &gateway.config.publish_api_key else {
+async fn require_key(State(gateway): State<Shared>, mut request: Request, next: Next) -> Result<Response, Problem> {
+    let Some(keys) = &gateway.config.publish_api_key else {
         return Err(Problem::forbidden("no_api_key", "PUBLISH_API_KEY is not configured, so this is switched off"));
     };
-    let given = bearer::from_headers(request.headers()).map_err(|error| match error {
-        BearerError::Missing => Problem::unauthorized("send Authorization: Bearer <PUBLISH_API_KEY>"),
-        other => other.into(),
+    let from = ClientAddress::of(request.extensions()).map(|client| client.0);
+    let [missing, malformed, wrong] = API_KEY_REFUSALS;
+    let given = bearer::from_headers(request.headers()).map_err(|error| {
+        let is_missing = error == BearerError::Missing;
+        gateway.audit.api_key_refused(if is_missing { missing } else { malformed }, from);
+        match is_missing {
+            true => Problem::unauthorized("send Authorization: Bearer <PUBLISH_API_KEY>"),
+            false => error.into(),
+        }
     })?;
-    if !key.matches(given.as_bytes()) {
+    let Some(number) = keys.which(given.as_bytes()) else {
+        gateway.audit.api_key_refused(wrong, from);
         return Err(Problem::unauthorized("the API key is not the right one"));
-    }
+    };
+    request.extensions_mut().insert(Caller { key: number, from });
     Ok(next.run(request).await)
+}
+
+/// Whoever showed a key.
+#[derive(Clone, Copy)]
+struct Caller {
+    /// Which of PUBLISH_API_KEY, from 1.
+    key: usize,
+    from: Option<IpAddr>,
 }
 
 /// A tenant id in the path.
@@ -139,21 +160,36 @@ async fn publish(
     }
 }
 
-async fn disconnect_tenant(State(gateway): State<Shared>, TenantPath(tenant): TenantPath) -> Result<Response, Problem> {
-    kick(&gateway, Kicked::Tenant(tenant)).await
+async fn disconnect_tenant(
+    State(gateway): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    TenantPath(tenant): TenantPath,
+) -> Result<Response, Problem> {
+    kick(&gateway, caller, Kicked::Tenant(tenant)).await
 }
 
-async fn disconnect_user(State(gateway): State<Shared>, Path(sub): Path<String>) -> Result<Response, Problem> {
-    kick(&gateway, Kicked::User(sub)).await
+async fn disconnect_user(
+    State(gateway): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(sub): Path<String>,
+) -> Result<Response, Problem> {
+    if sub.len() > LONGEST_SUBJECT {
+        let rule = format!("sub: must be at most {LONGEST_SUBJECT} bytes, no token has a longer one");
+        return Err(Problem::bad_request("invalid_user", rule));
+    }
+    kick(&gateway, caller, Kicked::User(sub.into())).await
 }
 
-async fn kick(gateway: &Shared, who: Kicked) -> Result<Response, Problem> {
-    let kick = Kick { who, at: now_millis() };
-    gateway
-        .engine
-        .kick(kick)
-        .await
-        .map_err(|error| Problem::unavailable("unavailable", error.to_string()).retry_after(Duration::from_secs(1)))?;
+async fn kick(gateway: &Shared, Caller { key, from }: Caller, who: Kicked) -> Result<Response, Problem> {
+    let shown = sanitised(&who.to_string());
+    gateway.engine.kick(who).await.map_err(|error| {
+        let code = match error {
+            KickError::Unavailable => "unavailable",
+            KickError::Full => "too_many_kicks",
+        };
+        Problem::unavailable(code, error.to_string()).retry_after(Duration::from_secs(1))
+    })?;
+    info!(who = shown, key, address = audit::shown(from), "kick taken");
     Ok(StatusCode::ACCEPTED.into_response())
 }
 

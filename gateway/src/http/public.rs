@@ -1,5 +1,6 @@
 //! The public face: the socket, the snapshot, the page and the description of the protocol.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use super::address::ClientAddress;
 use super::bearer;
 use super::problem::Problem;
 use crate::config::Origins;
@@ -111,8 +113,14 @@ struct Snapshot<'a> {
 async fn snapshot(State(gateway): State<Shared>, request: Request) -> Result<Response, Problem> {
     let query = Query::<SnapshotQuery>::try_from_uri(request.uri());
     let Query(query) = query.map_err(|_| Problem::bad_request("bad_request", "tenantId must be given at most once"))?;
-    let claims = authenticate(&gateway, request.headers()).await?;
+    let from = ClientAddress::of(request.extensions()).map(|client| client.0);
+    let claims = authenticate(&gateway, request.headers(), from).await?;
     let tenant = the_tenant(&claims, query.tenant_id)?;
+    let refuse_revoked = || match gateway.is_revoked(&tenant, &claims, from) {
+        true => Err(Problem::unauthorized("the token was revoked")),
+        false => Ok(()),
+    };
+    refuse_revoked()?;
     let placed = match &gateway.snapshots {
         Some(snapshots) => snapshots.placed(&tenant, head(&gateway, &tenant)).await,
         None => head(&gateway, &tenant).await.map(|head| Arc::new((head, None))),
@@ -120,6 +128,8 @@ async fn snapshot(State(gateway): State<Shared>, request: Request) -> Result<Res
     let placed = placed.ok_or_else(|| {
         Problem::unavailable("redis", "the events' store can't be reached").retry_after(Duration::from_secs(1))
     })?;
+    // The answer may have waited for Redis, and with it for a kick.
+    refuse_revoked()?;
     let (head, snapshot) = &*placed;
     let snapshot = Snapshot {
         tenant_id: tenant,
@@ -141,9 +151,9 @@ async fn head(gateway: &Shared, tenant: &TenantId) -> Option<Option<Position>> {
     timeout(HEAD_TIMEOUT, position).await.ok().and_then(Result::ok).map(Some)
 }
 
-async fn authenticate(gateway: &Shared, headers: &HeaderMap) -> Result<Claims, Problem> {
+async fn authenticate(gateway: &Shared, headers: &HeaderMap, from: Option<IpAddr>) -> Result<Claims, Problem> {
     let token = bearer::from_headers(headers)?;
-    gateway.tokens.verify(token).await.map_err(|error| match error {
+    gateway.verify(token, from).await.map_err(|error| match error {
         TokenError::UnusableTenantClaim(_) => {
             Problem::forbidden("unusable_claim", "the token names no tenant that can be used")
         }

@@ -17,10 +17,8 @@ pub struct Member {
     pub link: Arc<Link>,
     /// The token's `sub`, by which it can be disconnected.
     pub subject: Option<Arc<str>>,
-    /// The token's `iat`, in seconds of Unix time.
-    pub issued_at: Option<u64>,
-    /// When it joined, in milliseconds of Unix time.
-    pub joined_at: u64,
+    /// When the token was issued: [`crate::tokens::Claims::issued_at`].
+    pub issued_at: u64,
     /// The parts of its snapshot that could not be had when it was answered.
     pub lacks: Parts,
 }
@@ -49,6 +47,11 @@ impl Audience {
     /// Takes a member out, if it is here.
     pub fn remove(&mut self, link: &Link) -> Option<Member> {
         self.seat_of(link).map(|seat| self.vacate(seat))
+    }
+
+    /// The socket's member, if it sits here.
+    pub fn member(&mut self, link: &Link) -> Option<&mut Member> {
+        self.seat_of(link).map(|seat| &mut self.members[seat])
     }
 
     /// Whether the socket sits here.

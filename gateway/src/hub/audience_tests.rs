@@ -49,7 +49,7 @@ async fn pair(id: usize) -> (Arc<Link>, TcpStream) {
 }
 
 fn member(link: &Arc<Link>) -> Member {
-    Member { link: link.clone(), subject: None, issued_at: None, joined_at: 0, lacks: Parts::NONE }
+    Member { link: link.clone(), subject: None, issued_at: 0, lacks: Parts::NONE }
 }
 
 /// Who it is, sorted: the order in which members leave is nobody's business.

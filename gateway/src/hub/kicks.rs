@@ -1,94 +1,110 @@
-//! The kicks of the last minute: whom they close, and whose tokens they refuse.
+//! The kicks that are in force: whose tokens they revoke.
 //!
-//! A kick may come twice, or late: when sockets have joined since, with tokens that are older than it, and newer. Its moment is
-//! of Redis' clock, and members join by this gateway's, so it comes with its age, from which its moment here follows.
+//! A kick revokes every token of a tenant or a user that was issued up to and including its second, for as long as such a token can
+//! live. Its moment is of the engine's clock. Only the latest kick of a tenant or a user counts, so that one entry is enough for it.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use publisher::TenantId;
+use tracing::warn;
 
-use super::audience::Member;
-use crate::engine::{KICK_MEMORY, Kick, Kicked};
+use crate::engine::{Kick, Kicked, MOST_KICKS};
 
-/// How old a token without `iat` is taken to be.
-const SKEW: Duration = Duration::from_secs(2);
+/// All kicks that this gateway has heard of. It forgets none when Redis does: a failover may have lost it there.
+pub struct Kicks {
+    /// How long a token can live.
+    lifetime: Duration,
+    revoked: RwLock<Revoked>,
+}
 
-/// What a shard remembers.
 #[derive(Default)]
-pub struct Kicks(Vec<Heard>);
+struct Revoked {
+    tenants: HashMap<TenantId, Entry>,
+    users: HashMap<Box<str>, Entry>,
+}
 
-struct Heard {
-    kick: Kick,
-    /// The kick's moment on this gateway's clock, in milliseconds of Unix time.
-    moment: u64,
-    forget_at: Instant,
+#[derive(Clone, Copy)]
+struct Entry {
+    /// The kick's moment, in milliseconds of the engine's clock.
+    at: u64,
+    /// No token that it revokes lives any more.
+    until: Instant,
+}
+
+impl Entry {
+    fn revokes(self, issued_at: u64) -> bool {
+        issued_at <= self.at / 1000 && Instant::now() < self.until
+    }
 }
 
 impl Kicks {
-    /// Remembers a kick that was given so long ago; returns its moment on this gateway's clock. Every member that joined up to
-    /// it is meant, whatever its token.
-    pub fn hear(&mut self, kick: &Kick, age: Duration) -> u64 {
-        self.forget_old();
-        if let Some(heard) = self.0.iter().find(|heard| heard.kick == *kick) {
-            return heard.moment;
-        }
-        let moment = now_millis().saturating_sub(millis(age));
-        let forget_at = Instant::now() + KICK_MEMORY.saturating_sub(age);
-        self.0.push(Heard { kick: kick.clone(), moment, forget_at });
-        moment
+    /// None yet. They count for as long as a token can live.
+    pub fn new(lifetime: Duration) -> Self {
+        Self { lifetime, revoked: RwLock::default() }
     }
 
-    /// Whether a token was issued before a kick that is meant for it. Its `iat` has whole seconds, so a token of the kick's own
-    /// second is good.
-    pub fn refuse(&mut self, tenant: &TenantId, subject: Option<&str>, issued_at: Option<u64>) -> bool {
-        if self.0.is_empty() {
-            return false;
+    /// Takes in kicks, at this time of the engine's clock in milliseconds; returns those that were not known.
+    pub fn hear(&self, kicks: Vec<Kick>, now: u64) -> Vec<Kick> {
+        if kicks.is_empty() {
+            return kicks;
         }
-        self.forget_old();
-        let issued_at = issued_at.unwrap_or_else(|| undated(now_millis()));
-        let meant = |kick: &Kick| match &kick.who {
-            Kicked::Tenant(kicked) => kicked == tenant,
-            Kicked::User(kicked) => Some(kicked.as_str()) == subject,
+        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        revoked.forget_old();
+        let life = |kick: &Kick| self.lifetime.saturating_sub(Duration::from_millis(now.saturating_sub(kick.at)));
+        let is_news = |kick: &Kick| revoked.take(kick, Instant::now() + life(kick));
+        kicks.into_iter().filter(is_news).collect()
+    }
+
+    /// Whose kick revokes a token of this tenant and this `sub`, issued in this second; 0 for a token that doesn't tell.
+    pub fn revoking(&self, tenant: &TenantId, subject: Option<&str>, issued_at: u64) -> Option<Kicked> {
+        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+        if revoked.tenants.get(tenant).is_some_and(|entry| entry.revokes(issued_at)) {
+            return Some(Kicked::Tenant(tenant.clone()));
+        }
+        let user = subject.filter(|user| revoked.users.get(*user).is_some_and(|entry| entry.revokes(issued_at)));
+        user.map(|user| Kicked::User(user.into()))
+    }
+
+    /// All of them, for a Redis that may have lost some.
+    pub fn all(&self) -> Vec<Kick> {
+        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+        let tenants = revoked.tenants.iter().map(|(tenant, entry)| (Kicked::Tenant(tenant.clone()), entry.at));
+        let users = revoked.users.iter().map(|(user, entry)| (Kicked::User(user.clone()), entry.at));
+        tenants.chain(users).map(|(who, at)| Kick { who, at }).collect()
+    }
+}
+
+impl Revoked {
+    /// Whether this is a later kick than is known.
+    fn take(&mut self, kick: &Kick, until: Instant) -> bool {
+        let full = self.tenants.len() + self.users.len() >= MOST_KICKS;
+        let known = match &kick.who {
+            Kicked::Tenant(tenant) => self.tenants.get_mut(tenant),
+            Kicked::User(user) => self.users.get_mut(user),
         };
-        self.0.iter().any(|Heard { kick, .. }| meant(kick) && kick.revokes(issued_at))
+        let entry = Entry { at: kick.at, until };
+        match known {
+            Some(known) if known.at >= kick.at => return false,
+            Some(known) => *known = entry,
+            None if full => {
+                warn!(most = MOST_KICKS, "too many kicks are in force, one is ignored");
+                return false;
+            }
+            None => match &kick.who {
+                Kicked::Tenant(tenant) => drop(self.tenants.insert(tenant.clone(), entry)),
+                Kicked::User(user) => drop(self.users.insert(user.clone(), entry)),
+            },
+        }
+        true
     }
 
     fn forget_old(&mut self) {
         let now = Instant::now();
-        self.0.retain(|heard| heard.forget_at > now);
+        self.tenants.retain(|_, entry| now < entry.until);
+        self.users.retain(|_, entry| now < entry.until);
     }
-}
-
-impl Kick {
-    /// Whether the kick is meant for a member of a room that it concerns: the member joined up to the kick's moment on this
-    /// gateway's clock, or with a revoked token.
-    pub fn is_meant_for(&self, member: &Member, moment: u64) -> bool {
-        let named = match &self.who {
-            Kicked::Tenant(_) => true,
-            Kicked::User(subject) => member.subject.as_deref() == Some(subject),
-        };
-        let issued_at = member.issued_at.unwrap_or_else(|| undated(member.joined_at));
-        named && (member.joined_at <= moment || self.revokes(issued_at))
-    }
-
-    /// Whether a token of this second is older than the kick.
-    fn revokes(&self, issued_at: u64) -> bool {
-        issued_at < self.at / 1000
-    }
-}
-
-/// The second in which a token without `iat` is taken to be issued, which was shown at a time in milliseconds.
-fn undated(shown_at: u64) -> u64 {
-    shown_at.saturating_sub(millis(SKEW)) / 1000
-}
-
-/// Unix time in milliseconds.
-pub fn now_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,64 +1,65 @@
-//! Whom a kick closes, and whom it refuses, by the clocks.
+//! Whose tokens a kick revokes, and for how long.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 
-fn kick(who: Kicked) -> Kick {
-    Kick { who, at: now_millis() }
-}
+const LIFETIME: Duration = Duration::from_secs(1000);
+/// Of the engine's clock, which may be far from this machine's.
+const NOW: u64 = 77_700;
 
 fn acorn() -> TenantId {
     "acorn".parse().unwrap()
 }
 
-#[test]
-fn a_kick_heard_again_closes_nobody_who_came_since() {
-    let mut kicks = Kicks::default();
-    let kick = kick(Kicked::Tenant(acorn()));
-    let moment = kicks.hear(&kick, Duration::ZERO);
-    std::thread::sleep(Duration::from_millis(5));
-    assert_eq!(kicks.hear(&kick, Duration::ZERO), moment);
+fn heard(who: Kicked, at: u64) -> Kicks {
+    let kicks = Kicks::new(LIFETIME);
+    assert_eq!(kicks.hear(vec![Kick { who, at }], NOW).len(), 1);
+    kicks
 }
 
-/// Redis' clock may be far from this gateway's, on either side.
 #[test]
-fn a_kick_closes_the_members_that_joined_before_it_whatever_redis_clock_says() {
-    let hour = 60 * 60 * 1000;
-    for at in [now_millis() - hour, now_millis() + hour] {
-        let kick = Kick { who: Kicked::Tenant(acorn()), at };
-        let moment = Kicks::default().hear(&kick, Duration::from_secs(10));
-        let ago = now_millis() - moment;
-        assert!((10_000..11_000).contains(&ago), "{ago} ms ago");
+fn b65_a_kick_revokes_what_was_issued_up_to_its_second() {
+    let kicks = heard(Kicked::Tenant(acorn()), NOW);
+    let revoked = |issued_at| kicks.revoking(&acorn(), Some("thandi"), issued_at).is_some();
+    assert!(revoked(76) && revoked(77), "before, and in the kick's second");
+    assert!(!revoked(78), "a second later");
+    assert!(revoked(0), "a token that doesn't tell");
+    assert_eq!(kicks.revoking(&"hazel".parse().unwrap(), Some("thandi"), 0), None, "another tenant's");
+}
+
+#[test]
+fn b65_a_user_is_revoked_in_every_tenant_and_nobody_else_is() {
+    let kicks = heard(Kicked::User("thandi".into()), NOW);
+    for tenant in ["acorn", "hazel"] {
+        let of = |user| kicks.revoking(&tenant.parse().unwrap(), user, 77);
+        assert_eq!(of(Some("thandi")), Some(Kicked::User("thandi".into())));
+        assert!(of(Some("pieter")).is_none() && of(Some("acorn")).is_none() && of(None).is_none());
     }
 }
 
 #[test]
-fn tokens_from_before_the_kick_are_refused_and_later_ones_are_not() {
-    let mut kicks = Kicks::default();
-    let kick = kick(Kicked::Tenant(acorn()));
-    let second = kick.at / 1000;
-    kicks.hear(&kick, Duration::ZERO);
-    assert!(kicks.refuse(&acorn(), None, Some(second - 1)));
-    assert!(!kicks.refuse(&acorn(), None, Some(second)), "minted in the same second: it may be the new one");
-    assert!(kicks.refuse(&acorn(), None, None), "without iat it is as old as clocks may differ");
-    assert!(!kicks.refuse(&"hazel".parse().unwrap(), None, Some(second - 1)), "another tenant's");
+fn b65_only_a_later_kick_is_news() {
+    let who = || Kicked::Tenant(acorn());
+    let kicks = heard(who(), NOW);
+    let hear = |at| kicks.hear(vec![Kick { who: who(), at }], NOW + 5000).len();
+    assert_eq!((hear(NOW), hear(NOW - 1), hear(NOW + 2000), hear(NOW)), (0, 0, 1, 0));
+    assert!(kicks.revoking(&acorn(), None, 79).is_some() && kicks.revoking(&acorn(), None, 80).is_none());
+    assert_eq!(kicks.all().len(), 1, "one entry, however often");
 }
 
 #[test]
-fn a_user_is_refused_in_every_tenant_and_nobody_else_is() {
-    let mut kicks = Kicks::default();
-    let kick = kick(Kicked::User("thandi".into()));
-    let before = kick.at / 1000 - 1;
-    kicks.hear(&kick, Duration::ZERO);
-    assert!(kicks.refuse(&acorn(), Some("thandi"), Some(before)));
-    assert!(!kicks.refuse(&acorn(), Some("pieter"), Some(before)));
-    assert!(!kicks.refuse(&acorn(), None, Some(before)));
+fn b65_a_kick_is_forgotten_when_no_token_of_its_time_can_live() {
+    let now = NOW + LIFETIME.as_millis() as u64;
+    for (at, revoked) in [(NOW, false), (NOW + 1000, true)] {
+        let kicks = Kicks::new(LIFETIME);
+        kicks.hear(vec![Kick { who: Kicked::Tenant(acorn()), at }], now);
+        assert_eq!(kicks.revoking(&acorn(), None, 0).is_some(), revoked, "{at}");
+    }
 }
 
 #[test]
-fn a_kick_is_forgotten_after_its_time() {
-    let mut kicks = Kicks::default();
-    let old = Kick { who: Kicked::Tenant(acorn()), at: now_millis() - millis(KICK_MEMORY) };
-    kicks.hear(&old, KICK_MEMORY);
-    assert!(!kicks.refuse(&acorn(), None, Some(0)));
+fn b65_the_kicks_in_force_are_bounded() {
+    let kicks = Kicks::new(LIFETIME);
+    let kick = |n: usize| Kick { who: Kicked::User(n.to_string().into()), at: NOW };
+    assert_eq!(kicks.hear((0..=MOST_KICKS).map(kick).collect(), NOW).len(), MOST_KICKS);
 }

@@ -9,30 +9,35 @@ mod kicks;
 pub mod room;
 mod shard;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use publisher::TenantId;
+use publisher::{TenantId, sanitised};
 use tokio::sync::{mpsc, oneshot};
+use tracing::info;
 
 pub use admission::Permit;
-pub use kicks::now_millis;
 pub use room::MemberId;
 
-use crate::engine::{Engine, Position, Signal, Ticket};
+use crate::engine::{Engine, Kick, Kicked, Position, Signal, Ticket};
 use crate::figures::Figures;
 use crate::metrics::Metrics;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, spawn_brief};
 use crate::snapshots::{Snapshot, Snapshots};
 use crate::socket::link::Link;
+use crate::tokens::Claims;
 use admission::Admission;
+use kicks::Kicks;
 use shard::{Database, Input, Shard};
 
 /// Inputs that wait for a shard; who sends more waits with them. Redis' side is covered by the log if it waits too long.
 const MAILBOX: usize = 4096;
+
+/// A kick that was given within this is worth a line even where it closes nobody.
+const RECENT: Duration = Duration::from_secs(60);
 
 /// What rooms must know of the configuration.
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +56,8 @@ pub struct Join {
     pub link: Arc<Link>,
     /// The token's `sub`.
     pub subject: Option<Arc<str>>,
-    /// The token's `iat`, in seconds of Unix time.
-    pub issued_at: Option<u64>,
+    /// When the token was issued: [`Claims::issued_at`].
+    pub issued_at: u64,
     /// What the browser has seen.
     pub resume: Option<Position>,
     /// The turn that it has waited for.
@@ -64,6 +69,7 @@ pub struct Join {
 pub struct Hub {
     mailboxes: Arc<[mpsc::Sender<Input>]>,
     admission: Admission,
+    kicks: Arc<Kicks>,
 }
 
 /// The hub before it knows its engine: the engine's signals need a hub to go to.
@@ -93,18 +99,32 @@ impl Unstarted {
                 figures: figures.clone(),
                 hub: self.hub.clone(),
             });
-            let shard = Shard::new(inbox, engine.clone(), database, limits, metrics.clone());
+            let kicks = self.hub.kicks.clone();
+            let shard = Shard::new(inbox, engine.clone(), database, limits, kicks, metrics.clone());
             shutdown.spawn(shard.run());
         }
     }
 }
 
 impl Hub {
-    /// A hub with one shard for each core.
-    pub fn prepare() -> Unstarted {
+    /// A hub with one shard for each core. Tokens live for so long at most.
+    pub fn prepare(token_lifetime: Duration) -> Unstarted {
         let shards = std::thread::available_parallelism().map_or(1, usize::from);
         let (mailboxes, inboxes): (Vec<_>, _) = (0..shards).map(|_| mpsc::channel(MAILBOX)).unzip();
-        Unstarted { hub: Self { mailboxes: mailboxes.into(), admission: Admission::new() }, inboxes }
+        let kicks = Arc::new(Kicks::new(token_lifetime));
+        Unstarted { hub: Self { mailboxes: mailboxes.into(), admission: Admission::new(), kicks }, inboxes }
+    }
+
+    /// Whether a kick revokes this token, where it is shown for this tenant.
+    pub fn revokes(&self, tenant: &TenantId, claims: &Claims) -> bool {
+        self.kicks.revoking(tenant, claims.subject.as_deref(), claims.issued_at).is_some()
+    }
+
+    /// The kicks in force that are not among these, as of this time of the engine's clock.
+    pub fn kicks_beyond(&self, read: &[Kick], now: u64) -> Vec<Kick> {
+        let read: HashMap<&Kicked, u64> = read.iter().map(|kick| (&kick.who, kick.at)).collect();
+        let known = self.kicks.all().into_iter().map(|kick| Kick { at: kick.at.min(now), ..kick });
+        known.filter(|kick| read.get(&kick.who).is_none_or(|at| *at < kick.at)).collect()
     }
 
     /// Waits until it is a join's turn; `None` when that takes too long.
@@ -117,9 +137,9 @@ impl Hub {
         self.send(tenant, Input::Join { tenant: tenant.clone(), join }).await;
     }
 
-    /// Confirms to a joined socket that its token was renewed.
-    pub async fn renewed(&self, tenant: &TenantId, link: &Arc<Link>) {
-        self.send(tenant, Input::Renewed { tenant: tenant.clone(), link: link.clone() }).await;
+    /// Confirms to a joined socket that its token was renewed, by one that was issued then.
+    pub async fn renewed(&self, tenant: &TenantId, link: &Arc<Link>, issued_at: u64) {
+        self.send(tenant, Input::Renewed { tenant: tenant.clone(), link: link.clone(), issued_at }).await;
     }
 
     /// Sends a control message to a socket in a room, in order with everything else.
@@ -143,23 +163,46 @@ impl Hub {
 
     /// Takes in what the engine has to say.
     pub async fn signal(&self, signal: Signal) {
-        match &signal {
+        let tenant = match &signal {
             Signal::Message { tenant, .. }
             | Signal::Reading { tenant, .. }
             | Signal::Forgotten { tenant, .. }
             | Signal::Lost { tenant, .. }
             | Signal::Returned { tenant }
             | Signal::Refused { tenant }
-            | Signal::Stray { tenant, .. } => {
-                let mailbox = self.mailbox(tenant);
-                let _ = mailbox.send(Input::Signal(signal)).await;
-            }
-            Signal::Kick { .. } => {
-                for mailbox in self.mailboxes.iter() {
-                    let _ = mailbox.send(Input::Signal(signal.clone())).await;
+            | Signal::Stray { tenant, .. } => tenant,
+            Signal::Kicks { kicks, now } => return self.kick(kicks.clone(), *now).await,
+        };
+        let _ = self.mailbox(tenant).send(Input::Signal(signal)).await;
+    }
+
+    /// Revokes tokens. From here on they are refused; their sockets close a moment later.
+    async fn kick(&self, kicks: Vec<Kick>, now: u64) {
+        let news = self.kicks.hear(kicks, now);
+        if news.is_empty() {
+            return;
+        }
+        let mut answers = Vec::with_capacity(self.mailboxes.len());
+        for mailbox in self.mailboxes.iter() {
+            let (closed, answer) = oneshot::channel();
+            let _ = mailbox.send(Input::Kicked { closed }).await;
+            answers.push(answer);
+        }
+        spawn_brief(async move {
+            let mut closed = HashMap::<Kicked, usize>::new();
+            for answer in answers {
+                for (who, count) in answer.await.unwrap_or_default() {
+                    *closed.entry(who).or_default() += count;
                 }
             }
-        }
+            for Kick { who, at } in news {
+                let closed = closed.get(&who).copied().unwrap_or_default();
+                // A gateway that starts reads the kicks of a month.
+                if closed > 0 || now.saturating_sub(at) < RECENT.as_millis() as u64 {
+                    info!(who = sanitised(&who.to_string()), closed, "kick carried out");
+                }
+            }
+        });
     }
 
     /// Hands a room the snapshot that it asked for.
@@ -204,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn f60_a_snapshot_that_panics_answers_its_newcomers() {
         let (shutdown, metrics) = (Shutdown::default(), Metrics::register(1));
-        let rooms = Hub::prepare();
+        let rooms = Hub::prepare(Duration::from_secs(60));
         let hub = rooms.hub();
         let recovery = Duration::from_secs(60);
         let limits = MemoryLimits { events_per_second: 10, recovery_events: 10, recovery };
@@ -219,7 +262,7 @@ mod tests {
         let (server, _) = listener.accept().await.unwrap();
         let link = Arc::new(Link::new(MemberId(1), server, QueueLimits { events: 10, bytes: 1 << 20 }));
         let permit = hub.turn().await.unwrap();
-        hub.join(&"t1".parse().unwrap(), Join { link, subject: None, issued_at: None, resume: None, permit }).await;
+        hub.join(&"t1".parse().unwrap(), Join { link, subject: None, issued_at: 0, resume: None, permit }).await;
         let mut answer = [0; 1024];
         let read = timeout(Duration::from_secs(60), client.read(&mut answer)).await.expect("an answer").unwrap();
         let answer = String::from_utf8_lossy(&answer[..read]);

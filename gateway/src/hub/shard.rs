@@ -15,10 +15,10 @@ use tracing::{debug, warn};
 
 use super::admission::{PATIENCE, Permit};
 use super::audience::{Audience, Member};
-use super::kicks::{Kicks, now_millis};
+use super::kicks::Kicks;
 use super::room::{Effect, MemberId, Newcomer, Room, position_of};
 use super::{Hub, Join, RoomLimits};
-use crate::engine::{Engine, Kick, Kicked, Request, Signal, Ticket};
+use crate::engine::{Engine, Kicked, Request, Signal, Ticket};
 use crate::figures::Figures;
 use crate::metrics::Metrics;
 use crate::shutdown::spawn_brief;
@@ -38,8 +38,8 @@ const COMPLETE_AFTER: Duration = Duration::from_secs(2);
 pub enum Input {
     /// A socket wants into a room.
     Join { tenant: TenantId, join: Join },
-    /// A joined socket has a new token.
-    Renewed { tenant: TenantId, link: Arc<Link> },
+    /// A joined socket has a new token, which was issued then.
+    Renewed { tenant: TenantId, link: Arc<Link>, issued_at: u64 },
     /// A control message for a socket in a room.
     Tell { tenant: TenantId, link: Arc<Link>, frames: Bytes },
     /// A heartbeat for a socket that asked for one.
@@ -50,6 +50,8 @@ pub enum Input {
     Signal(Signal),
     /// The snapshot has come that a room asked for, as far as it could be had.
     Loaded { tenant: TenantId, ticket: Ticket, snapshot: Arc<Snapshot> },
+    /// Tokens were revoked: whose sockets are closed for it, and how many?
+    Kicked { closed: oneshot::Sender<HashMap<Kicked, usize>> },
     /// Who is connected?
     Tenants(oneshot::Sender<Vec<(TenantId, usize)>>),
 }
@@ -123,7 +125,7 @@ pub struct Shard {
     joining: HashMap<MemberId, Permit>,
     /// The turns of members that left before they were answered: a turn is over when the engine's work is.
     moot: HashMap<Ticket, Permit>,
-    kicks: Kicks,
+    kicks: Arc<Kicks>,
     effects: Vec<Effect>,
 }
 
@@ -134,6 +136,7 @@ impl Shard {
         engine: Engine,
         database: Option<Database>,
         limits: RoomLimits,
+        kicks: Arc<Kicks>,
         metrics: Metrics,
     ) -> Self {
         Self {
@@ -148,7 +151,7 @@ impl Shard {
             generation: 0,
             joining: HashMap::new(),
             moot: HashMap::new(),
-            kicks: Kicks::default(),
+            kicks,
             effects: Vec::new(),
         }
     }
@@ -186,7 +189,7 @@ impl Shard {
     fn take(&mut self, input: Input) {
         match input {
             Input::Join { tenant, join } => self.join(tenant, join),
-            Input::Renewed { tenant, link } => self.renewed(&tenant, &link),
+            Input::Renewed { tenant, link, issued_at } => self.renewed(&tenant, &link, issued_at),
             Input::Tell { tenant, link, frames } => self.tell(&tenant, &link, &frames),
             Input::Beat { tenant, link } => {
                 if let Some(chamber) = self.chambers.get(&tenant) {
@@ -202,6 +205,9 @@ impl Shard {
             Input::Signal(signal) => self.signal(signal),
             Input::Loaded { tenant, ticket, snapshot } => {
                 self.in_room(&tenant, |room, effects| room.loaded(ticket, snapshot, effects));
+            }
+            Input::Kicked { closed } => {
+                let _ = closed.send(self.close_kicked());
             }
             Input::Tenants(reply) => {
                 let counts = self.chambers.iter().map(|(tenant, chamber)| (tenant.clone(), chamber.members()));
@@ -239,7 +245,8 @@ impl Shard {
             Signal::Stray { tenant, epoch } => {
                 self.in_room(&tenant, |room, effects| room.stray(epoch.as_ref(), effects));
             }
-            Signal::Kick { kick, age } => self.kick(&kick, age),
+            // The hub's, which asks every shard.
+            Signal::Kicks { .. } => {}
         }
     }
 
@@ -252,7 +259,8 @@ impl Shard {
 
     fn join(&mut self, tenant: TenantId, join: Join) {
         let Join { link, subject, issued_at, resume, permit } = join;
-        if self.kicks.refuse(&tenant, subject.as_deref(), issued_at) {
+        // The kick may have come while the join was on its way here.
+        if self.kicks.revoking(&tenant, subject.as_deref(), issued_at).is_some() {
             self.metrics.join_refused("kicked");
             return link.condemn(CloseReason::Kicked);
         }
@@ -269,13 +277,7 @@ impl Shard {
             self.due.remove(&linger);
         }
         let id = link.id;
-        chamber.waiting.push(Member {
-            link: link.clone(),
-            subject,
-            issued_at,
-            joined_at: now_millis(),
-            lacks: Parts::NONE,
-        });
+        chamber.waiting.push(Member { link: link.clone(), subject, issued_at, lacks: Parts::NONE });
         if let (1, Some(database)) = (chamber.members(), &self.database) {
             database.figures.watched(&tenant);
         }
@@ -319,8 +321,11 @@ impl Shard {
         }
     }
 
-    fn renewed(&mut self, tenant: &TenantId, link: &Arc<Link>) {
-        let Some(chamber) = self.chambers.get(tenant) else { return };
+    fn renewed(&mut self, tenant: &TenantId, link: &Arc<Link>, issued_at: u64) {
+        let Some(chamber) = self.chambers.get_mut(tenant) else { return };
+        if let Some(member) = chamber.member(link) {
+            member.issued_at = issued_at;
+        }
         // A member that still waits gets its `joined` in its time.
         if let (true, Some(head)) = (chamber.audience.contains(link), chamber.room.head()) {
             let joined = protocol::joined(tenant, head, true, None, self.limits.heartbeat.as_secs());
@@ -364,20 +369,22 @@ impl Shard {
         self.linger_if_empty(tenant);
     }
 
-    fn kick(&mut self, kick: &Kick, age: Duration) {
-        let moment = self.kicks.hear(kick, age);
-        let tenants: Vec<_> = match &kick.who {
-            Kicked::Tenant(tenant) => vec![tenant.clone()],
-            Kicked::User(_) => self.chambers.keys().cloned().collect(),
-        };
-        for tenant in tenants {
+    /// Closes the sockets whose tokens are revoked; returns by whose kick, and how many.
+    fn close_kicked(&mut self) -> HashMap<Kicked, usize> {
+        let (kicks, mut closed) = (self.kicks.clone(), HashMap::new());
+        for tenant in self.chambers.keys().cloned().collect::<Vec<_>>() {
             let Some(chamber) = self.chambers.get_mut(&tenant) else { continue };
             chamber.flush(&self.metrics);
-            for member in chamber.extract(|member| kick.is_meant_for(member, moment)) {
+            let revoking = |member: &Member| kicks.revoking(&tenant, member.subject.as_deref(), member.issued_at);
+            for member in chamber.extract(|member| revoking(member).is_some()) {
+                if let Some(who) = revoking(&member) {
+                    *closed.entry(who).or_default() += 1;
+                }
                 member.link.condemn(CloseReason::Kicked);
             }
             self.linger_if_empty(&tenant);
         }
+        closed
     }
 
     fn heartbeat(&mut self, tenant: TenantId) {
@@ -618,6 +625,11 @@ impl Chamber {
             metrics.slow_consumer();
             member.link.condemn(CloseReason::SlowConsumer);
         }
+    }
+
+    fn member(&mut self, link: &Link) -> Option<&mut Member> {
+        let waiting = self.waiting.iter_mut().find(|member| member.link.id == link.id);
+        waiting.or_else(|| self.audience.member(link))
     }
 
     fn remove(&mut self, link: &Link) -> Option<Member> {

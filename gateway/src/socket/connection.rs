@@ -3,6 +3,7 @@
 //! It sleeps while events are delivered: they are written by the room's shard (see [`super::link`]). It wakes for what the
 //! browser sends, for its own deadlines, for a backlog that must be written, and for a verdict of the room.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -47,6 +48,8 @@ pub struct Connection {
     allowance: Allowance,
     violations: u32,
     claims: Option<Claims>,
+    /// The client's address.
+    from: Option<IpAddr>,
     /// The room that writes to the link; `None` while this task does.
     room: Option<TenantId>,
     opened: Instant,
@@ -79,7 +82,7 @@ enum Due {
 impl Connection {
     /// A socket that has just been upgraded, with the claims of the token that came with the handshake. Boxed, since every future
     /// that it is moved into would hold a copy of the room for it.
-    pub fn new(gateway: Shared, link: Link, slot: Slot, claims: Option<Claims>) -> Box<Self> {
+    pub fn new(gateway: Shared, link: Link, slot: Slot, claims: Option<Claims>, from: Option<IpAddr>) -> Box<Self> {
         let now = Instant::now();
         let join_by = Some(now + gateway.config.join_timeout);
         let link = Arc::new(link);
@@ -93,6 +96,7 @@ impl Connection {
             allowance: Allowance::new(now),
             violations: 0,
             claims: None,
+            from,
             room: None,
             opened: now,
             clocks: Clocks { heard: now, join_by, expires: None, warn: None, complete_by: None, drained: None },
@@ -129,12 +133,16 @@ impl Connection {
 
     async fn enter_chosen(&mut self, choice: Choice) -> Result<(), CloseReason> {
         let Some(claims) = &self.claims else { return Ok(()) };
-        match (choice.tenant, &claims.tenants[..]) {
-            (Some(tenant), _) if claims.grants(&tenant) => self.enter(tenant, choice.resume).await,
-            (Some(_), _) => Err(CloseReason::WrongTenant),
-            (None, [tenant]) => self.enter(tenant.clone(), choice.resume).await,
-            (None, several) => self.say(protocol::tenant_required(several)).await,
+        let tenant = match (choice.tenant, &claims.tenants[..]) {
+            (Some(tenant), _) if claims.grants(&tenant) => tenant,
+            (Some(_), _) => return Err(CloseReason::WrongTenant),
+            (None, [tenant]) => tenant.clone(),
+            (None, several) => return self.say(protocol::tenant_required(several)).await,
+        };
+        if self.gateway.is_revoked(&tenant, claims, self.from) {
+            return Err(CloseReason::Kicked);
         }
+        self.enter(tenant, choice.resume).await
     }
 
     async fn serve(&mut self) -> CloseReason {
@@ -267,7 +275,7 @@ impl Connection {
         let tenant = TenantId::try_from(request.tenant).ok();
         let renewal = tenant.is_some() && tenant == self.room;
         let claims = match &request.token {
-            Some(token) => self.gateway.tokens.verify(token).await?,
+            Some(token) => self.gateway.verify(token, self.from).await?,
             None => self.claims.clone().ok_or(CloseReason::Unauthorized("join needs a token"))?,
         };
         let subject = self.claims.as_ref().map(|claims| &claims.subject);
@@ -277,13 +285,17 @@ impl Connection {
         let Some(tenant) = tenant.filter(|tenant| claims.grants(tenant)) else {
             return Err(CloseReason::WrongTenant);
         };
+        if self.gateway.is_revoked(&tenant, &claims, self.from) {
+            return Err(CloseReason::Kicked);
+        }
+        let issued_at = claims.issued_at;
         if let Some(token) = &request.token {
             let user = self.gateway.slots.user(&claims, token);
             self.slot.verify(user).map_err(CloseReason::Full)?;
             self.identify(Some(claims));
         }
         if renewal {
-            self.gateway.hub.renewed(&tenant, &self.link).await;
+            self.gateway.hub.renewed(&tenant, &self.link, issued_at).await;
         } else {
             self.exit(true).await;
             // The old room may have condemned the link while the join was on its way here: the new one must not get it.
@@ -325,7 +337,7 @@ impl Connection {
         // The room's Pings start the clock.
         self.clocks.heard = Instant::now();
         let (subject, issued_at) =
-            self.claims.as_ref().map_or((None, None), |claims| (claims.subject.clone(), claims.issued_at));
+            self.claims.as_ref().map_or((None, 0), |claims| (claims.subject.clone(), claims.issued_at));
         let join = Join { link: self.link.clone(), subject, issued_at, resume, permit };
         self.room = Some(tenant.clone());
         self.gateway.hub.join(&tenant, join).await;

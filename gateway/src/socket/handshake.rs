@@ -3,6 +3,8 @@
 //! Everything that can be refused is refused here, before the upgrade, with a status and a reason; with one exception: a
 //! token that is bad is refused on the socket, since browsers can't read the status of a failed handshake.
 
+use std::net::IpAddr;
+
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -25,6 +27,7 @@ use super::offer::{Offer, SUBPROTOCOL};
 use super::slots::Slot;
 use crate::gateway::Shared;
 use crate::http::WatchedStream;
+use crate::http::address::ClientAddress;
 use crate::http::bearer::{self, BearerError};
 use crate::http::problem::Problem;
 use crate::tokens::Claims;
@@ -56,6 +59,7 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
     if request.method() != Method::GET {
         return Err(Problem::method_not_allowed("GET"));
     }
+    let from = ClientAddress::of(request.extensions()).map(|client| client.0);
     let headers = request.headers();
     let accept = check_upgrade(request.version(), headers)?;
     check_origin(gateway, headers)?;
@@ -75,7 +79,7 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
     if gateway.shutdown.is_draining() {
         return Err(Problem::draining());
     }
-    let (slot, claims) = admit(gateway, token).await?;
+    let (slot, claims) = admit(gateway, token, from).await?;
     let choice = offer.choice;
     let shared = gateway.clone();
     // The slot moves with the task: an upgrade that fails gives it back.
@@ -86,8 +90,8 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
         let link = Link::new(shared.next_member(), stream, limits);
         let claims = if config.realtime_dashboard { claims } else { Err(CloseReason::Disabled) };
         match claims {
-            Ok(claims) => Connection::new(shared, link, slot, claims).run(choice, early).await,
-            Err(reason) => Connection::new(shared, link, slot, None).refuse(reason).await,
+            Ok(claims) => Connection::new(shared, link, slot, claims, from).run(choice, early).await,
+            Err(reason) => Connection::new(shared, link, slot, None, from).refuse(reason).await,
         }
     });
 
@@ -104,10 +108,14 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
 
 /// Finds a slot for whoever brings this token. A token that is not taken is refused on the socket, for the reason that comes with the
 /// slot.
-async fn admit(gateway: &Shared, token: Option<&str>) -> Result<(Slot, Result<Option<Claims>, CloseReason>), Problem> {
+async fn admit(
+    gateway: &Shared,
+    token: Option<&str>,
+    from: Option<IpAddr>,
+) -> Result<(Slot, Result<Option<Claims>, CloseReason>), Problem> {
     let refusal = match token {
         None => None,
-        Some(token) => match gateway.tokens.verify(token).await {
+        Some(token) => match gateway.verify(token, from).await {
             Err(error) => Some(error.into()),
             Ok(claims) => match gateway.slots.take(gateway.slots.user(&claims, token)) {
                 Ok(slot) => return Ok((slot, Ok(Some(claims)))),

@@ -22,10 +22,7 @@ pub const MOST_TENANTS: usize = 256;
 pub const LONGEST_TIMER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The longest `sub`: it is kept for every socket.
-const LONGEST_SUBJECT: usize = 256;
-
-/// Where an absurd `exp` ends: far enough to mean "never", near enough for every clock's arithmetic.
-const FAR_FUTURE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+pub const LONGEST_SUBJECT: usize = 256;
 
 /// What a verified token grants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +33,9 @@ pub struct Claims {
     pub tenants: Vec<TenantId>,
     /// When it ends. Already past, by less than [`LEEWAY`], for a token that was accepted within it.
     pub expires_at: SystemTime,
-    /// When it was issued, in seconds of Unix time, if it says so.
-    pub issued_at: Option<u64>,
+    /// When it was issued, in seconds of Unix time; 0 when it doesn't say so, or names a time further ahead than [`LEEWAY`]. Such a
+    /// token counts as older than any kick.
+    pub issued_at: u64,
 }
 
 impl Claims {
@@ -57,6 +55,7 @@ pub(super) struct Rules {
     issuer: Option<String>,
     audience: Option<String>,
     tenant_claim: String,
+    max_lifetime: Duration,
 }
 
 impl Rules {
@@ -65,6 +64,7 @@ impl Rules {
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             tenant_claim: config.tenant_claim.clone(),
+            max_lifetime: config.max_lifetime,
         }
     }
 
@@ -73,6 +73,10 @@ impl Rules {
         let expires = seconds(claims.get("exp")).ok_or(TokenError::Invalid("no usable exp"))?;
         if expires + LEEWAY.as_secs_f64() <= now.as_secs_f64() {
             return Err(TokenError::Expired);
+        }
+        // A kick is remembered for as long as a token that it revokes can live: no token may outlive that.
+        if expires > (now + self.max_lifetime + LEEWAY).as_secs_f64() {
+            return Err(TokenError::Invalid("expires too far ahead"));
         }
         if let Some(not_before) = claims.get("nbf") {
             let not_before = seconds(Some(not_before)).ok_or(TokenError::Invalid("no usable nbf"))?;
@@ -90,12 +94,13 @@ impl Rules {
         {
             return Err(TokenError::Invalid("wrong audience"));
         }
-        let expires = Duration::from_secs_f64(expires.min((now + FAR_FUTURE).as_secs_f64()));
         Ok(Claims {
             subject: subject(claims.get("sub"))?,
             tenants: tenants(claims.get(&self.tenant_claim))?,
-            expires_at: UNIX_EPOCH + expires,
-            issued_at: seconds(claims.get("iat")).map(|seconds| seconds as u64),
+            expires_at: UNIX_EPOCH + Duration::from_secs_f64(expires),
+            issued_at: seconds(claims.get("iat"))
+                .filter(|issued| *issued <= (now + LEEWAY).as_secs_f64())
+                .map_or(0, |issued| issued as u64),
         })
     }
 }
@@ -118,6 +123,10 @@ fn subject(claim: Option<&Value>) -> Result<Option<Arc<str>>, TokenError> {
     match claim {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(subject)) if subject.len() <= LONGEST_SUBJECT => Ok(Some(subject.as_str().into())),
+        // An integer is its digits: the same user as the text of them.
+        Some(Value::Number(subject)) if subject.is_u64() || subject.is_i64() => {
+            Ok(Some(subject.to_string().as_str().into()))
+        }
         Some(_) => Err(TokenError::Invalid("no usable sub")),
     }
 }

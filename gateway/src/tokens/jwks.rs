@@ -1,10 +1,12 @@
 //! A JWKS: keys that their issuer changes while we run.
 
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use publisher::complaints::Complaints;
 use reqwest::{Client, StatusCode, Url, redirect};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -16,8 +18,12 @@ use crate::config::ConfigError;
 /// How often the keys are read again unasked.
 const PERIOD: Duration = Duration::from_secs(5 * 60);
 
-/// Anyone can name an unknown key; the issuer shall not hear of it more often than this.
-const SHORTEST_PAUSE: Duration = Duration::from_secs(60);
+/// Anyone can name an unknown key. The source is read again for that so often in a row, and once more after each pause.
+const RESERVE: u32 = 4;
+const REFILL: Duration = Duration::from_secs(15);
+
+/// How long keys are good without their source: a key that the issuer has withdrawn must end.
+const LONGEST_USE: Duration = Duration::from_secs(24 * 3600);
 
 /// A start answers within two seconds, good or bad.
 const FIRST_TIMEOUT: Duration = Duration::from_millis(1800);
@@ -33,10 +39,49 @@ const LONGEST_DOCUMENT: usize = 1024 * 1024;
 /// The newest good keys of a source.
 pub(super) struct Jwks {
     source: Source,
-    /// None yet when the issuer was away at the start; then the reason.
-    keys: RwLock<Result<Arc<KeySet>, String>>,
-    /// When the source was last asked. Its lock is held while asking: who comes meanwhile waits for the same answer.
-    asked: Mutex<Instant>,
+    /// None yet when the issuer was away at the start, and none any more when it was away for too long; then the reason.
+    keys: RwLock<Result<Fetched, String>>,
+    /// Its lock is held while the source is read.
+    reader: Mutex<Reader>,
+}
+
+/// Keys, and when the read began that brought them.
+#[derive(Clone)]
+struct Fetched {
+    keys: Arc<KeySet>,
+    at: Instant,
+    /// The file that was read.
+    stamp: Option<Stamp>,
+}
+
+/// What changes when a file does: its number, its size and its time.
+type Stamp = (u64, u64, Option<SystemTime>);
+
+/// What reads have in common.
+struct Reader {
+    reserve: Reserve,
+    /// The entries that were named in the log because no token is checked with them.
+    named: Vec<String>,
+    complaints: Complaints,
+}
+
+/// A token bucket: reads for the sake of a token that names an unknown key.
+struct Reserve {
+    /// When it will be full again.
+    full_at: Instant,
+}
+
+impl Reserve {
+    /// Takes a read out, if there is one.
+    fn take(&mut self) -> bool {
+        let now = Instant::now();
+        let full_at = self.full_at.max(now) + REFILL;
+        let left = full_at <= now + RESERVE * REFILL;
+        if left {
+            self.full_at = full_at;
+        }
+        left
+    }
 }
 
 enum Source {
@@ -57,31 +102,44 @@ impl Jwks {
     pub(super) async fn load(source: &str) -> Result<Self, ConfigError> {
         let refuse = |rule: String| ConfigError::with_value("JWT_JWKS", source, rule);
         let opened = Source::open(source).map_err(refuse)?;
+        let now = Instant::now();
+        let mut reader =
+            Reader { reserve: Reserve { full_at: now }, named: Vec::new(), complaints: Complaints::default() };
+        let stamp = opened.stamp().await;
         let keys = match opened.read(FIRST_TIMEOUT).await {
-            Ok(keys) => Ok(Arc::new(keys)),
+            Ok(keys) => {
+                reader.name(&keys);
+                Ok(Fetched { keys: Arc::new(keys), at: now, stamp })
+            }
             Err(ReadError::Away(reason)) => {
                 warn!(%reason, "JWKS unavailable, no token can be checked until it is there");
                 Err(reason)
             }
             Err(ReadError::Unusable(rule)) => return Err(refuse(rule)),
         };
-        Ok(Self { source: opened, keys: RwLock::new(keys), asked: Mutex::new(Instant::now()) })
+        Ok(Self { source: opened, keys: RwLock::new(keys), reader: Mutex::new(reader) })
     }
 
-    /// The current keys, unless there are none yet; read again first when they don't hold `kid`, if that is not too soon.
+    /// Keys that hold `kid`, or that don't although they were read since it was asked for. `None` while that can't be told: there
+    /// are no keys, or too many unknown ones were asked for.
     pub(super) async fn holding(&self, kid: Option<&str>) -> Option<Arc<KeySet>> {
-        let keys = self.current().ok()?;
+        let asked = Instant::now();
+        let keys = self.current().ok()?.keys;
         // Reading again names no key for a token that names none.
-        if kid.is_none() || keys.find(kid).is_some() {
+        if kid.is_none() || !keys.find(kid).is_empty() {
             return Some(keys);
         }
-        let mut asked = self.asked.lock().await;
-        let known = self.current().is_ok_and(|keys| keys.find(kid).is_some());
-        if !known && asked.elapsed() >= SHORTEST_PAUSE {
-            *asked = Instant::now();
-            self.read_again().await;
+        let mut reader = self.reader.lock().await;
+        // A file that is what it was has no other keys, however often strangers ask.
+        let stamp = self.source.stamp().await;
+        let is_answer = |fetched: &Fetched| {
+            let is_fresh = fetched.at >= asked || stamp.is_some() && fetched.stamp == stamp;
+            is_fresh || !fetched.keys.find(kid).is_empty()
+        };
+        if !self.current().is_ok_and(|fetched| is_answer(&fetched)) && reader.reserve.take() {
+            self.read_again(&mut reader).await;
         }
-        self.current().ok()
+        self.current().ok().filter(&is_answer).map(|fetched| fetched.keys)
     }
 
     pub(super) async fn keep_fresh(&self) {
@@ -94,9 +152,7 @@ impl Jwks {
                 sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
                 pause = (2 * pause).min(LONGEST_PAUSE);
             }
-            let mut asked = self.asked.lock().await;
-            *asked = Instant::now();
-            self.read_again().await;
+            self.read_again(&mut *self.reader.lock().await).await;
         }
     }
 
@@ -107,33 +163,54 @@ impl Jwks {
 
     /// The keys for a person, or why there are none.
     pub(super) fn describe(&self) -> Result<String, String> {
-        self.current().map(|keys| keys.describe())
+        self.current().map(|fetched| fetched.keys.describe())
     }
 
-    /// Keeps the old keys when there are no good new ones: the issuer's outage is not to become ours.
-    async fn read_again(&self) {
-        let read = self.source.read(TIMEOUT).await;
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        match (read, &*keys) {
-            (Ok(read), before) => {
-                match before {
-                    Ok(_) => debug!("read the JWKS again"),
-                    Err(_) => info!("JWKS loaded"),
+    /// Keeps the old keys for a day when there are no good new ones: the issuer's outage is not to become ours.
+    async fn read_again(&self, reader: &mut Reader) {
+        let (had_keys, at, stamp) = (self.is_loaded(), Instant::now(), self.source.stamp().await);
+        match self.source.read(TIMEOUT).await {
+            Ok(keys) => {
+                match had_keys {
+                    true => debug!("read the JWKS again"),
+                    false => info!("JWKS loaded"),
                 }
-                *keys = Ok(Arc::new(read));
+                reader.name(&keys);
+                *self.keys.write().unwrap_or_else(PoisonError::into_inner) =
+                    Ok(Fetched { keys: Arc::new(keys), at, stamp });
             }
-            (Err(ReadError::Away(reason) | ReadError::Unusable(reason)), Ok(_)) => {
-                warn!(%reason, "could not read the JWKS again, keeping the keys");
-            }
-            (Err(ReadError::Away(reason) | ReadError::Unusable(reason)), Err(_)) => {
-                warn!(%reason, "JWKS still unavailable, no token can be checked until it is there");
-                *keys = Err(reason);
+            Err(ReadError::Away(reason) | ReadError::Unusable(reason)) => {
+                let may_say = reader.complaints.may_say(&reason);
+                match had_keys {
+                    true if may_say => warn!(%reason, "could not read the JWKS again, keeping the keys"),
+                    false if may_say => {
+                        warn!(%reason, "JWKS still unavailable, no token can be checked until it is there")
+                    }
+                    _ => {}
+                }
+                if !had_keys {
+                    *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Err(reason);
+                }
             }
         }
     }
 
-    fn current(&self) -> Result<Arc<KeySet>, String> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn current(&self) -> Result<Fetched, String> {
+        let fetched = self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        match fetched.at.elapsed() < LONGEST_USE {
+            true => Ok(fetched),
+            false => Err(format!("could not be read for {} hours", LONGEST_USE.as_secs() / 3600)),
+        }
+    }
+}
+
+impl Reader {
+    /// Names the entries that no token is checked with, each once while it stays.
+    fn name(&mut self, keys: &KeySet) {
+        for entry in keys.passed_over.iter().filter(|entry| !self.named.contains(*entry)) {
+            warn!(entry, "a key of the JWKS is not used");
+        }
+        self.named.clone_from(&keys.passed_over);
     }
 }
 
@@ -157,6 +234,14 @@ impl Source {
             .build()
             .map_err(|error| format!("cannot be asked: {error}"))?;
         Ok(Self::Url(client, url))
+    }
+
+    /// Of a file that is there.
+    async fn stamp(&self) -> Option<Stamp> {
+        let Self::File(path) = self else { return None };
+        let path = path.clone();
+        let found = tokio::task::spawn_blocking(move || std::fs::metadata(path)).await.ok()?.ok()?;
+        Some((found.ino(), found.len(), found.modified().ok()))
     }
 
     async fn read(&self, limit: Duration) -> Result<KeySet, ReadError> {

@@ -6,10 +6,13 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
     VerificationAlgorithm,
 };
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOperations, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey, crypto};
+use publisher::sanitised;
+use serde::Deserialize;
+use serde_json::Value;
 
-use crate::config::{ConfigError, Secret};
+use crate::config::ConfigError;
 
 /// A key and its algorithm.
 pub(super) struct Key {
@@ -28,8 +31,8 @@ pub(super) fn self_test() {
 }
 
 impl Key {
-    pub(super) fn from_secret(secret: &Secret) -> Self {
-        Self { algorithm: Algorithm::HS256, decoding: DecodingKey::from_secret(secret.expose().as_bytes()) }
+    pub(super) fn from_secret(secret: &str) -> Self {
+        Self { algorithm: Algorithm::HS256, decoding: DecodingKey::from_secret(secret.as_bytes()) }
     }
 
     pub(super) fn from_pem_file(path: &Path) -> Result<Self, ConfigError> {
@@ -67,31 +70,40 @@ impl Key {
         if key.is_usable() { Ok(key) } else { Err("must be RSA of 2048 to 8192 bits, P-256, P-384 or Ed25519") }
     }
 
-    /// Whether a published key is one we verify with; the others of a set are none of our business.
-    fn from_jwk(jwk: &Jwk) -> Option<Self> {
-        let signs = jwk.common.public_key_use.as_ref().is_none_or(|u| *u == PublicKeyUse::Signature)
-            && jwk.common.key_operations.as_ref().is_none_or(|operations| operations.contains(&KeyOperations::Verify));
+    /// A published key that we verify with, or the reason why it is none.
+    fn from_jwk(jwk: &Jwk) -> Result<Self, &'static str> {
+        const CURVES: &str = "its curve is none of P-256, P-384 and Ed25519";
+        const ALGORITHM: &str = "its alg is none that its kty signs with";
+        if jwk.common.public_key_use.as_ref().is_some_and(|u| *u != PublicKeyUse::Signature) {
+            return Err("its use is not sig");
+        }
+        if jwk.common.key_operations.as_ref().is_some_and(|operations| !operations.contains(&KeyOperations::Verify)) {
+            return Err("its key_ops lack verify");
+        }
         let (family, default) = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => (AlgorithmFamily::Rsa, Algorithm::RS256),
             AlgorithmParameters::EllipticCurve(key) => match key.curve {
                 EllipticCurve::P256 => (AlgorithmFamily::Ec, Algorithm::ES256),
                 EllipticCurve::P384 => (AlgorithmFamily::Ec, Algorithm::ES384),
-                _ => return None,
+                _ => return Err(CURVES),
             },
             AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
                 (AlgorithmFamily::Ed, Algorithm::EdDSA)
             }
-            // A shared secret in a public document is none.
-            _ => return None,
+            AlgorithmParameters::OctetKeyPair(_) => return Err(CURVES),
+            AlgorithmParameters::OctetKey(_) => return Err("it is a shared secret, and published"),
+            _ => return Err("its kty is none of RSA, EC and OKP"),
         };
         let algorithm = match jwk.common.key_algorithm {
             None => default,
-            Some(named) => Algorithm::try_from(named).ok()?,
+            Some(named) => Algorithm::try_from(named).map_err(|_| ALGORITHM)?,
         };
         // RSA leaves the choice of hash and padding to `alg`; a curve has exactly one algorithm.
-        let fits = algorithm.family() == family && (family == AlgorithmFamily::Rsa || algorithm == default);
-        let key = Self { algorithm, decoding: DecodingKey::from_jwk(jwk).ok()? };
-        (signs && fits && key.is_usable()).then_some(key)
+        if algorithm.family() != family || (family != AlgorithmFamily::Rsa && algorithm != default) {
+            return Err(ALGORITHM);
+        }
+        let key = DecodingKey::from_jwk(jwk).ok().map(|decoding| Self { algorithm, decoding });
+        key.filter(Self::is_usable).ok_or("it is broken, or too small")
     }
 
     /// A weak or broken key would refuse every token, later and one by one.
@@ -116,36 +128,57 @@ impl Key {
 }
 
 /// The usable keys of a JWKS, with their names.
-pub(super) struct KeySet(Vec<(Option<String>, Key)>);
+pub(super) struct KeySet {
+    keys: Vec<(Option<String>, Key)>,
+    /// Its other entries, each with the reason why no token is checked with it. For people.
+    pub(super) passed_over: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    keys: Vec<Value>,
+}
 
 impl KeySet {
     /// More is no set of one issuer's keys.
     const MOST_KEYS: usize = 64;
 
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
-        let set: JwkSet = serde_json::from_slice(json).map_err(|error| format!("is no JWKS: {error}"))?;
+        let set: Document = serde_json::from_slice(json).map_err(|error| format!("is no JWKS: {error}"))?;
         if set.keys.len() > Self::MOST_KEYS {
             return Err(format!("holds more than {} keys", Self::MOST_KEYS));
         }
-        let keys: Vec<_> =
-            set.keys.iter().filter_map(|jwk| Some((jwk.common.key_id.clone(), Key::from_jwk(jwk)?))).collect();
-        if keys.is_empty() {
-            return Err("holds no public key to verify signatures with (RSA, P-256, P-384 or Ed25519)".to_owned());
+        let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
+        for (index, entry) in set.keys.iter().enumerate() {
+            let jwk = Jwk::deserialize(entry).map_err(|error| format!("it is no JWK: {error}"));
+            match jwk.and_then(|jwk| Ok((Key::from_jwk(&jwk)?, jwk.common.key_id))) {
+                Ok((key, name)) => keys.push((name, key)),
+                Err(why) => {
+                    let name = entry.get("kid").and_then(Value::as_str).map(|kid| format!(" ({})", sanitised(kid)));
+                    passed_over.push(format!("key {}{}: {}", index + 1, name.unwrap_or_default(), sanitised(&why)));
+                }
+            }
         }
-        Ok(Self(keys))
+        if keys.is_empty() {
+            let why: String = passed_over.iter().take(3).map(|entry| format!("; {entry}")).collect();
+            return Err(format!("holds no public key to verify signatures with (RSA, P-256, P-384 or Ed25519){why}"));
+        }
+        Ok(Self { keys, passed_over })
     }
 
-    /// The key of that name. Without a name to go by, on either side, only an only key can be meant.
-    pub(super) fn find(&self, kid: Option<&str>) -> Option<&Key> {
-        match (kid, self.0.as_slice()) {
-            (None, [(_, only)]) | (Some(_), [(None, only)]) => Some(only),
-            (None, _) => None,
-            (Some(_), keys) => keys.iter().find(|(name, _)| name.as_deref() == kid).map(|(_, key)| key),
+    /// The keys of that name: RFC 7517 §4.5 lets several have one. Without a name to go by, on either side, only an only key can be
+    /// meant.
+    pub(super) fn find(&self, kid: Option<&str>) -> Vec<&Key> {
+        match (kid, self.keys.as_slice()) {
+            (None, [(_, only)]) | (Some(_), [(None, only)]) => vec![only],
+            (None, _) => Vec::new(),
+            (Some(_), keys) => keys.iter().filter(|(name, _)| name.as_deref() == kid).map(|(_, key)| key).collect(),
         }
     }
 
     pub(super) fn describe(&self) -> String {
-        let algorithms: Vec<_> = self.0.iter().map(|(_, key)| format!("{:?}", key.algorithm)).collect();
-        format!("{} key(s) of a JWKS: {}", algorithms.len(), algorithms.join(", "))
+        let algorithms: Vec<_> = self.keys.iter().map(|(_, key)| format!("{:?}", key.algorithm)).collect();
+        let others: String = self.passed_over.iter().map(|entry| format!("; not used: {entry}")).collect();
+        format!("{} key(s) of a JWKS: {}{others}", algorithms.len(), algorithms.join(", "))
     }
 }

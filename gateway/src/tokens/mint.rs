@@ -37,6 +37,8 @@ pub fn mint(
     .into_iter()
     .filter_map(|(name, value)| Some((name.to_owned(), value?)))
     .collect();
-    let token = encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.expose().as_bytes()));
+    // The first is the current one.
+    let key = EncodingKey::from_secret(secret.keys().next().unwrap_or_default().as_bytes());
+    let token = encode(&Header::new(Algorithm::HS256), &claims, &key);
     Ok(token.expect("HS256 signs any claims with any key"))
 }

@@ -26,6 +26,7 @@ fn config() -> JwtConfig {
         issuer: None,
         audience: None,
         tenant_claim: "tenantId".to_owned(),
+        max_lifetime: Duration::from_secs(30 * 24 * 3600),
     }
 }
 
@@ -312,36 +313,144 @@ async fn b40_hostile_key_names() {
 }
 
 #[tokio::test]
-async fn b40_an_unknown_key_is_looked_for_at_most_once_a_minute() {
+async fn b66_a_key_is_unknown_only_once_a_fresh_set_lacks_it() {
     let keys = |kid| http_ok(&json!({"keys": [jwk(&rsa(), Algorithm::RS256, json!({"kid": kid}))]}).to_string());
     let broken = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned();
-    let (address, asked) = jwks_server(vec![keys("old"), broken, keys("new")]).await;
+    let (address, asked) = jwks_server(vec![keys("old"), broken, keys("old"), keys("new")]).await;
     let tokens = with_jwks(format!("http://{address}/jwks")).await.unwrap();
-    let minute = || async {
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(61)).await;
-        tokio::time::resume();
-    };
-    for _ in 0..50 {
-        assert_invalid(tokens.verify(&rs256(json!("new"))).await, "too soon");
-    }
-    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    let verify = async |kid: &str| tokens.verify(&rs256(json!(kid))).await;
+    let asked = || asked.load(Ordering::SeqCst);
 
-    minute().await;
+    assert_eq!(verify("new").await, Err(TokenError::NoKeys), "the issuer says nothing");
+    assert!(verify("old").await.is_ok(), "the issuer's outage is not ours");
+    assert_eq!(verify("junk").await, Err(TokenError::Invalid("unknown key")), "the issuer says so");
+    assert!(verify("new").await.is_ok(), "a new key is found at once, right after a start and after junk");
+    assert_invalid(verify("old").await, "a withdrawn key is gone");
+    assert_eq!(asked(), 5, "the reserve is used up");
+
+    // A storm of junk is no reason to ask more often, nor to call a key unknown that may be there.
     let storm = (0..50).map(|n| {
         let tokens = tokens.clone();
         async move { tokens.verify(&rs256(json!(format!("k{n}")))).await }
     });
     for result in futures::future::join_all(storm).await {
-        assert_invalid(result, "unknown");
+        assert_eq!(result, Err(TokenError::NoKeys));
     }
-    assert_eq!(asked.load(Ordering::SeqCst), 2);
-    assert!(tokens.verify(&rs256(json!("old"))).await.is_ok(), "the issuer's outage is not ours");
+    assert_eq!(asked(), 5);
+    assert!(verify("new").await.is_ok(), "who has a known key notices nothing");
+    pass(Duration::from_secs(15)).await;
+    assert_invalid(verify("old").await, "one more read is in reserve");
+    assert_eq!((verify("old").await, asked()), (Err(TokenError::NoKeys), 6));
+}
 
-    minute().await;
-    assert!(tokens.verify(&rs256(json!("new"))).await.is_ok(), "a new key is found");
-    assert_invalid(tokens.verify(&rs256(json!("old"))).await, "a withdrawn key is gone");
-    assert_eq!(asked.load(Ordering::SeqCst), 3);
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn b66_those_who_ask_together_share_the_answer() {
+    let keys = |kid| http_ok(&json!({"keys": [jwk(&rsa(), Algorithm::RS256, json!({"kid": kid}))]}).to_string());
+    let (address, asked) = jwks_server(vec![keys("old"), keys("new")]).await;
+    let tokens = with_jwks(format!("http://{address}/jwks")).await.unwrap();
+    let token = rs256(json!("new"));
+    let storm = (0..50).map(|_| tokens.verify(&token));
+    assert!(futures::future::join_all(storm).await.iter().all(Result::is_ok));
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn b66_keys_are_good_for_a_day_without_their_issuer() {
+    let set = json!({"keys": [jwk(&rsa(), Algorithm::RS256, json!({"kid": "a"}))]}).to_string();
+    let file = std::env::temp_dir().join(format!("b66-{}.json", std::process::id()));
+    std::fs::write(&file, &set).unwrap();
+    let tokens = with_jwks(file.to_string_lossy().into_owned()).await.unwrap();
+    std::fs::remove_file(&file).unwrap();
+    for hours in [12, 11] {
+        pass(Duration::from_secs(hours * 3600)).await;
+        assert_eq!(tokens.verify(&rs256(json!("other"))).await, Err(TokenError::NoKeys));
+        assert!(tokens.verify(&rs256(json!("a"))).await.is_ok());
+    }
+    pass(Duration::from_secs(3600)).await;
+    assert_eq!(tokens.verify(&rs256(json!("a"))).await, Err(TokenError::NoKeys));
+    assert!(!tokens.are_loaded(), "not ready");
+    assert_eq!(tokens.describe().unwrap_err(), "could not be read for 24 hours");
+}
+
+#[tokio::test]
+async fn b66_several_keys_may_have_one_name() {
+    let other = EncodingKey::from_rsa_pem(&key("rsa-other.private.pem")).unwrap();
+    let same = |key: &EncodingKey, algorithm| jwk(key, algorithm, json!({"kid": "a"}));
+    let keys = json!([same(&other, Algorithm::RS256), same(&p256(), Algorithm::ES256), same(&rsa(), Algorithm::RS256)]);
+    let tokens = with_keys(keys).await.unwrap();
+    for (alg, key, algorithm) in
+        [("RS256", &other, Algorithm::RS256), ("ES256", &p256(), Algorithm::ES256), ("RS256", &rsa(), Algorithm::RS256)]
+    {
+        let header = json!({"alg": alg, "kid": "a"}).to_string();
+        let token = sign(&header, &good().to_string(), key, algorithm);
+        assert!(tokens.verify(&token).await.is_ok(), "{alg}");
+        let changed = format!("{}AAAA", &token[..token.len() - 4]);
+        assert_eq!(tokens.verify(&changed).await, Err(TokenError::Invalid("wrong signature")), "{alg}");
+    }
+}
+
+#[tokio::test]
+async fn b66_entries_that_are_not_understood_are_passed_over_and_named() {
+    let good = jwk(&rsa(), Algorithm::RS256, json!({"kid": "a"}));
+    let entries = [
+        (json!(null), "it is no JWK"),
+        (json!({"kid": "x"}), "its kty is none of RSA, EC and OKP"),
+        (json!(7), "it is no JWK"),
+        (jwk(&rsa(), Algorithm::RS256, json!({"kid": 7})), "it is no JWK"),
+        (json!({"kty": "PQC", "kid": "x"}), "its kty is none of RSA, EC and OKP"),
+        (json!({"kty": "oct", "kid": "x", "k": "AAAA"}), "it is a shared secret"),
+        (jwk(&rsa(), Algorithm::RS256, json!({"use": "enc"})), "its use is not sig"),
+        (jwk(&rsa(), Algorithm::RS256, json!({"n": BASE64.encode([0xff; 128])})), "too small"),
+        (jwk(&rsa(), Algorithm::RS256, json!({"kid": "x\u{1b}[31m\n", "alg": "ES256"})), "its alg is none"),
+    ];
+    for (entry, why) in entries {
+        let tokens = with_keys(json!([entry, good])).await.unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(tokens.verify(&rs256(json!("a"))).await.is_ok(), "{why}");
+        let described = tokens.describe().unwrap();
+        assert!(described.contains("not used: key 1") && described.contains(why), "{described}");
+        assert!(!described.contains(char::is_control), "{described:?}");
+    }
+}
+
+#[tokio::test]
+async fn b67_each_of_several_secrets_opens() {
+    let secret = format!("{}\r\n\n{}\n", "n".repeat(32), std::str::from_utf8(SECRET).unwrap());
+    let config = JwtConfig { secret: Some(secret.parse().unwrap()), ..config() };
+    let tokens = Tokens::load(&config).await.unwrap();
+    assert!(tokens.verify(&hs256(&good().to_string())).await.is_ok(), "the old one");
+    let minted = mint(&config, &["t1".parse().unwrap()], None, Duration::from_secs(60)).unwrap();
+    assert!(tokens.verify(&minted).await.is_ok());
+    assert!(with_secret().await.verify(&minted).await.is_err(), "the first signs");
+    for whole in [secret.as_bytes(), secret.trim().as_bytes(), b""] {
+        let key = EncodingKey::from_secret(whole);
+        let token = sign(r#"{"alg":"HS256"}"#, &good().to_string(), &key, Algorithm::HS256);
+        assert_invalid(tokens.verify(&token).await, "no line is this key");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_explained_by_the_rule_that_it_breaks() {
+    let secret: crate::config::Secret = std::str::from_utf8(SECRET).unwrap().parse().unwrap();
+    let config = JwtConfig { secret: Some(secret), issuer: Some("crechebooks".into()), ..config() };
+    let tokens = Tokens::load(&config).await.unwrap();
+    for (token, words) in [
+        (hs256(&with("iss", json!("crechebooks"))), &["accepted: for t1, until 20", "sub: u1", "iss: crechebooks"][..]),
+        (hs256(&with("iss", json!("else\u{1b}[2J"))), &["iss: else?[2J", "wrong issuer; JWT_ISSUER is crechebooks"]),
+        (hs256(r#"{"tenantId":"t1"}"#), &["refused", "no usable exp; exp is required"]),
+        (hs256(&with("exp", json!(9_999_999_999_u64))), &["JWT_MAX_LIFETIME_SECONDS is 2592000", "(2286-11-20T"]),
+        (rs256(json!("k")), &["alg: RS256", "kid: k", "wrong algorithm"]),
+        ("nonsense".to_owned(), &["refused: the token is invalid: not a signed token"]),
+    ] {
+        let (text, verdict) = explain(&tokens, &config, &token).await;
+        assert_eq!(verdict.is_ok(), text.contains("accepted"), "{text}");
+        assert!(words.iter().all(|word| text.contains(word)), "{words:?} in {text}");
+    }
 }
 
 #[tokio::test]
@@ -446,6 +555,7 @@ async fn b42_headers_we_do_not_implement() {
         r#"{"alg":"HS256"}"#,
         r#"{"alg":"HS256","typ":"jwt","cty":"x","x":1}"#,
         r#"{"alg":"HS256","typ":"AT+JWT","kid":"k"}"#,
+        r#"{"alg":"HS256","typ":"application/at+jwt"}"#,
     ] {
         assert!(tokens.verify(&hs256_with_header(header)).await.is_ok(), "{header}");
     }
@@ -464,7 +574,7 @@ async fn b43_exp() {
     for exp in [json!(0), json!(1.5e9), json!(now() - 6), json!(1_000_000_000)] {
         assert_eq!(tokens.verify(&hs256(&with("exp", exp.clone()))).await, Err(TokenError::Expired), "{exp}");
     }
-    for exp in [json!(now() - 3), json!(now() as f64 + 0.5), json!(4.1e9), json!(now() + 1)] {
+    for exp in [json!(now() - 3), json!(now() as f64 + 0.5), json!(now() + 30 * 24 * 3600), json!(now() + 1)] {
         assert!(tokens.verify(&hs256(&with("exp", exp.clone()))).await.is_ok(), "{exp}");
     }
     let within_leeway = tokens.verify(&hs256(&with("exp", json!(now() - 3)))).await.unwrap();
@@ -472,12 +582,31 @@ async fn b43_exp() {
 }
 
 #[tokio::test]
-async fn b44_an_absurd_exp_is_clamped() {
+async fn b65_no_token_outlives_a_kick() {
     let tokens = with_secret().await;
-    for exp in ["18446744073709550000", "18446744073709551616", "1e30", "1e308", "9007199254740993"] {
-        let claims = tokens.verify(&hs256(&format!(r#"{{"tenantId":"t1","exp":{exp}}}"#))).await.unwrap();
-        assert_eq!(claims.remaining(), LONGEST_TIMER);
-        let _ = std::time::Instant::now() + claims.remaining();
+    let too_far = Err(TokenError::Invalid("expires too far ahead"));
+    for exp in ["18446744073709550000", "18446744073709551616", "1e30", "1e308", "9007199254740993", "4.1e9"] {
+        let token = hs256(&format!(r#"{{"tenantId":"t1","exp":{exp}}}"#));
+        assert_eq!(tokens.verify(&token).await, too_far, "{exp}");
+    }
+    let month = 30 * 24 * 3600;
+    assert_eq!(tokens.verify(&hs256(&with("exp", json!(now() + month + 60)))).await, too_far);
+    let claims = tokens.verify(&hs256(&with("exp", json!(now() + month)))).await.unwrap();
+    assert!(claims.remaining() <= LONGEST_TIMER);
+}
+
+#[tokio::test]
+async fn b65_a_token_that_does_not_tell_when_it_was_issued_is_older_than_any_kick() {
+    let tokens = with_secret().await;
+    let issued_at = async |iat: Value| tokens.verify(&hs256(&with("iat", iat))).await.unwrap().issued_at;
+    for iat in
+        [json!(null), json!("1"), json!(-1), json!(now() + 10), json!(now() * 1000), json!(u64::MAX), json!(1e300)]
+    {
+        assert_eq!(issued_at(iat.clone()).await, 0, "{iat}");
+    }
+    let now = now();
+    for (iat, second) in [(json!(now), now), (json!(now + 4), now + 4), (json!(7.9), 7)] {
+        assert_eq!(issued_at(iat.clone()).await, second, "{iat}");
     }
 }
 
@@ -610,8 +739,11 @@ async fn b50_a_token_is_good_for_its_own_tenants_only() {
 #[tokio::test]
 async fn subjects_are_text_of_bounded_length() {
     let tokens = with_secret().await;
-    for sub in [json!(7), json!({}), json!("x".repeat(257))] {
+    for sub in [json!(7.5), json!(1e300), json!(true), json!({}), json!("x".repeat(257))] {
         assert_invalid(tokens.verify(&hs256(&with("sub", sub.clone()))).await, &format!("{sub:.20}"));
+    }
+    for (sub, digits) in [(json!(7), "7"), (json!(-7), "-7"), (json!(u64::MAX), "18446744073709551615")] {
+        assert_eq!(tokens.verify(&hs256(&with("sub", sub))).await.unwrap().subject.as_deref(), Some(digits));
     }
     assert_eq!(tokens.verify(&hs256(&with("sub", json!(null)))).await.unwrap().subject, None);
 }

@@ -61,19 +61,24 @@ async fn b43_leeway_lets_a_token_expired_for_3_s_in() {
 }
 
 #[tokio::test]
-async fn b44_absurd_expiry_is_clamped_not_overflowed() {
-    hostile(Setup::new(), &[], async |stack, _| {
+async fn b65_no_token_lives_longer_than_a_kick() {
+    hostile(Setup::new(), &["disconnects unauthorized", "joins unauthorized"], async |stack, _| {
         let text = |exp: &str| sign_claims_text(&format!(r#"{{"sub":"bursar","tenantId":"t1","exp":{exp}}}"#));
         let years = [now() + 3_000_000_000, u64::from(u32::MAX) * 1000];
         let mut far: Vec<_> = years.iter().map(|exp| ("far", text(&exp.to_string()))).collect();
         far.push(("18446744073709550000", text("18446744073709550000")));
         far.push(("i64::MAX", text("9223372036854775807")));
-        accepted(stack, &far).await;
-        let mut dashboard = Dashboard::joined(stack.addr(), "t1", &text("18446744073709550000")).await;
-        dashboard.ping().await;
-        dashboard.close().await;
+        let month = 30 * 24 * 3600;
+        far.push(("31 days", text(&(now() + month + 24 * 3600).to_string())));
+        refused(stack, 4401, &far).await;
+        accepted(stack, &[("30 days", text(&(now() + month).to_string()))]).await;
     })
     .await;
+    let stack = Setup::new().env("JWT_MAX_LIFETIME_SECONDS", "60").lease().await;
+    refused(&stack, 4401, &[("two minutes", good().expiring_in(120).sign())]).await;
+    accepted(&stack, &[("a minute", good().expiring_in(60).sign())]).await;
+    stack.refused(&["disconnects unauthorized", "joins unauthorized"]).await;
+    stack.finish().await;
 }
 
 #[tokio::test]

@@ -100,6 +100,13 @@ async fn b60_unusable_keys_stop_the_start() {
         (no_key().env("JWT_JWKS", &file("jwks.json", "{}")), "JWT_JWKS", ""),
         (no_key().env("JWT_JWKS", &file("empty.json", r#"{"keys":[]}"#)), "JWT_JWKS", ""),
         (Setup::new().env("PUBLISH_API_KEY", ""), "PUBLISH_API_KEY", ""),
+        (Setup::new().env("PUBLISH_API_KEY", "x"), "PUBLISH_API_KEY", ""),
+        (Setup::new().env("PUBLISH_API_KEY", "change-me"), "PUBLISH_API_KEY", ""),
+        (
+            Setup::new().without("PUBLISH_API_KEY").env("PUBLISH_API_KEY_FILE", &file("short", "a short key")),
+            "PUBLISH_API_KEY",
+            "a short key",
+        ),
         (Setup::new().env("PUBLISH_API_KEY_FILE", &file("key", "another key")), "PUBLISH_API_KEY", "another key"),
         (Setup::new().env("REDIS_URL", "ftp://user:hunter2@127.0.0.1/"), "REDIS_URL", "hunter2"),
     ])

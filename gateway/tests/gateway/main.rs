@@ -23,6 +23,7 @@ mod handshake;
 mod harness;
 mod internal;
 mod joins;
+mod kicks;
 mod live_figures;
 mod messages;
 mod migrate;

@@ -368,7 +368,7 @@ async fn b53_kick_wins_over_joins() {
         member.until("error").await;
         assert_eq!(member.close_code().await, 4401, "on every gateway");
     }
-    // The kick leaves a mark that joins meet, for it may have overtaken them.
+    // The kick may have overtaken them.
     for addr in stack.addrs() {
         let mut back = Dashboard::bring(addr, Bring::Join, room.as_str(), &issued_before).await;
         back.until("error").await;

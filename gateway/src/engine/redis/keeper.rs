@@ -34,11 +34,12 @@ use tracing::warn;
 use super::Proof;
 use super::node::{Doubt, Happening, Node, RETRY};
 use super::round::{Answers, Question, Round, RoundError};
-use super::wire::{KickEntry, Push, WireError};
+use super::wire::{Kicks, Push, WireError};
 use super::wires::Wires;
 use crate::engine::{Outage, Reading, Request, Signal, Ticket};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::shutdown::spawn_brief;
 
 /// How often the clocks are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -49,6 +50,8 @@ const MAX_QUESTIONS: usize = 512;
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 /// Between two looks at what came from servers that were left: many events there are one resync.
 const STRAYS_PAUSE: Duration = Duration::from_millis(500);
+/// How long questions wait for the kicks after the start.
+const KICKS_PATIENCE: Duration = Duration::from_secs(1);
 /// Pushes taken in at once.
 const PUSHES: usize = 256;
 
@@ -73,6 +76,9 @@ pub struct Keeper {
     /// Tenants whose events came from a server that was left, with their epoch if it is known, and one.
     strays: HashMap<TenantId, Option<Epoch>>,
     strays_at: Instant,
+    /// Until when questions wait for the kicks, which a gateway that has just started doesn't know: on a Cluster another server may
+    /// answer sooner than the one that has them.
+    kicks_by: Option<Instant>,
 }
 
 /// A tenant that a server won't subscribe to, or won't answer for.
@@ -102,6 +108,7 @@ impl Keeper {
             refused: HashMap::new(),
             strays: HashMap::new(),
             strays_at: Instant::now(),
+            kicks_by: Some(Instant::now() + KICKS_PATIENCE),
         };
         keeper.open();
         keeper
@@ -332,7 +339,12 @@ impl Keeper {
         let is_over = |tenant: &&TenantId| !self.wanted.contains_key(*tenant) || !self.is_for(index, tenant);
         let unsubscribe: Vec<_> = node.held.iter().filter(is_over).cloned().collect();
 
-        let is_open = |tenant: &TenantId| !self.is_paused(tenant) && self.node_of(tenant) == Some(index);
+        let has_kicks = match self.nodes[index].is_left() {
+            true => !self.wires.is_sharded(),
+            false => self.wires.has_kicks(&self.layout, &self.nodes[index].server),
+        };
+        let answers = has_kicks || self.kicks_by.is_none();
+        let is_open = |tenant: &TenantId| answers && !self.is_paused(tenant) && self.node_of(tenant) == Some(index);
         let opening = self.wanted.iter().filter(|(tenant, ticket)| ticket.is_some() && is_open(tenant));
         let opening = opening.filter_map(|(tenant, ticket)| {
             Some(Question::Room { tenant: tenant.clone(), ticket: (*ticket)?, after: None })
@@ -341,15 +353,11 @@ impl Keeper {
         let mut asked = std::mem::take(&mut self.questions);
         asked.retain(|question| !question.is_moot());
         let room = MAX_QUESTIONS - questions.len();
-        let is_open = |tenant: &TenantId| !self.is_paused(tenant) && self.node_of(tenant) == Some(index);
+        let is_open = |tenant: &TenantId| answers && !self.is_paused(tenant) && self.node_of(tenant) == Some(index);
         questions.extend(asked.extract_if(.., |question| is_open(question.tenant())).take(room));
         self.questions = asked;
 
         let node = &mut self.nodes[index];
-        let has_kicks = match node.is_left() {
-            true => !self.wires.is_sharded(),
-            false => self.wires.has_kicks(&self.layout, &node.server),
-        };
         let kicked = std::mem::take(&mut node.kicked) && has_kicks;
         // What is left over comes with the next round; what is refused, when a tick finds that its pause is over.
         node.changed = questions.len() == MAX_QUESTIONS;
@@ -365,7 +373,7 @@ impl Keeper {
             unsubscribe,
             questions,
             width: node.width,
-            last_kick: has_kicks.then(|| node.last_kick.clone()),
+            kicks_since: has_kicks.then_some(node.kicks_read),
         })
     }
 
@@ -401,7 +409,7 @@ impl Keeper {
                 }
             }
         }
-        self.kicks(index, answers.kicks).await;
+        self.kicks(index, round.kicks_since == Some(0), answers.kicks).await;
 
         let mut questions = round.questions.into_iter();
         let mut broke = None;
@@ -435,13 +443,44 @@ impl Keeper {
         self.strays.extend(subscribed.map(|tenant| (tenant, None)));
         // A round that began before the server was left has questions, whose answers are another server's by now.
         round.questions.into_iter().for_each(|question| self.put_back(question));
-        self.kicks(index, answers.kicks).await;
+        self.kicks(index, false, answers.kicks).await;
     }
 
-    async fn kicks(&mut self, index: usize, kicks: Vec<KickEntry>) {
-        for KickEntry { id, kick, age } in kicks {
-            self.nodes[index].last_kick = id;
-            self.hub.signal(Signal::Kick { kick, age }).await;
+    /// Hands the kicks over that were read. `all` of them show what the server has lost, and gets back.
+    async fn kicks(&mut self, index: usize, all: bool, read: Option<Result<Kicks, String>>) {
+        let node = &mut self.nodes[index];
+        let Kicks { now, kicks, unusable } = match read {
+            None => return,
+            Some(Ok(read)) => read,
+            Some(Err(error)) => {
+                if node.complaints.may_say(&error) {
+                    warn!(error, "Redis does not tell the kicks");
+                }
+                return;
+            }
+        };
+        if unusable > 0 && node.complaints.may_say("unusable kicks") {
+            warn!(unusable, "kicks that no gateway gave are ignored: they name nobody, or a time that has yet to come");
+        }
+        // A clock that was set back: what was given since may lie before the last read.
+        node.kicks_read = if now < node.kicks_read { 0 } else { now };
+        let lost = if all && !node.is_left() { self.hub.kicks_beyond(&kicks, now) } else { Vec::new() };
+        if !lost.is_empty() {
+            warn!(count = lost.len(), "Redis has lost kicks, giving them back");
+            let wire = node.wire.clone();
+            spawn_brief(async move {
+                if let Err(error) = wire.restore_kicks(&lost).await {
+                    warn!(%error, "kicks could not be given back to Redis");
+                }
+            });
+        }
+        self.hub.signal(Signal::Kicks { kicks, now }).await;
+        self.stop_waiting_for_kicks();
+    }
+
+    fn stop_waiting_for_kicks(&mut self) {
+        if self.kicks_by.take().is_some() {
+            self.nodes.iter_mut().for_each(|node| node.changed = true);
         }
     }
 
@@ -522,6 +561,9 @@ impl Keeper {
             }
         }
         let now = Instant::now();
+        if self.kicks_by.is_some_and(|by| by <= now) {
+            self.stop_waiting_for_kicks();
+        }
         // While no server is known, no round takes the questions whose callers have given up.
         self.questions.retain(|question| !question.is_moot());
         let mut over = Vec::new();

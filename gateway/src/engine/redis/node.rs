@@ -55,8 +55,8 @@ pub struct Node {
     left: Option<Instant>,
     /// There may be a kick to read.
     pub kicked: bool,
-    /// The last kick that was read.
-    pub last_kick: String,
+    /// When kicks were last read on this connection, by the server's clock; 0 for never.
+    pub kicks_read: u64,
     /// Questions asked at once. Their answers together must fit Redis' output buffer for subscribers, beyond which it cuts the
     /// connection: fewer after each failure, more after each success.
     pub width: usize,
@@ -126,7 +126,7 @@ impl Node {
             full: true,
             left: None,
             kicked: false,
-            last_kick: "0-0".into(),
+            kicks_read: 0,
             width: MAX_WIDTH,
             largest: 1,
             doubt: Some(Doubt::begin(None)),
@@ -230,6 +230,7 @@ impl Node {
     pub fn breaks(&mut self) {
         self.full = true;
         self.changed = true;
+        self.kicks_read = 0;
         self.held.clear();
         self.probe = None;
         let vouched = self.heard.max(self.whole);

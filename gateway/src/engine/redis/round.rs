@@ -7,9 +7,8 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use publisher::TenantId;
 use tokio::sync::oneshot;
-use tracing::warn;
 
-use super::wire::{KickEntry, Subscriptions, Wire, WireError};
+use super::wire::{Kicks, Subscriptions, Wire, WireError};
 use crate::engine::{Known, Position, Reading, Ticket};
 
 /// A position that somebody wants to know.
@@ -83,8 +82,8 @@ pub struct Round {
     pub questions: Vec<Question>,
     /// Questions asked at once.
     pub width: usize,
-    /// The last kick that was heard, where this server has the kicks.
-    pub last_kick: Option<String>,
+    /// Since when kicks are to be read, by the server's clock, where this server has them; 0 for all of them.
+    pub kicks_since: Option<u64>,
 }
 
 /// What it brought: for each question an answer or the reason why there is none, up to where the connection broke.
@@ -93,8 +92,8 @@ pub struct Answers {
     pub refused: HashMap<TenantId, String>,
     /// In the order of the questions.
     pub readings: Vec<Result<Reading, WireError>>,
-    /// Kicks after the last that was heard.
-    pub kicks: Vec<KickEntry>,
+    /// The kicks, if they were asked for; or what the server said when it refused to tell them.
+    pub kicks: Option<Result<Kicks, String>>,
 }
 
 impl Answers {
@@ -155,16 +154,13 @@ impl Round {
         if found != expected {
             return Err(RoundError::Mismatch { found, expected });
         }
-        let kicks = match &self.last_kick {
-            Some(last) => match wire.kicks_after(last).await {
+        let kicks = match self.kicks_since {
+            Some(last) => match wire.kicks_since(last).await {
                 // The kicks' trouble is not the tenants'.
-                Err(WireError::Refused(error)) => {
-                    warn!(error, "Redis does not answer for the kicks");
-                    Vec::new()
-                }
-                kicks => kicks?,
+                Err(WireError::Refused(why)) => Some(Err(why)),
+                kicks => Some(Ok(kicks?)),
             },
-            None => Vec::new(),
+            None => None,
         };
         let asked: Vec<_> = self.questions.iter().map(|question| question.ask(wire, &refused)).collect();
         let mut asked = stream::iter(asked).buffered(self.width);

@@ -28,7 +28,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use crate::engine::{Claim, FIGURES_PAUSE, KICK_MEMORY, Kick, Known, Position, Reading};
+use crate::engine::{Claim, FIGURES_PAUSE, Kick, Kicked, Known, MOST_KICKS, Position, Reading};
 
 /// No command may take longer: whatever is silent for so long is not waited for.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -45,6 +45,11 @@ const RECONNECT_MS: u32 = 25;
 const RECONNECT_JITTER_MS: u32 = 50;
 /// The longest delay, in milliseconds. The library adds no jitter to it, so each connection draws its own.
 const RECONNECT_MAX_MS: std::ops::RangeInclusive<u32> = 700..=1000;
+/// How far before the last read kicks are read again. The clocks of two masters differ, and a set may move from one to the other.
+const KICKS_OVERLAP: Duration = Duration::from_secs(60);
+/// How far a kick may be ahead of the server's clock: what another master's clock may have been. Whatever is further ahead was written
+/// by hand, and would shut everybody out until then.
+const KICK_AHEAD: Duration = Duration::from_secs(5);
 /// Between two starts of a connection that the library gave up.
 const REVIVE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -105,6 +110,8 @@ pub struct Terms {
     pub names: Names,
     /// Events that a tenant's log holds.
     pub recovery_events: u32,
+    /// How long a token can live, and so a revocation counts.
+    pub token_lifetime: Duration,
     /// Whether tenants' channels are sharded: SSUBSCRIBE in place of SUBSCRIBE.
     pub sharded: bool,
 }
@@ -121,14 +128,15 @@ pub struct Subscriptions {
 /// A tenant that a server doesn't take a subscription for, and what it said.
 pub type Refusal = (TenantId, String);
 
-/// A kick as it lies in Redis.
-pub struct KickEntry {
-    /// Its stream id.
-    pub id: String,
-    /// The order, of the moment at which it was added.
-    pub kick: Kick,
-    /// How long it had been there when it was read.
-    pub age: Duration,
+/// What was read of the kicks.
+#[derive(Debug, Default)]
+pub struct Kicks {
+    /// When, in milliseconds of the server's clock.
+    pub now: u64,
+    /// Kicks that a gateway gave.
+    pub kicks: Vec<Kick>,
+    /// Entries that no gateway wrote: they name nobody, or a time that has yet to come.
+    pub unusable: usize,
 }
 
 /// What the subscriber's connection brings by itself.
@@ -371,28 +379,50 @@ impl Wire {
         })
     }
 
-    /// Leaves a kick for all gateways, and tells them to read it.
-    pub async fn kick(&self, kick: &Kick) -> Result<(), WireError> {
-        let kick = Bytes::from(serde_json::to_vec(kick).expect("a kick is strings and a number"));
-        let key = || Bytes::from(self.terms.names.kicks());
-        let remember = vec![key(), "MAXLEN".into(), "~".into(), "1000".into(), "*".into(), "k".into(), kick.clone()];
-        self.command("XADD", remember).await?;
-        let millis = KICK_MEMORY.as_millis().to_string();
-        self.command("PEXPIRE", vec![key(), millis.into()]).await?;
-        self.command("PUBLISH", vec![self.terms.names.control().into(), kick]).await?;
-        Ok(())
+    /// Revokes tokens, and tells all gateways to read that; `false` when there are too many revocations.
+    pub async fn kick(&self, who: &Kicked) -> Result<bool, WireError> {
+        let (keys, lifetime) = (1, self.terms.token_lifetime.as_millis());
+        let args = [lifetime.to_string(), MOST_KICKS.to_string(), self.terms.names.control()];
+        // Kicks are rare: the script goes along with each.
+        let words = [script::KICK.source().to_owned(), keys.to_string(), self.terms.names.revoked(), who.to_string()];
+        match self.command("EVAL", words.into_iter().chain(args).map(Bytes::from).collect()).await? {
+            Resp3Frame::Number { data, .. } => Ok(data == 1),
+            _ => Err(WireError::Unexpected("the kick script")),
+        }
     }
 
-    /// The kicks after the one with this stream id.
-    pub async fn kicks_after(&self, last: &str) -> Result<Vec<KickEntry>, WireError> {
-        let range = vec![self.terms.names.kicks().into(), format!("({last}").into(), "+".into()];
-        let answer = self.subscriber.run("XRANGE", range).await?;
-        let entries = array(answer).ok_or(WireError::Unexpected("XRANGE"))?;
-        if entries.is_empty() {
-            return Ok(Vec::new());
+    /// The kicks since the server's time was this, in milliseconds; all of them since 0.
+    pub async fn kicks_since(&self, last: u64) -> Result<Kicks, WireError> {
+        let from = last.saturating_sub(KICKS_OVERLAP.as_millis() as u64);
+        let most = MOST_KICKS.to_string();
+        let words =
+            [&*self.terms.names.revoked(), &from.to_string(), "+inf", "BYSCORE", "LIMIT", "0", &most, "WITHSCORES"];
+        let words = words.iter().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+        // Redis answers in order, so the time is not after any kick that the set doesn't hold yet.
+        let (time, entries) =
+            futures::future::try_join(self.subscriber.run("TIME", Vec::new()), self.subscriber.run("ZRANGE", words))
+                .await?;
+        let now = millis(time).ok_or(WireError::Unexpected("TIME"))?;
+        let entries = array(entries).ok_or(WireError::Unexpected("ZRANGE"))?;
+        let mut read = Kicks { now, kicks: Vec::new(), unusable: 0 };
+        for kick in entries.into_iter().map(kick) {
+            match kick.filter(|kick| kick.at <= now + KICK_AHEAD.as_millis() as u64) {
+                Some(kick) => read.kicks.push(kick),
+                None => read.unusable += 1,
+            }
         }
-        let now = millis(self.subscriber.run("TIME", Vec::new()).await?).ok_or(WireError::Unexpected("TIME"))?;
-        Ok(entries.into_iter().filter_map(|entry| kick_entry(entry, now)).collect())
+        Ok(read)
+    }
+
+    /// Gives kicks back to a server that has lost them.
+    pub async fn restore_kicks(&self, kicks: &[Kick]) -> Result<(), WireError> {
+        let key = || Bytes::from(self.terms.names.revoked());
+        for batch in kicks.chunks(BATCH) {
+            let entries = batch.iter().flat_map(|Kick { who, at }| [at.to_string(), who.to_string()]).map(Bytes::from);
+            self.command("ZADD", [key(), "GT".into()].into_iter().chain(entries).collect()).await?;
+        }
+        let millis = self.terms.token_lifetime.as_millis().to_string();
+        self.command("PEXPIRE", vec![key(), millis.into()]).await.map(drop)
     }
 
     /// Whether the server says that it is a master.
@@ -572,14 +602,11 @@ fn reading(answer: Resp3Frame) -> Option<Reading> {
     Some(Reading { head, events: array(messages)?.into_iter().filter_map(message).collect() })
 }
 
-/// `[id, [k, <json>]]`. The id begins with the milliseconds of Redis' clock at which the kick was added.
-fn kick_entry(entry: Resp3Frame, now: u64) -> Option<KickEntry> {
-    let [id, fields] = <[_; 2]>::try_from(array(entry)?).ok()?;
-    let [_, kick] = <[_; 2]>::try_from(array(fields)?).ok()?;
-    let id = text(&id)?.to_owned();
-    let at = id.split_once('-')?.0.parse().ok()?;
-    let kick = Kick { at, ..serde_json::from_str(text(&kick)?).ok()? };
-    Some(KickEntry { id, kick, age: Duration::from_millis(now.saturating_sub(at)) })
+/// `[whom, milliseconds]`.
+fn kick(entry: Resp3Frame) -> Option<Kick> {
+    let [who, Resp3Frame::Double { data: at, .. }] = <[_; 2]>::try_from(array(entry)?).ok()? else { return None };
+    let is_moment = at >= 0.0 && at <= u64::MAX as f64;
+    Some(Kick { who: Kicked::parse(text(&who)?)?, at: is_moment.then_some(at as u64)? })
 }
 
 /// `[seconds, microseconds]`.

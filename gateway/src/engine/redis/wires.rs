@@ -47,7 +47,7 @@ impl Wires {
 
     /// The connections to where the kicks are.
     pub fn of_kicks(&self) -> Option<Arc<Wire>> {
-        self.of(&self.terms.names.kicks())
+        self.of(&self.terms.names.revoked())
     }
 
     /// Whether the servers are a Cluster's.
@@ -57,6 +57,6 @@ impl Wires {
 
     /// Whether the kicks are on this server.
     pub fn has_kicks(&self, layout: &Layout, server: &Server) -> bool {
-        layout.server_of(self.terms.names.kicks().as_bytes()) == Some(server)
+        layout.server_of(self.terms.names.revoked().as_bytes()) == Some(server)
     }
 }

@@ -49,4 +49,4 @@ pub use traffic::Traffic;
 pub use wait::{eventually, within};
 
 /// The key of every publish API in these tests.
-pub const PUBLISH_API_KEY: &str = "the-publish-key-of-these-tests";
+pub const PUBLISH_API_KEY: &str = "the-publish-key-of-these-tests-32-bytes";

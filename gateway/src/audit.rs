@@ -1,0 +1,81 @@
+//! What is refused is counted, and said in the log: one line a minute a reason, with a count.
+//!
+//! A line names no token and no user, and what it quotes is somebody's text: cut, and without control characters.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use publisher::complaints::Complaints;
+use tracing::warn;
+
+use crate::metrics::Metrics;
+use crate::tokens::{Hints, TokenError};
+
+const TOKEN: &str = "token refused";
+const API_KEY: &str = "API key refused";
+
+/// The throttle of such lines; cheap to clone.
+#[derive(Clone)]
+pub struct Audit(Arc<Inner>);
+
+struct Inner {
+    metrics: Metrics,
+    complaints: Mutex<Complaints>,
+}
+
+impl Audit {
+    /// Nothing was refused yet.
+    pub fn new(metrics: Metrics) -> Self {
+        Self(Arc::new(Inner { metrics, complaints: Mutex::default() }))
+    }
+
+    /// A token was refused, which came from this address if one is known.
+    pub fn token_refused(&self, token: &str, error: TokenError, from: Option<IpAddr>) {
+        let reason = error.reason();
+        self.0.metrics.token_refused(&reason);
+        if let Some(count) = self.count(TOKEN, &reason) {
+            let Hints { issuer, audience, kid } = Hints::of(token);
+            warn!(reason, count, address = shown(from), issuer, audience, kid, "{TOKEN}");
+        }
+    }
+
+    /// A token was refused that a kick has revoked.
+    pub fn token_revoked(&self, from: Option<IpAddr>) {
+        const REASON: &str = "revoked";
+        self.0.metrics.token_refused(REASON);
+        if let Some(count) = self.count(TOKEN, REASON) {
+            warn!(reason = REASON, count, address = shown(from), "{TOKEN}");
+        }
+    }
+
+    /// A key of the publish API was refused.
+    pub fn api_key_refused(&self, reason: &'static str, from: Option<IpAddr>) {
+        self.0.metrics.api_key_refused(reason);
+        if let Some(count) = self.count(API_KEY, reason) {
+            warn!(reason, count, address = shown(from), "{API_KEY}");
+        }
+    }
+
+    /// Says what was counted since, where the minute of its last line is over.
+    pub fn say_overdue(&self) {
+        for (cause, count) in self.complaints().overdue() {
+            let (what, reason) = cause.split_once(SEPARATOR).unwrap_or((&cause, ""));
+            warn!(reason, count, "{what}");
+        }
+    }
+
+    fn count(&self, what: &str, reason: &str) -> Option<u64> {
+        self.complaints().count(&format!("{what}{SEPARATOR}{reason}"))
+    }
+
+    fn complaints(&self) -> MutexGuard<'_, Complaints> {
+        self.0.complaints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const SEPARATOR: char = ':';
+
+/// An address for a log line.
+pub fn shown(address: Option<IpAddr>) -> String {
+    address.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
+}

@@ -1,0 +1,108 @@
+//! What an unverified token tells: for the log of refused ones, and for a person who wants to know why.
+
+use std::fmt::Write;
+use std::time::UNIX_EPOCH;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use publisher::sanitised;
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{LONGEST_TOKEN, TokenError, Tokens};
+use crate::config::JwtConfig;
+
+/// What a refused token says of its origin, cut and without control characters; nothing of whom it speaks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `iss`.
+    pub issuer: String,
+    /// `aud`.
+    pub audience: String,
+    /// `kid`.
+    pub kid: String,
+}
+
+impl Hints {
+    /// Reads them; each is empty where the token has none.
+    pub fn of(token: &str) -> Self {
+        let (header, claims) = parts(token);
+        Self { issuer: shown(&claims["iss"]), audience: shown(&claims["aud"]), kid: shown(&header["kid"]) }
+    }
+}
+
+/// Header and claims, `null` where they can't be read.
+fn parts(token: &str) -> (Value, Value) {
+    let mut parts = token.split('.').filter(|_| token.len() <= LONGEST_TOKEN).map(|part| {
+        URL_SAFE_NO_PAD.decode(part).ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
+    });
+    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => sanitised(text),
+        other => sanitised(&other.to_string()),
+    }
+}
+
+/// Says what a token tells and whether this configuration accepts it, and if not, which rule it breaks.
+pub async fn explain(tokens: &Tokens, config: &JwtConfig, token: &str) -> (String, Result<(), TokenError>) {
+    let (header, claims) = parts(token);
+    let mut text = String::new();
+    for (of, names) in [(&header, &["alg", "kid", "typ"][..]), (&claims, &["iss", "aud", "sub", &config.tenant_claim])]
+    {
+        for name in names {
+            let _ = writeln!(text, "{name}: {}", shown(&of[name]));
+        }
+    }
+    for name in ["iat", "nbf", "exp"] {
+        let _ = writeln!(text, "{name}: {}{}", shown(&claims[name]), moment(&claims[name]));
+    }
+    let verdict = tokens.verify(token).await;
+    match &verdict {
+        Ok(granted) => {
+            let tenants: Vec<_> = granted.tenants.iter().map(|tenant| tenant.as_str()).collect();
+            let until = OffsetDateTime::from(granted.expires_at).format(&Rfc3339).unwrap_or_default();
+            let seconds = granted.expires_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let _ = write!(
+                text,
+                "accepted: for {}, until {until} ({seconds}); a kick may have revoked it",
+                tenants.join(", ")
+            );
+        }
+        Err(error) => {
+            let _ = write!(text, "refused: {error}{}", hint(error, config));
+        }
+    }
+    (text, verdict.map(drop))
+}
+
+/// A NumericDate for a person.
+fn moment(claim: &Value) -> String {
+    let at = claim.as_f64().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds as i64).ok());
+    at.and_then(|at| at.format(&Rfc3339).ok()).map_or(String::new(), |at| format!(" ({at})"))
+}
+
+/// What the configuration has to do with it.
+fn hint(error: &TokenError, config: &JwtConfig) -> String {
+    let or_none = |value: &Option<String>| value.clone().unwrap_or_default();
+    match error {
+        TokenError::Invalid("wrong issuer") => format!("; JWT_ISSUER is {}", or_none(&config.issuer)),
+        TokenError::Invalid("wrong audience") => format!("; JWT_AUDIENCE is {}", or_none(&config.audience)),
+        TokenError::Invalid("no usable exp") => "; exp is required, in seconds of Unix time".to_owned(),
+        TokenError::Invalid("expires too far ahead") => {
+            format!("; JWT_MAX_LIFETIME_SECONDS is {}", config.max_lifetime.as_secs())
+        }
+        TokenError::Invalid("wrong signature") => {
+            "; another key signed it than JWT_SECRET, JWT_PUBLIC_KEY_FILE or JWT_JWKS has".to_owned()
+        }
+        TokenError::Invalid("unknown key") => "; JWT_JWKS has no key of that kid".to_owned(),
+        TokenError::Invalid("wrong type") => "; typ may be absent, JWT, at+jwt or application/at+jwt".to_owned(),
+        TokenError::UnusableTenantClaim(_) => format!("; JWT_TENANT_CLAIM is {}", config.tenant_claim),
+        TokenError::NoKeys => "; JWT_JWKS could not be read".to_owned(),
+        TokenError::Invalid(_) | TokenError::Expired => String::new(),
+    }
+}
