@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::ensure;
 
+use crate::client::Resume;
 use crate::fleet::Fleet;
 use crate::load::{Load, SETTLE};
 use crate::process;
@@ -51,7 +52,7 @@ impl Bench {
         let (gateways, mint) = (vec![self.server.url.clone()], Mint::new(SECRET));
         let (redis_url, redis_prefix) = (self.redis.url().to_owned(), PREFIX.to_owned());
         Load {
-            fleet: Fleet { gateways, tenants: self.tenants, mint },
+            fleet: Fleet { gateways, tenants: self.tenants, mint, resume: Resume::Handshake },
             sockets: self.sockets,
             target: Target { via: Via::Redis, redis_url, redis_prefix, limit: self.limit },
             publishers: 1,

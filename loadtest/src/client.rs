@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use serde_json::json;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -52,6 +53,15 @@ fn source(index: usize, gateway: SocketAddr) -> Option<SocketAddr> {
     gateway.ip().is_loopback().then(|| SocketAddr::from((own, 0))).filter(|_| gateway.is_ipv4())
 }
 
+/// How a client that comes back says where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Resume {
+    /// With the handshake, as subprotocol offers: one round trip.
+    Handshake,
+    /// In a `join` message after the handshake: two.
+    Message,
+}
+
 /// An upgraded connection.
 pub struct Client {
     stream: TcpStream,
@@ -74,10 +84,25 @@ pub struct Welcome {
     pub recovered: bool,
 }
 
-impl Client {
-    /// How long a gateway may take to answer anything.
-    const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a gateway may take to answer anything.
+const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A connection on which nothing was said yet.
+pub fn dial(gateway: &GatewayUrl, index: usize) -> anyhow::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(gateway.address), Type::STREAM, None)?;
+    if let Some(source) = source(index, gateway.address) {
+        socket.bind(&source.into()).with_context(|| format!("no port left at {source}"))?;
+    }
+    socket
+        .connect_timeout(&gateway.address.into(), PATIENCE)
+        .with_context(|| format!("nobody answers at {gateway}; is the gateway running, and --gateway right?"))?;
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+impl Client {
     /// Dials and upgrades, with the token in the header: a token of one tenant joins at once.
     pub fn upgrade(gateway: &GatewayUrl, index: usize, token: &str) -> anyhow::Result<Self> {
         Self::open(gateway, index, &format!("Authorization: Bearer {token}\r\n"))
@@ -90,34 +115,46 @@ impl Client {
         token: &str,
         tenant: &str,
         position: &Position,
+        way: Resume,
     ) -> anyhow::Result<Self> {
-        let mut client = Self::open(gateway, index, "")?;
         let epoch = str::from_utf8(&position.epoch).context("an epoch is text")?;
-        let data = json!({ "tenantId": tenant, "token": token, "epoch": epoch, "lastSeq": position.seq });
-        client.stream.write_all(&websocket::text(json!({ "event": "join", "data": data }).to_string().as_bytes()))?;
-        Ok(client)
-    }
-
-    fn open(gateway: &GatewayUrl, index: usize, authorization: &str) -> anyhow::Result<Self> {
-        let socket = Socket::new(Domain::for_address(gateway.address), Type::STREAM, None)?;
-        if let Some(source) = source(index, gateway.address) {
-            socket.bind(&source.into()).with_context(|| format!("no port left at {source}"))?;
+        let seq = position.seq;
+        match way {
+            Resume::Handshake => {
+                let offers = format!(
+                    "Sec-WebSocket-Protocol: crechebooks.dashboard.v1, bearer.{token}, tenant.{tenant}, resume.{epoch}.{seq}\r\n"
+                );
+                Self::open(gateway, index, &offers)
+            }
+            Resume::Message => {
+                let mut client = Self::open(gateway, index, "")?;
+                let data = json!({ "tenantId": tenant, "token": token, "epoch": epoch, "lastSeq": seq });
+                client.say(&json!({ "event": "join", "data": data }).to_string())?;
+                Ok(client)
+            }
         }
-        socket
-            .connect_timeout(&gateway.address.into(), Self::PATIENCE)
-            .with_context(|| format!("nobody answers at {gateway}; is the gateway running, and --gateway right?"))?;
-        let stream = TcpStream::from(socket);
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Self::PATIENCE))?;
-        let mut client = Self { stream, received: Vec::new(), parsed: 0 };
-        client.shake_hands(gateway, authorization)?;
+    }
+
+    /// Dials and upgrades without a token.
+    pub fn stranger(gateway: &GatewayUrl, index: usize) -> anyhow::Result<Self> {
+        Self::open(gateway, index, "")
+    }
+
+    /// Sends a text message.
+    pub fn say(&mut self, message: &str) -> io::Result<()> {
+        self.stream.write_all(&websocket::text(message.as_bytes()))
+    }
+
+    fn open(gateway: &GatewayUrl, index: usize, headers: &str) -> anyhow::Result<Self> {
+        let mut client = Self { stream: dial(gateway, index)?, received: Vec::new(), parsed: 0 };
+        client.shake_hands(gateway, headers)?;
         Ok(client)
     }
 
-    fn shake_hands(&mut self, gateway: &GatewayUrl, authorization: &str) -> anyhow::Result<()> {
+    fn shake_hands(&mut self, gateway: &GatewayUrl, headers: &str) -> anyhow::Result<()> {
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n{authorization}\r\n",
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n{headers}\r\n",
             gateway.path,
             gateway.address,
             websocket::KEY
@@ -158,7 +195,7 @@ impl Client {
 
     /// Leaves the room and waits until the gateway says so.
     pub fn leave(&mut self, scanner: &Scanner) -> anyhow::Result<()> {
-        self.stream.write_all(&websocket::text(br#"{"event":"leave"}"#))?;
+        self.say(r#"{"event":"leave"}"#)?;
         self.until("left", |payload| (scanner.scan(payload) == Some(Message::Left)).then_some(()))
     }
 

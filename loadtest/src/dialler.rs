@@ -42,12 +42,18 @@ pub struct Returns {
     pub failed: u64,
     /// Why the last of them failed.
     pub last_failure: Option<String>,
+    /// From the dial to `joined`, of the attempts that brought a socket back.
+    pub connects: Recorder,
+    /// From the first attempt to `joined`: what failed attempts cost is in it.
+    pub reconnects: Recorder,
     /// How late attempts began: the generator's own delay.
     pub lateness: Recorder,
 }
 
 struct Attempt {
     at: Instant,
+    /// When the first of a row of attempts was due.
+    first_at: Instant,
     socket: usize,
     failures: u32,
     from: Option<Position>,
@@ -81,12 +87,13 @@ impl Dialler {
     /// The socket ended at `ended`: it returns with backoff, or when it was `asked` to.
     pub fn bring_back(&self, socket: usize, from: Position, asked: Option<Duration>, ended: Instant) {
         let at = ended + asked.unwrap_or_else(|| backoff(0));
-        self.push(Attempt { at, socket, failures: u32::from(asked.is_none()), from: Some(from) });
+        self.push(Attempt { at, first_at: at, socket, failures: u32::from(asked.is_none()), from: Some(from) });
     }
 
     /// Another browser takes the socket's place at once.
     pub fn replace(&self, socket: usize) {
-        self.push(Attempt { at: Instant::now(), socket, failures: 0, from: None });
+        let at = Instant::now();
+        self.push(Attempt { at, first_at: at, socket, failures: 0, from: None });
     }
 
     /// Sockets that are not back yet.
@@ -142,7 +149,8 @@ impl Dialler {
     }
 
     fn attempt(&self, attempt: Attempt, scanner: &Scanner) {
-        let Attempt { socket, failures, from, .. } = attempt;
+        let Attempt { socket, failures, from, first_at, .. } = attempt;
+        let dialled = Instant::now();
         let returned = self.0.fleet.return_one(socket, failures, from.as_ref(), scanner);
         let at = Instant::now();
         let mut work = self.work();
@@ -150,6 +158,8 @@ impl Dialler {
         match returned {
             Ok((client, welcome)) => {
                 work.report.back.push(at);
+                work.report.connects.record((at - dialled).as_micros() as u64);
+                work.report.reconnects.record((at - first_at).as_micros() as u64);
                 drop(work);
                 let resumed = from.is_some();
                 self.0.sockets.order(move |driver, watch| {
@@ -166,7 +176,8 @@ impl Dialler {
             Err(error) => {
                 work.report.failed += 1;
                 work.report.last_failure = Some(format!("{error:#}"));
-                work.waiting.push(Attempt { at: at + backoff(failures), socket, failures: failures + 1, from });
+                let next = at + backoff(failures);
+                work.waiting.push(Attempt { at: next, first_at, socket, failures: failures + 1, from });
                 drop(work);
                 self.0.due.notify_one();
             }

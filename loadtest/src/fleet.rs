@@ -5,7 +5,7 @@ use std::thread;
 
 use anyhow::Context;
 
-use crate::client::{Client, GatewayUrl, Position, Welcome};
+use crate::client::{Client, GatewayUrl, Position, Resume, Welcome};
 use crate::message::Scanner;
 use crate::schedule::tenant_name;
 use crate::token::Mint;
@@ -15,6 +15,7 @@ pub struct Fleet {
     pub gateways: Vec<GatewayUrl>,
     pub tenants: u32,
     pub mint: Mint,
+    pub resume: Resume,
 }
 
 /// A dashboard that is up.
@@ -90,7 +91,7 @@ impl Fleet {
         let gateway = self.gateway_of_attempt(socket, attempt);
         let mut client = match from {
             None => Client::upgrade(gateway, socket, &token)?,
-            Some(position) => Client::resume(gateway, socket, &token, &tenant, position)?,
+            Some(position) => Client::resume(gateway, socket, &token, &tenant, position, self.resume)?,
         };
         let welcome = client.joined(scanner)?;
         Ok((client, welcome))
@@ -107,7 +108,7 @@ mod tests {
     #[test]
     fn every_tenant_has_sockets_on_every_gateway() {
         let gateways = [1, 2, 3].map(|port| format!("ws://127.0.0.1:{port}").parse().unwrap()).into();
-        let fleet = Fleet { gateways, tenants: 30, mint: Mint::new("secret") };
+        let fleet = Fleet { gateways, tenants: 30, mint: Mint::new("secret"), resume: Resume::Handshake };
         let pairs: BTreeSet<_> =
             (0..300).map(|socket| (fleet.tenant(socket), fleet.gateway(socket).to_string())).collect();
         assert_eq!(pairs.len(), 90);

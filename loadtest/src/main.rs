@@ -3,6 +3,7 @@
 //! A run goes `schedule` → `publishing` → a `door` → gateway → `driver` → `watch` → `ledger`; `load` is that run, the
 //! `commands` are its uses, and a `report` is what is left of it.
 
+mod attackers;
 mod bare_server;
 mod bench;
 mod chaos;
@@ -43,7 +44,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use commands::{
-    Findings, Redis, churn, fanout, floor, idle, knee, limit, payments, ramp, relay, snapshot, soak, storm,
+    Findings, Redis, attack, churn, fanout, floor, idle, knee, limit, payments, ramp, relay, snapshot, soak, storm,
 };
 use report::{Output, Report};
 
@@ -64,6 +65,7 @@ enum Command {
     Storm(storm::Options),
     Soak(soak::Options),
     Limit(limit::Options),
+    Attack(attack::Options),
     Churn(churn::Options),
     Idle(idle::Options),
     Floor(floor::Options),
@@ -116,6 +118,7 @@ fn run(command: Command) -> anyhow::Result<Findings> {
         Command::Storm(options) => storm::run(options),
         Command::Soak(options) => soak::run(options),
         Command::Limit(options) => limit::run(options),
+        Command::Attack(options) => attack::run(options),
         Command::Churn(options) => churn::run(options),
         Command::Idle(options) => idle::run(options),
         Command::Floor(options) => floor::run(options),

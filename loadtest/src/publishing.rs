@@ -251,6 +251,22 @@ pub fn wait_that_was_told(target: &Target) -> anyhow::Result<(Duration, bool)> {
     })
 }
 
+/// Publishes so many events to one tenant, at the highest limit that there is. They are no part of a run.
+pub fn fill(target: &Target, tenant: &str, events: u32) -> anyhow::Result<()> {
+    const LIMIT: u32 = 1000;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let (tenant, intended_micros) = (tenant.parse()?, Clock::new().micros());
+    let (end, tally) = (Instant::now() + Billing::PERSISTENCE, Tally::default());
+    runtime.block_on(async {
+        let door = Door::open(&Target { limit: LIMIT, ..target.clone() }).await?;
+        for number in 0..events {
+            let stamp = Stamp { tenant: u32::MAX, number, intended_micros };
+            anyhow::ensure!(send(&door, &tenant, stamp, end, &tally).await, "{tenant}'s events could not be published");
+        }
+        Ok(())
+    })
+}
+
 /// A payment of the usual size, which carries its stamp as id.
 fn event(stamp: Stamp) -> DashboardEvent {
     let payment = PaymentReceived {

@@ -3,6 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::Serialize;
 
@@ -28,6 +30,14 @@ impl Mint {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let expires_at = (unix + Self::VALID_FOR).as_secs();
         Self { key: EncodingKey::from_secret(secret.as_bytes()), expires_at }
+    }
+
+    /// A token of a key that no issuer has.
+    pub fn junk(&self, kid: &str) -> String {
+        let part = |json: String| BASE64_URL_SAFE_NO_PAD.encode(json);
+        let header = part(format!(r#"{{"alg":"RS256","typ":"JWT","kid":"{kid}"}}"#));
+        let claims = part(format!(r#"{{"sub":"junk","tenantId":"junk","exp":{}}}"#, self.expires_at));
+        format!("{header}.{claims}.{}", BASE64_URL_SAFE_NO_PAD.encode([7; 256]))
     }
 
     pub fn token(&self, user: &str, tenant: &str) -> anyhow::Result<String> {

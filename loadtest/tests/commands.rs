@@ -78,9 +78,19 @@ fn after_a_storm_everybody_is_back_and_has_missed_nothing() {
     assert_eq!((run.number("/cut"), run.number("/back")), (100.0, 100.0));
     assert!(run.number("/untouched/p99_us") > 0.0, "{run:?}");
     assert_eq!(run.number("/verdict/recovered"), 100.0);
+    assert!(run.number("/connects/p50_us") > 0.0 && run.number("/connects/p50_us") <= run.number("/returns/max_us"));
     assert_eq!(run.number("/verdict/missed"), 0.0);
     let back: f64 = run.figure("/back_in_second").as_array().unwrap().iter().map(|count| count.as_f64().unwrap()).sum();
     assert_eq!(back, 100.0);
+}
+
+#[test]
+fn b62_sockets_that_resume_by_message_miss_nothing_either() {
+    let stack = Stack::start();
+    let storm = ["--resume=message", "--sockets=20", "--tenants=4", "--rate=5", "--duration=2s", "--cut-after=500ms"];
+    let run = stack.run("storm", &storm);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(run.number("/verdict/recovered"), 20.0);
 }
 
 #[test]
@@ -94,6 +104,28 @@ fn a_storm_from_which_nobody_can_return_fails() {
     assert_eq!(run.code, 1, "{run:?}");
     assert!(run.errors.contains("10 sockets were not back"), "{run:?}");
     assert!(run.number("/failed_attempts") > 0.0, "{run:?}");
+}
+
+#[test]
+fn in_an_attack_the_dashboards_beside_it_miss_nothing() {
+    let stack = Stack::start();
+    let attack = ["--scale=0.05", "--sockets=20", "--tenants=4", "--duration=3s"];
+    let run = stack.run("attack", &attack);
+    assert_eq!(run.code, 0, "{run:?}");
+    let attackers = run.figure("/attackers").as_array().unwrap();
+    assert_eq!(attackers.len(), 6);
+    assert!(attackers.iter().all(|attacker| attacker["opened"].as_u64() > Some(0)), "{attackers:?}");
+    // A token of an unknown key never stays.
+    assert!(attackers.iter().any(|attacker| attacker["kind"] == "junk-kids" && attacker["held"] == 0), "{attackers:?}");
+    assert!(run.number("/alone/reconnected") > 5.0 && run.number("/attacked/reconnected") > 5.0, "{run:?}");
+    assert!(run.number("/attacked/latency/p99_us") > 0.0 && run.number("/verdict/delivered") > 500.0, "{run:?}");
+    assert_eq!(run.number("/verdict/missed"), 0.0);
+
+    let bound = ["--kinds=strangers", "--max-reconnect-p99=1us"];
+    let run = stack.run("attack", &[&attack[..], &bound].concat());
+    assert_eq!(run.code, 1, "{run:?}");
+    assert_eq!(run.figure("/attackers").as_array().unwrap().len(), 1);
+    assert!(run.errors.contains("FAILED: p99 of the reconnects is"), "{run:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Findings, Gateways, Redis};
+use crate::client::Resume;
 use crate::fleet::Fleet;
 use crate::holdings::Holdings;
 use crate::message::Scanner;
@@ -75,6 +76,7 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
         gateways: options.gateways.urls.clone(),
         tenants: options.tenants,
         mint: Mint::new(&options.gateways.jwt_secret),
+        resume: Resume::Handshake,
     };
     let mut rss_bytes = [0; 4];
     for (quarter, rss) in rss_bytes.iter_mut().enumerate() {

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Findings, Gateways};
+use crate::client::Resume;
 use crate::driver::{Audience, Driver};
 use crate::fleet::Fleet;
 use crate::process;
@@ -75,6 +76,7 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
         gateways: options.gateways.urls,
         tenants: options.tenants,
         mint: Mint::new(&options.gateways.jwt_secret),
+        resume: Resume::Handshake,
     };
     let rss_before_bytes = process::resident_bytes(options.pid)?;
     let (mut driver, mut witness) = (Driver::new()?, Witness::default());

@@ -1,5 +1,6 @@
 //! The subcommands, and what several of them ask for.
 
+pub mod attack;
 pub mod churn;
 pub mod fanout;
 pub mod floor;
@@ -22,7 +23,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::chart::Chart;
-use crate::client::GatewayUrl;
+use crate::client::{GatewayUrl, Resume};
 use crate::fleet::Fleet;
 use crate::load::{Load, SETTLE};
 use crate::outcome::Outcome;
@@ -117,7 +118,7 @@ impl Crowd {
         let mint = Mint::new(&gateways.jwt_secret);
         let Redis { redis_url, redis_prefix } = redis;
         Load {
-            fleet: Fleet { gateways: gateways.urls, tenants: self.tenants, mint },
+            fleet: Fleet { gateways: gateways.urls, tenants: self.tenants, mint, resume: Resume::Handshake },
             sockets: self.sockets,
             target: Target { via: Via::Redis, redis_url, redis_prefix, limit: self.limit },
             publishers: 3,

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::{Bounds, Crowd, Findings, Gateways, Redis, duration};
 use crate::chart::{Chart, Series, Unit};
+use crate::client::Resume;
 use crate::dialler::Dialler;
 use crate::driver::{Audience, Farewell};
 use crate::latency::{Latency, Recorder};
@@ -54,6 +55,9 @@ pub struct Options {
     /// Fail when it takes longer until all are back.
     #[arg(long, default_value = "60s", value_parser = duration)]
     max_return: Duration,
+    /// How the sockets say where they were.
+    #[arg(long, value_enum, default_value_t = Resume::Handshake)]
+    resume: Resume,
     /// Fail when more sockets than this are told to start anew rather than get what they missed.
     #[arg(long, default_value_t = 0)]
     max_told: u64,
@@ -68,6 +72,8 @@ struct Report {
     all_back_after_seconds: f64,
     /// From the cut to each socket's `joined`.
     returns: Latency,
+    /// From the dial to `joined`, without the wait before it.
+    connects: Latency,
     /// Sockets that came back in each second after the cut.
     back_in_second: Vec<u64>,
     /// Of the sockets that were left alone, from the cut until all others were back.
@@ -86,6 +92,7 @@ impl fmt::Display for Report {
             self.last_failure.as_ref().map(|why| format!(", the last: {why}")).unwrap_or_default()
         )?;
         writeln!(f, "returns       {returns}")?;
+        writeln!(f, "dial→joined   {}", self.connects)?;
         writeln!(f, "each second   {}", self.back_in_second.iter().map(u64::to_string).collect::<Vec<_>>().join(" "))?;
         if let Some(untouched) = &self.untouched {
             writeln!(f, "untouched     {untouched}")?;
@@ -100,7 +107,9 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     let (limit, sockets) = (crowd.limit, crowd.sockets);
     anyhow::ensure!(untouched < sockets, "--untouched {untouched} of --sockets {sockets} leaves none to cut");
     // What nobody is back to receive need not be waited for any longer.
-    let mut session = Session::open(Load { settle: max_return, ..crowd.load(gateways, redis) })?;
+    let mut load = Load { settle: max_return, ..crowd.load(gateways, redis) };
+    load.fleet.resume = options.resume;
+    let mut session = Session::open(load)?;
     let dialler = Dialler::start(session.fleet.clone(), session.served.clone());
     let returning = dialler.clone();
     session.served.ask(move |_, watch| {
@@ -181,6 +190,7 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
         last_failure: returns.last_failure,
         all_back_after_seconds: last.as_secs_f64(),
         returns: times.summary(),
+        connects: returns.connects.summary(),
         back_in_second,
         untouched: untouched_latency,
         outcome,
