@@ -20,6 +20,11 @@ export class TestSocket {
     TestSocket.all.push(this);
   }
 
+  /** What the handshake resumes from. */
+  get resumes(): string | undefined {
+    return this.protocols.find((offer) => offer.startsWith("resume."))?.slice("resume.".length);
+  }
+
   send(text: string) {
     this.sent.push(JSON.parse(text));
   }

@@ -1,11 +1,12 @@
-import { lazy, Suspense, useState } from "react";
+import { lazy, Suspense, useEffect, useState } from "react";
 import { DashboardProvider, useDashboardState } from "../../src/react/index.js";
 import { Alerts } from "./alerts.js";
 import { Announcer } from "./announcer.js";
+import { ChooseCentre } from "./choose-centre.js";
 import { ConnectionState } from "./connection-state.js";
 import { PaymentForm } from "./payment-form.js";
 import { Payments } from "./payments.js";
-import { getToken, hasTill } from "./session.js";
+import { getToken, hasTill, isSignedIn, signOut } from "./session.js";
 import { SignIn } from "./sign-in.js";
 import { Tiles } from "./tiles.js";
 
@@ -13,27 +14,41 @@ import { Tiles } from "./tiles.js";
 const InvoiceChart = lazy(() => import("./invoice-chart.js"));
 
 export function App() {
-  // Who signs in anew gets a new socket: nothing of the one before may stay.
-  const [session, setSession] = useState(0);
+  // Another user or another centre is another socket: nothing of the one before may stay.
+  const [session, setSession] = useState<{ number: number; tenantId?: string }>({ number: 0 });
+  const begin = (tenantId?: string) => setSession(({ number }) => ({ number: number + 1, ...(tenantId !== undefined && { tenantId }) }));
+  const { number, ...choice } = session;
   return (
-    <DashboardProvider key={session} getToken={getToken}>
-      <Page onSignIn={() => setSession(session + 1)} />
+    <DashboardProvider key={number} getToken={getToken} {...choice}>
+      <Page onBegin={begin} />
     </DashboardProvider>
   );
 }
 
-function Page({ onSignIn }: { onSignIn: () => void }) {
+function Page({ onBegin }: { onBegin: (tenantId?: string) => void }) {
   const tenant = useDashboardState((state) => state.tenantId);
   const status = useDashboardState((state) => state.status);
-  const signedOut = status.state === "closed" && (status.reason === "unauthorized" || status.reason === "forbidden");
+  const closed = status.state === "closed" ? status.reason : null;
+  const refused = closed === "unauthorized" || closed === "forbidden";
+  // A token that was refused is not tried again by the next reload.
+  useEffect(() => {
+    if (refused) signOut();
+  }, [refused]);
+  const leave = () => {
+    signOut();
+    onBegin();
+  };
   return (
     <>
       <header>
         <h1>CrecheBooks <span className="tenant">{tenant ?? ""}</span></h1>
         <ConnectionState />
+        {isSignedIn() && !refused ? <button className="sign-out" onClick={leave}>Sign out</button> : null}
       </header>
-      {signedOut ? (
-        <SignIn message={status.message} onSignIn={onSignIn} />
+      {status.state === "closed" && refused ? (
+        <SignIn message={status.message} onSignIn={onBegin} />
+      ) : status.state === "closed" && status.tenants ? (
+        <ChooseCentre tenants={status.tenants} onChoose={onBegin} />
       ) : (
         <main>
           <Tiles />

@@ -18,6 +18,9 @@ export async function getToken(): Promise<string> {
   return session.token;
 }
 
+/** Whether this tab keeps a token, which signing out forgets. */
+export const isSignedIn = () => Boolean(sessionStorage.getItem(KEPT));
+
 export const signIn = (token: string) => sessionStorage.setItem(KEPT, token);
 
 export const signOut = () => sessionStorage.removeItem(KEPT);

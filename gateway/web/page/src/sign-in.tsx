@@ -1,12 +1,11 @@
 import { type FormEvent, useState } from "react";
-import { signIn, signOut } from "./session.js";
+import { signIn } from "./session.js";
 
 export function SignIn({ message, onSignIn }: { message: string; onSignIn: () => void }) {
   const [token, setToken] = useState("");
   const submit = (event: FormEvent) => {
     event.preventDefault();
-    signOut();
-    if (token.trim()) signIn(token.trim());
+    signIn(token.trim());
     onSignIn();
   };
   return (

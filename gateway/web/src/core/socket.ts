@@ -1,11 +1,14 @@
 import { backoff } from "./backoff.js";
 import type { DashboardEvent } from "./events.js";
-import type { ClientMessage, ErrorData, Joined, ServerMessage, SnapshotData } from "./messages.js";
+import { Link } from "./link.js";
+import type { ErrorData, Joined, ServerMessage, SnapshotData } from "./messages.js";
+import { offers, type Position, SUBPROTOCOL } from "./offers.js";
 import { type ClosedReason, type DashboardState, initialState, ofTenant, type Status, withEvent, withMore, withSnapshot } from "./state.js";
 
-const SUBPROTOCOL = "crechebooks.dashboard.v1";
 /** From asking for a token to being joined, or from asking for a snapshot to having it. */
 const ATTEMPT_LIMIT_MS = 15_000;
+/** How long a gateway may take to join by the handshake before it is asked whether it did. */
+const HANDSHAKE_JOIN_MS = 2_000;
 /** A connection that lasted so long was a good one: the next failure is a first one again. */
 const STABLE_MS = 5_000;
 /** A link with no heartbeat for so many intervals is dead. */
@@ -44,57 +47,8 @@ export class UnauthorizedError extends Error {
   override name = "UnauthorizedError";
 }
 
-/** What has been seen of the tenant's stream. */
-type Position = { epoch: string; seq: number; id?: string };
-
 /** What `GET /dashboard/snapshot` answers; there is no position while live updates are switched off. */
 type PlacedSnapshot = SnapshotData & { tenantId: string; epoch: string | null; seq: number | null };
-
-/** One attempt, and the connection that comes of it; what belongs to it ends with it. */
-class Link {
-  readonly abort = new AbortController();
-  socket: WebSocket | null = null;
-  joinedAt: number | null = null;
-  heartbeatMs = 0;
-  /** The last one that was shown. */
-  token: string | null = null;
-  renewedAt = -Infinity;
-  /** What the gateway said before it closed. */
-  error: ErrorData | null = null;
-  #timers = new Map<string, ReturnType<typeof setTimeout>>();
-
-  /** Starts a timer, in place of the one of that name. */
-  after(name: string, ms: number, then: () => void) {
-    this.cancel(name);
-    const fire = () => {
-      this.#timers.delete(name);
-      then();
-    };
-    this.#timers.set(name, setTimeout(fire, ms));
-  }
-
-  awaits(name: string): boolean {
-    return this.#timers.has(name);
-  }
-
-  cancel(name: string) {
-    clearTimeout(this.#timers.get(name));
-    this.#timers.delete(name);
-  }
-
-  send(message: ClientMessage) {
-    if (this.socket?.readyState === 1) this.socket.send(JSON.stringify(message));
-  }
-
-  end() {
-    this.abort.abort();
-    for (const name of [...this.#timers.keys()]) this.cancel(name);
-    const { socket } = this;
-    if (!socket) return;
-    socket.onopen = socket.onmessage = socket.onclose = null;
-    socket.close(1000);
-  }
-}
 
 /**
  * A tenant's dashboard, live. Knows nothing of any framework: `subscribe` and `getState` are what stores need.
@@ -178,24 +132,37 @@ export class DashboardSocket {
     const token = await this.#token(link);
     if (token === null) return;
     link.token = token;
-    // Who doesn't know the tenant yet is told it: a token that names one joins by the handshake.
-    const tenantId = this.#options.tenantId ?? this.#state.tenantId;
+    const tenantId = this.#tenant();
+    const offered = offers(token, tenantId, this.#position);
+    if (!offered && tenantId === null) return this.#refuse("a handshake can't carry this token");
     let socket: WebSocket;
     try {
-      socket = new WebSocket(this.#url("ws"), tenantId === null ? [SUBPROTOCOL, `bearer.${token}`] : SUBPROTOCOL);
+      socket = new WebSocket(this.#url("ws"), offered ?? SUBPROTOCOL);
     } catch (error) {
-      // A token that no subprotocol can be named after.
       return this.#refuse(String(error));
     }
     link.socket = socket;
     socket.onopen = () => {
-      const { seq: lastSeq, epoch, id: lastId } = this.#position ?? {};
-      // What is undefined is not sent.
-      if (tenantId !== null) link.send({ event: "join", data: { tenantId, token, lastSeq, epoch, lastId } });
+      if (!offered) this.#join(link);
+      // Gateways of the version before wait for a message when a token names several tenants: the answer to a ping tells.
+      else if (tenantId !== null) link.after("handshake", HANDSHAKE_JOIN_MS, () => link.send({ event: "ping" }));
     };
     socket.onmessage = ({ data }) => this.#receive(link, data);
     socket.onclose = ({ code }) => this.#closed(code, link.error?.message);
   }
+
+  /** Joins by message, where the handshake could not, or did not. */
+  #join(link: Link) {
+    const tenantId = this.#tenant();
+    if (link.asked || tenantId === null) return;
+    link.asked = true;
+    const { seq: lastSeq, epoch, id: lastId } = this.#position ?? {};
+    // What is undefined is not sent.
+    link.send({ event: "join", data: { tenantId, token: link.token!, lastSeq, epoch, lastId } });
+  }
+
+  /** Whose dashboard, unless only the token knows. */
+  #tenant = (): string | null => this.#options.tenantId ?? this.#state.tenantId;
 
   /** A token, unless none comes, or it comes too late for this link. */
   async #token(link: Link): Promise<string | null> {
@@ -221,8 +188,8 @@ export class DashboardSocket {
     const token = await this.#token(link);
     if (token === null) return;
     const { tenantId } = this.#state;
-    // A token with little left is warned of before the first `joined` says whose it is.
-    if (tenantId === null || token === link.token) return renewLater(RENEW_AGAIN_MS);
+    // A token with little left is warned of before the first `joined`.
+    if (tenantId === null || link.joinedAt === null || token === link.token) return renewLater(RENEW_AGAIN_MS);
     link.token = token;
     link.send({ event: "join", data: { tenantId, token } });
   }
@@ -272,12 +239,12 @@ export class DashboardSocket {
     show(Date.now() + ms);
   }
 
-  #stop(reason: ClosedReason, message: string) {
+  #stop(reason: ClosedReason, message: string, tenants?: readonly string[]) {
     this.#rest();
     this.#polling = null;
     this.#listening?.abort();
     this.#listening = null;
-    this.#show({ state: "closed", reason, message });
+    this.#show({ state: "closed", reason, message, ...(tenants && { tenants }) });
   }
 
   /** Ends the link, and whatever is waited for. */
@@ -321,7 +288,7 @@ export class DashboardSocket {
         return this.#disable(message.data.pollSeconds);
       case "error":
         link.error = message.data;
-        return;
+        return message.data.code === "tenant_required" ? this.#choose(link, message.data) : undefined;
       default:
         // A message of a later version has no place in ours.
         if ("seq" in message) this.#event(link, message);
@@ -330,7 +297,12 @@ export class DashboardSocket {
 
   #joined(link: Link, joined: Joined) {
     const renewal = link.joinedAt !== null;
+    if (!renewal && !link.asked && !this.#heeds(joined)) {
+      link.send({ event: "leave" });
+      return this.#join(link);
+    }
     link.cancel("attempt");
+    link.cancel("handshake");
     this.#refused = false;
     link.heartbeatMs = joined.heartbeatSeconds * 1000;
     this.#polling = null;
@@ -347,6 +319,19 @@ export class DashboardSocket {
     this.#show({ state: "connected" });
   }
 
+  /** Whether a join by handshake is to the chosen tenant, from the position: gateways of the version before know only the token. */
+  #heeds({ tenantId, epoch, seq, recovered }: Joined): boolean {
+    const position = this.#position;
+    const missed = position && !recovered && epoch === position.epoch && seq > position.seq;
+    return !missed && tenantId === (this.#tenant() ?? tenantId);
+  }
+
+  /** The token names several tenants: without a choice there is nothing to join. */
+  #choose(link: Link, { message, tenants }: ErrorData) {
+    if (this.#tenant() === null) this.#stop("tenant_required", message, tenants);
+    else this.#join(link);
+  }
+
   /** Starts from a snapshot and the position that it is of. */
   #place({ epoch, seq }: { epoch: string | null; seq: number | null }, snapshot: SnapshotData) {
     this.#position = epoch === null || seq === null ? null : { epoch, seq };
@@ -356,7 +341,7 @@ export class DashboardSocket {
 
   #event(link: Link, event: DashboardEvent) {
     const { seq, id } = event;
-    if (!this.#position || seq <= this.#position.seq) return;
+    if (link.joinedAt === null || !this.#position || seq <= this.#position.seq) return;
     // Between the gateway and here something went missing: the log has it.
     if (seq > this.#position.seq + 1) return this.#lose();
     this.#position = { epoch: this.#position.epoch, seq, id };
@@ -381,6 +366,7 @@ export class DashboardSocket {
   }
 
   #heartbeat(link: Link, epoch: string | null, seq: number | null) {
+    if (link.joinedAt === null) return epoch === null ? this.#join(link) : undefined;
     link.cancel("ping");
     this.#expectHeartbeat(link);
     const position = this.#position;
@@ -438,7 +424,7 @@ export class DashboardSocket {
   }
 
   #askForSnapshot(link: Link, token: string): Promise<Response> {
-    const tenantId = this.#options.tenantId ?? this.#state.tenantId;
+    const tenantId = this.#tenant();
     const url = this.#url("http");
     url.pathname += "/snapshot";
     if (tenantId !== null) url.searchParams.set("tenantId", tenantId);

@@ -17,7 +17,9 @@ export type ClosedReason =
   /** Two tokens in a row were refused, or there is none: sign in, then `connect`. */
   | "unauthorized"
   /** The token is good, but not for this tenant. */
-  | "forbidden";
+  | "forbidden"
+  /** The token names several tenants: connect with one of `tenants` as `tenantId`. */
+  | "tenant_required";
 
 /** How the dashboard is connected. Times are milliseconds since 1970, as in `Date.now()`. */
 export type Status =
@@ -31,7 +33,7 @@ export type Status =
   | { state: "reconnecting"; retryAt: number | null; offline: boolean }
   /** Live updates are switched off at the gateway: the figures are refreshed this often. */
   | { state: "polling"; everySeconds: number }
-  | { state: "closed"; reason: ClosedReason; message: string };
+  | { state: "closed"; reason: ClosedReason; message: string; tenants?: readonly string[] };
 
 /** An alert that has not been dismissed. */
 export type Alert = ArrearsAlert & { id: string; timestamp: string };

@@ -1,6 +1,7 @@
 import type { Browser } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { Balancer } from "./harness/balancer.js";
+import { Elsewhere } from "./harness/elsewhere.js";
 import { eventually } from "./harness/processes.js";
 import { ACORN, type Gateway, OTHER, Stack } from "./harness/stack.js";
 import { DashboardWindow, launch, type WindowOptions } from "./harness/window.js";
@@ -197,10 +198,58 @@ test("nobody signed in: the page asks for a token, and says what is wrong with i
   };
   await submit("nonsense");
   await expect.poll(() => window.page.getByRole("alert").innerText()).toContain("token");
+  // What was refused is forgotten: a reload does not show it to the gateway again.
+  const { sockets } = window;
+  await window.page.reload();
+  await expect.poll(() => window.page.getByRole("alert").innerText()).toBe("Sign in to see your centre.");
+  expect(window.sockets).toBe(sockets);
   await submit(stack.token(ACORN));
   await window.shows("Live");
   await window.page.reload();
   await window.shows("Live");
+  await window.has(await stack.pay(ACORN));
+  await window.page.getByRole("button", { name: "Sign out" }).click();
+  await window.page.getByRole("heading", { name: "Sign in" }).waitFor();
+  expect(await window.payments()).toEqual([]);
+  await window.page.reload();
+  await window.page.getByRole("heading", { name: "Sign in" }).waitFor();
+});
+
+test("b62 a token of two centres: the page asks which, joins it by the handshake, and comes back to it", async () => {
+  const window = await open(one.port, ACORN, { token: () => stack.token([ACORN, OTHER]) });
+  const choice = window.page.getByRole("button", { name: OTHER });
+  await choice.waitFor();
+  await window.isSound();
+  await choice.click();
+  await window.shows("Live");
+  await window.has(await stack.pay(OTHER));
+  await one.stop();
+  await window.shows("Reconnecting");
+  const meanwhile = await stack.pay(OTHER);
+  await one.start();
+  await window.shows("Live");
+  await window.has(meanwhile, await stack.pay(OTHER));
+  // No message was needed, neither at first nor to resume.
+  expect(window.sent.filter((text) => text.includes("join"))).toEqual([]);
+});
+
+test("b77 live updates off, and the page on another origin: it shows the snapshot, and the next", async () => {
+  const elsewhere = await new Elsewhere().start();
+  const off = await stack.gateway({ REALTIME_DASHBOARD: "false", ALLOWED_ORIGINS: elsewhere.origin });
+  const window = await DashboardWindow.open(browser, elsewhere.page(`ws://127.0.0.1:${off.port}/dashboard`, stack.token(ACORN)));
+  windows.push(window);
+  await window.shows("polling");
+  const known = await eventually("the snapshot is shown", async () => (await window.payments()).at(0));
+  expect(await off.snapshot(stack.token(ACORN))).toContain(known);
+  await window.page.clock.install();
+  await window.page.reload();
+  await window.shows("polling");
+  const payment = await stack.pay(ACORN);
+  await eventually("the gateway has another answer", async () => (await off.snapshot(stack.token(ACORN))).includes(payment));
+  await window.page.clock.fastForward(30_000);
+  await window.has(payment);
+  await off.stop();
+  elsewhere.stop();
 });
 
 test("a burst of 200 events leaves the page responsive", async () => {

@@ -35,12 +35,27 @@ describe("connecting", () => {
     expect(client.getState().tenantId).toBe("acorn");
   });
 
-  test("a chosen tenant is joined by message", async () => {
+  test("b62 a chosen tenant is joined by the handshake", async () => {
     client = new DashboardSocket({ url: "wss://gateway.test/dashboard", getToken, tenantId: "acorn" });
     client.connect();
     const socket = await join();
+    expect(socket.protocols).toEqual(["crechebooks.dashboard.v1", "bearer.token-1", "tenant.acorn"]);
+    expect(socket.sent).toEqual([]);
+    await after(60_000);
+    expect(socket.sent).toEqual([]);
+  });
+
+  test.each([
+    ["a token with a space", "not a token", "acorn"],
+    ["a token that is too large for a proxy", "x".repeat(5_000), "acorn"],
+    ["a tenant with a comma", "token", "acorn,oak"],
+  ])("b62 %s comes by message", async (_, token, tenantId) => {
+    client = new DashboardSocket({ url: "wss://gateway.test/dashboard", getToken: async () => token, tenantId });
+    client.connect();
+    const socket = await join({ tenantId });
     expect(socket.protocols).toEqual(["crechebooks.dashboard.v1"]);
-    expect(socket.sent).toEqual([{ event: "join", data: { tenantId: "acorn", token: "token-1" } }]);
+    expect(socket.sent).toEqual([{ event: "join", data: { tenantId, token } }]);
+    expect(state()).toBe("connected");
   });
 
   test("a url that is none is an error at once", () => {
@@ -269,8 +284,8 @@ describe("coming back", () => {
     lastSocket().drop(1006);
     await after(500);
     const socket = await join({ recovered: true, seq: 10 });
-    expect(socket.protocols).toEqual(["crechebooks.dashboard.v1"]);
-    expect(socket.sent).toEqual([{ event: "join", data: { tenantId: "acorn", token: "token-2", lastSeq: 8, epoch: "e1", lastId: "id-8" } }]);
+    expect(socket.protocols).toEqual(["crechebooks.dashboard.v1", "bearer.token-2", "tenant.acorn", "resume.e1.8.id-8"]);
+    expect(socket.sent).toEqual([]);
     for (const seq of [9, 10, 11]) socket.event(payment(seq));
     expect(shownPayments()).toEqual(["pay-11", "pay-10", "pay-9", "pay-8", "p1"]);
     expect(TestSocket.all).toHaveLength(2);
@@ -293,7 +308,7 @@ describe("coming back", () => {
     expect(state()).toBe("reconnecting");
     await after(500);
     const socket = await join({ recovered: true, seq: 9 });
-    expect(socket.sent[0]).toMatchObject({ data: { lastSeq: 7, epoch: "e1" } });
+    expect(socket.resumes).toBe("e1.7");
   });
 
   test.each([1000, 1001, 1002, 1003, 1005, 1006, 1007, 1009, 1011, 1012, 1013, 1015, 4400, 4408, 4409, 4413, 4429])(
@@ -303,7 +318,7 @@ describe("coming back", () => {
       (await join({ seq: 1 })).drop(code);
       expect(client.getState().status).toEqual({ state: "reconnecting", retryAt: Date.now() + 500, offline: false });
       await after(500);
-      expect((await join({ recovered: true })).sent[0]).toMatchObject({ data: { lastSeq: 1 } });
+      expect((await join({ recovered: true })).resumes).toBe("e1.1");
       expect(state()).toBe("connected");
     },
   );
@@ -369,7 +384,7 @@ describe("coming back", () => {
     expect(client.getState().status).toMatchObject({ state: "closed", reason: "disconnected" });
     expect(lastSocket().readyState).toBe(3);
     client.connect();
-    expect((await join({ recovered: true, seq: 2 })).sent[0]).toMatchObject({ data: { lastSeq: 2 } });
+    expect((await join({ recovered: true, seq: 2 })).resumes).toBe("e1.2.id-2");
     expect(shownPayments()).toEqual(["pay-2"]);
   });
 
@@ -391,8 +406,7 @@ describe("coming back", () => {
       await after(0);
       const socket = lastSocket();
       socket.open();
-      const [message] = socket.sent;
-      const from = message?.event === "join" ? message.data.lastSeq! : 0;
+      const from = Number(socket.resumes?.split(".")[1] ?? 0);
       socket.tell("joined", { tenantId: "acorn", epoch: "e1", seq: head, recovered: from > 0, heartbeatSeconds: 30, metrics: null, payments: null });
       for (let seq = from + 1; seq <= head; seq++) socket.event(payment(seq));
       expect(state()).toBe("connected");
@@ -414,6 +428,128 @@ describe("coming back", () => {
     expect(seen).toEqual(Array.from({ length: seen.length }, (_, at) => at + 1));
     expect(head - seen.length).toBeLessThan(5);
   }, 30_000);
+});
+
+describe("b62 a choice that the handshake did not make", () => {
+  const withTenant = () => (client = new DashboardSocket({ url: "wss://gateway.test/dashboard", getToken, tenantId: "oak" }));
+  const joined = (socket: TestSocket, more: object) =>
+    socket.tell("joined", { tenantId: "acorn", epoch: "e1", seq: 0, recovered: false, heartbeatSeconds: 30, metrics: null, payments: null, ...more });
+
+  test("a gateway of the version before, a token of several tenants: its answer to a ping says that it waits", async () => {
+    withTenant().connect();
+    await after(0);
+    const socket = lastSocket();
+    socket.open();
+    await after(2_000);
+    expect(socket.sent).toEqual([{ event: "ping" }]);
+    socket.tell("heartbeat", { epoch: null, seq: null });
+    expect(socket.sent.slice(1)).toEqual([{ event: "join", data: { tenantId: "oak", token: "token-1" } }]);
+    joined(socket, { tenantId: "oak" });
+    expect(client.getState()).toMatchObject({ tenantId: "oak", status: { state: "connected" } });
+    expect(TestSocket.all).toHaveLength(1);
+  });
+
+  test("a gateway that is only slow to join is not asked twice", async () => {
+    withTenant().connect();
+    await after(0);
+    const socket = lastSocket();
+    socket.open();
+    await after(2_500);
+    // The room's, ahead of `joined`.
+    socket.tell("heartbeat", { epoch: "e1", seq: 4 });
+    joined(socket, { tenantId: "oak", seq: 4 });
+    socket.tell("heartbeat", { epoch: "e1", seq: 4 });
+    expect(socket.sent).toEqual([{ event: "ping" }]);
+    expect(state()).toBe("connected");
+  });
+
+  test("a gateway of the version before joins anew: the position goes by message, and every event is seen once", async () => {
+    const seen: number[] = [];
+    client.onEvent((event) => seen.push(event.seq));
+    client.connect();
+    (await join({ seq: 7, payments: [recent("p1")] })).event(payment(8));
+    lastSocket().drop(1006);
+    await after(500);
+    const socket = await join({ recovered: false, seq: 10, payments: [recent("q1")] });
+    expect(socket.sent).toEqual([{ event: "leave" }, { event: "join", data: { tenantId: "acorn", token: "token-2", lastSeq: 8, epoch: "e1", lastId: "id-8" } }]);
+    // Until it has left, the room goes on.
+    socket.event(payment(11));
+    socket.tell("heartbeat", { epoch: "e1", seq: 11 });
+    expect(state()).toBe("reconnecting");
+    socket.tell("left", { tenantId: "acorn" });
+    joined(socket, { recovered: true, seq: 11 });
+    for (const seq of [9, 10, 11, 12]) socket.event(payment(seq));
+    expect(seen).toEqual([8, 9, 10, 11, 12]);
+    expect(shownPayments()).toEqual(["pay-12", "pay-11", "pay-10", "pay-9", "pay-8", "p1"]);
+    expect(state()).toBe("connected");
+    expect(TestSocket.all).toHaveLength(2);
+  });
+
+  test("beyond recovery it is asked for once more, and then the snapshot counts", async () => {
+    client.connect();
+    await join({ seq: 7 });
+    lastSocket().drop(1006);
+    await after(500);
+    const socket = await join({ recovered: false, seq: 900, payments: [recent("q1")] });
+    joined(socket, { seq: 901, payments: [recent("q2")] });
+    expect(socket.sent.map(({ event }) => event)).toEqual(["leave", "join"]);
+    expect(shownPayments()).toEqual(["q2"]);
+    socket.event(payment(902));
+    expect(shownPayments()).toEqual(["pay-902", "q2"]);
+  });
+
+  test("nothing is asked for again when nothing was missed, or the counter is another", async () => {
+    client.connect();
+    await join({ seq: 7 });
+    for (const position of [{ epoch: "e1", seq: 7 }, { epoch: "e2", seq: 900 }]) {
+      lastSocket().drop(1006);
+      await after(5_000);
+      expect((await join({ recovered: false, ...position })).sent).toEqual([]);
+      expect(state()).toBe("connected");
+    }
+  });
+
+  test("a gateway of the version before joins the token's tenant: the chosen one is asked for", async () => {
+    withTenant().connect();
+    const socket = await join({ tenantId: "acorn", payments: [recent("p1")] });
+    expect(shownPayments()).toEqual([]);
+    expect(socket.sent).toEqual([{ event: "leave" }, { event: "join", data: { tenantId: "oak", token: "token-1" } }]);
+    socket.tell("error", { code: "wrong_tenant", message: "the token does not name this tenant" });
+    socket.drop(4403);
+    expect(client.getState().status).toMatchObject({ state: "closed", reason: "forbidden" });
+  });
+
+  test("a token of several tenants, and none chosen: it stops, and says which there are", async () => {
+    client.connect();
+    await after(0);
+    lastSocket().open();
+    lastSocket().tell("error", { code: "tenant_required", message: "the token names several tenants", tenants: ["acorn", "oak"] });
+    expect(client.getState().status).toEqual({ state: "closed", reason: "tenant_required", message: "the token names several tenants", tenants: ["acorn", "oak"] });
+    await after(60_000);
+    expect(TestSocket.all).toHaveLength(1);
+  });
+
+  test("a choice that the gateway could not read is made by message", async () => {
+    withTenant().connect();
+    await after(0);
+    const socket = lastSocket();
+    socket.open();
+    socket.tell("error", { code: "tenant_required", message: "the token names several tenants", tenants: ["acorn", "oak"] });
+    expect(socket.sent).toEqual([{ event: "join", data: { tenantId: "oak", token: "token-1" } }]);
+    joined(socket, { tenantId: "oak" });
+    expect(state()).toBe("connected");
+  });
+
+  test("a token that ends soon is not renewed in the middle of it", async () => {
+    client.connect();
+    await join({ seq: 7 });
+    lastSocket().drop(1006);
+    await after(500);
+    lastSocket().open();
+    lastSocket().tell("token_expiring", { expiresInSeconds: 50 });
+    await after(0);
+    expect(lastSocket().sent).toEqual([]);
+  });
 });
 
 describe("a silent link", () => {
@@ -614,7 +750,7 @@ describe("the page", () => {
     expect(socket.readyState).toBe(3);
     expect(vi.getTimerCount()).toBe(0);
     page("pageshow", true);
-    expect((await join({ recovered: true, seq: 4 })).sent[0]).toMatchObject({ data: { lastSeq: 4 } });
+    expect((await join({ recovered: true, seq: 4 })).resumes).toBe("e1.4");
     expect(state()).toBe("connected");
   });
 
@@ -799,7 +935,7 @@ describe("switched off", () => {
     expect(fetched.mock.calls.length).toBeGreaterThan(polls + 7);
     await after(30_000);
     const socket = await join({ recovered: true });
-    expect(socket.sent[0]).toMatchObject({ data: { lastSeq: fetched.mock.calls.length } });
+    expect(socket.resumes).toBe(`e1.${fetched.mock.calls.length}`);
     expect(state()).toBe("connected");
     const polled = fetched.mock.calls.length;
     await after(29_000);
@@ -812,7 +948,7 @@ describe("switched off", () => {
     expect(shownPayments()).toEqual(["p1"]);
     await after(30_000 * 9);
     lastSocket().open();
-    expect(lastSocket().sent).toEqual([{ event: "join", data: { tenantId: "acorn", token: expect.any(String) } }]);
+    expect(lastSocket().protocols.slice(2)).toEqual(["tenant.acorn"]);
     const socket = await join({ seq: 40, payments: [recent("p2")] });
     socket.event(payment(41, "p3"));
     expect(shownPayments()).toEqual(["p3", "p2"]);

@@ -111,8 +111,9 @@ export class Stack {
   }
 
   /** A token as CrecheBooks signs them. */
-  token(tenant: string, seconds = 3600): string {
-    return execFileSync(GATEWAY, ["token", "--tenant", tenant, "--sub", "browser", "--ttl", `${seconds}`], { env: { JWT_SECRET: SECRET } }).toString().trim();
+  token(tenants: string | string[], seconds = 3600): string {
+    const named = [tenants].flat().flatMap((tenant) => ["--tenant", tenant]);
+    return execFileSync(GATEWAY, ["token", ...named, "--sub", "browser", "--ttl", `${seconds}`], { env: { JWT_SECRET: SECRET } }).toString().trim();
   }
 
   async stop() {

@@ -47,6 +47,8 @@ export class DashboardWindow {
   readonly complaints: string[] = [];
   readonly outside: string[] = [];
   sockets = 0;
+  /** What the page's sockets sent. */
+  readonly sent: string[] = [];
 
   private constructor(readonly page: Page) {}
 
@@ -56,7 +58,10 @@ export class DashboardWindow {
     const opened = new DashboardWindow(page);
     await page.addInitScript(watch);
     if (token) await page.route("**/demo/token", (route) => route.fulfill({ json: { token: token() } }));
-    page.on("websocket", () => opened.sockets++);
+    page.on("websocket", (socket) => {
+      opened.sockets++;
+      socket.on("framesent", ({ payload }) => opened.sent.push(String(payload)));
+    });
     page.on("console", (message) => {
       if (["error", "warning"].includes(message.type())) opened.complaints.push(message.text());
     });
