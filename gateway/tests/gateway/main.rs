@@ -39,6 +39,7 @@ mod redis_way;
 mod relay;
 mod relay_backlogs;
 mod relay_faults;
+mod relay_lock;
 mod relay_pooled;
 mod seats;
 mod sentinel;

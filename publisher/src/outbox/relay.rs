@@ -34,7 +34,8 @@ pub struct RelayConfig {
     pub events_per_second: usize,
 }
 
-/// Publishes the outbox. Every instance of a cluster runs one; an advisory lock in the database makes one of them the leader.
+/// Publishes the outbox. Every instance of a cluster runs one; an advisory lock in the database makes one of them the leader. Only a login
+/// with UPDATE on `dashboard.relay` can lead, or keep another from it.
 ///
 /// The connection must be direct, or pooled by session: a lock and a LISTEN belong to a session.
 pub struct Relay<S> {

@@ -7,8 +7,8 @@ use std::{
 
 use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions, postgres::PgRow};
 use time::OffsetDateTime;
-use tokio::time::timeout;
-use tracing::error;
+use tokio::time::{Instant, timeout};
+use tracing::{error, warn};
 
 use super::Term;
 use crate::{
@@ -19,8 +19,10 @@ use crate::{
 
 /// No answer of the database is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The lock that makes a session the leader; one number for each database. "crecheRE" in ASCII.
-const LOCK: i64 = 0x6372_6563_6865_5245;
+/// The lock that makes a session the leader, until a thief makes the relays change to another. "crecheRE" in ASCII.
+const FIRST_LOCK: i64 = 0x6372_6563_6865_5245;
+/// Between two looks at who holds the lock. The server's view of its locks is not for free.
+const LOOK_AT_HOLDER: Duration = Duration::from_secs(1);
 /// Tenants taken up in one turn, so that a turn stays short.
 const MAX_TENANTS: i64 = 1000;
 
@@ -119,6 +121,46 @@ const FETCH: &str = concat!(
     ) first on true
     order by idle.tenant_id, first.id"
 );
+
+/// The lock that counts, in a statement that reads `dashboard.relay relay`. Written so that it also works before migration 0004; then it
+/// is always `$1`, [`FIRST_LOCK`].
+macro_rules! lock {
+    () => {
+        "coalesce((to_jsonb(relay) ->> 'lock_key')::bigint, $1)"
+    };
+}
+
+/// Takes the lock that counts, unless another session has it.
+const TRY_LOCK: &str = concat!(
+    "select lock, pg_try_advisory_lock(lock) from (select ",
+    lock!(),
+    " as lock from dashboard.relay relay offset 0) relay"
+);
+
+/// Begins a term later than all before and than `$2`, unless the lock that counts is no longer `$3`.
+const BEGIN_TERM: &str = concat!(
+    "update dashboard.relay relay set term = greatest(term, $2) + 1, since = now() where ",
+    lock!(),
+    " = $3 returning term"
+);
+
+/// The same, and from then on the lock `$4` counts.
+const BEGIN_TERM_WITH_LOCK: &str = concat!(
+    "update dashboard.relay relay set term = greatest(term, $2) + 1, since = now(), lock_key = $4 where ",
+    lock!(),
+    " = $3 returning term"
+);
+
+/// The logins that hold the lock `$1`, and whether each may lead: by a right of its own, or of a role that it may become. A lock that no
+/// session holds, but a prepared transaction, has no login.
+const HOLDERS: &str = "select holder.usename::text, exists (
+        select from pg_roles role
+        where pg_has_role(holder.usesysid, role.oid, 'MEMBER') and has_table_privilege(role.oid, 'dashboard.relay', 'UPDATE')
+    )
+    from pg_locks held left join pg_stat_activity holder using (pid)
+    where held.locktype = 'advisory' and held.granted and held.objsubid = 1
+        and held.database = (select oid from pg_database where datname = current_database())
+        and held.classid::bigint = ($1 >> 32) & 4294967295 and held.objid::bigint = $1 & 4294967295";
 
 /// The rows that were published in the last `$1` seconds, the newest `$2` of them, in the order of [`FETCH`].
 const PUBLISHED: &str = concat!(
@@ -222,7 +264,11 @@ pub(super) enum NoSession {
 }
 
 /// The session that the leader's lock belongs to. It ends when this is dropped.
-pub(super) struct Session(PgConnection);
+pub(super) struct Session {
+    connection: PgConnection,
+    /// When it last looked at who holds the lock.
+    looked: Option<Instant>,
+}
 
 impl Session {
     /// Opens a session, and leaves no trace on one that a pooler lends.
@@ -237,27 +283,65 @@ impl Session {
         });
         match opened.await? {
             (_, true) => Err(NoSession::Pooled(format!("{}:{}", options.get_host(), options.get_port()))),
-            (connection, false) => Ok(Self(connection)),
+            (connection, false) => Ok(Self { connection, looked: None }),
         }
     }
 
     /// Becomes the leader, unless another is: with a term later than all before, and than `seen`.
+    ///
+    /// Every login may take an advisory lock. One that holds ours and has no right to lead is no leader: another lock takes the place of
+    /// the stolen one, and only a login with UPDATE on `dashboard.relay` can say so.
     pub(super) async fn lead(&mut self, seen: Term) -> sqlx::Result<Option<Term>> {
         patiently(async {
-            let locked: bool =
-                sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut self.0).await?;
-            if !locked {
+            let tried = sqlx::query_as(TRY_LOCK).bind(FIRST_LOCK).fetch_one(&mut self.connection);
+            let (lock, locked): (i64, bool) = tried.await?;
+            if locked {
+                return self.begin_term(seen, lock, lock).await;
+            }
+            if !self.is_stolen(lock).await? {
                 return Ok(None);
             }
-            // A term that a crash of the database takes back would be given out twice.
-            let mut transaction = self.0.begin().await?;
-            sqlx::raw_sql("set local synchronous_commit = on").execute(&mut *transaction).await?;
-            let begin = "update dashboard.relay set term = greatest(term, $1) + 1, since = now() returning term";
-            let term = sqlx::query_scalar(begin).bind(seen.0).fetch_one(&mut *transaction).await?;
-            transaction.commit().await?;
-            Ok(Some(Term(term)))
+            let other = rand::random();
+            match try_lock(&mut self.connection, other).await? {
+                true => self.begin_term(seen, lock, other).await,
+                false => Ok(None),
+            }
         })
         .await
+    }
+
+    /// Begins a term with the lock `held`, if `counts` is still the lock that counts; else gives `held` back.
+    async fn begin_term(&mut self, seen: Term, counts: i64, held: i64) -> sqlx::Result<Option<Term>> {
+        // A term that a crash of the database takes back would be given out twice.
+        let mut transaction = self.connection.begin().await?;
+        sqlx::raw_sql("set local synchronous_commit = on").execute(&mut *transaction).await?;
+        let begin = if counts == held {
+            sqlx::query_scalar(BEGIN_TERM).bind(FIRST_LOCK).bind(seen.0).bind(counts)
+        } else {
+            sqlx::query_scalar(BEGIN_TERM_WITH_LOCK).bind(FIRST_LOCK).bind(seen.0).bind(counts).bind(held)
+        };
+        let term: Option<i64> = begin.fetch_optional(&mut *transaction).await?;
+        transaction.commit().await?;
+        if term.is_none() {
+            sqlx::query("select pg_advisory_unlock($1)").bind(held).execute(&mut self.connection).await?;
+        }
+        Ok(term.map(Term))
+    }
+
+    /// Whether none of those that hold the lock may lead.
+    async fn is_stolen(&mut self, lock: i64) -> sqlx::Result<bool> {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK_AT_HOLDER) {
+            return Ok(false);
+        }
+        self.looked = Some(Instant::now());
+        let holders: Vec<(Option<String>, bool)> =
+            sqlx::query_as(HOLDERS).bind(lock).fetch_all(&mut self.connection).await?;
+        let stolen = !holders.is_empty() && holders.iter().all(|(_, may_lead)| !may_lead);
+        if stolen {
+            let login = holders.into_iter().find_map(|(login, _)| login).unwrap_or_default();
+            warn!(login, "a login without rights on dashboard.relay holds the relay's lock, changing to another lock");
+        }
+        Ok(stolen)
     }
 
     /// Marks rows as done, and fetches for tenants that aren't busy; and what was published within `lately`.
@@ -278,13 +362,13 @@ impl Session {
                 .bind(MAX_TENANTS)
                 .bind(portion.count as i64)
                 .bind(portion.rows as i64)
-                .fetch_all(&mut self.0)
+                .fetch_all(&mut self.connection)
                 .await?;
             let mut fetched = fetched(rows)?;
             fetched.locked = locked;
             if let Some(lately) = lately {
                 let published = sqlx::query(PUBLISHED).bind(lately.as_secs_f64()).bind(MAX_PUBLISHED);
-                fetched.published = by_tenant(published.fetch_all(&mut self.0).await?)?;
+                fetched.published = by_tenant(published.fetch_all(&mut self.connection).await?)?;
             }
             Ok(fetched)
         })
@@ -298,7 +382,7 @@ impl Session {
             let ids: Vec<_> = done.iter().filter(|done| done.fate == fate).map(|done| done.id).collect();
             if !ids.is_empty() {
                 let mark = sqlx::query_scalar::<_, i64>(MARK).bind(ids).bind(fate.as_str());
-                locked.extend(mark.fetch_all(&mut self.0).await?);
+                locked.extend(mark.fetch_all(&mut self.connection).await?);
             }
         }
         done.retain(|done| locked.contains(&done.id));
@@ -309,8 +393,12 @@ impl Session {
     /// as a duplicate.
     pub(super) async fn mark_and_close(mut self, done: Vec<Done>) {
         let _ = self.mark(done).await;
-        let _ = self.0.close().await;
+        let _ = self.connection.close().await;
     }
+}
+
+async fn try_lock(connection: &mut PgConnection, lock: i64) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(lock).fetch_one(connection).await
 }
 
 /// Whether one transaction of a connection may run in another session than the next one, as a second connection shows: both are

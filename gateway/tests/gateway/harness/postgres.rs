@@ -270,6 +270,14 @@ impl Database {
         PgConnection::connect(&self.url).await.unwrap()
     }
 
+    /// A login without any right, and the database's address for it.
+    pub async fn login(&self, name: &str) -> (String, String) {
+        let login = format!("{name}_{}", self.name);
+        self.run(&format!("create role {login} login")).await;
+        let url = self.url.replace("//postgres@", &format!("//{login}@"));
+        (login, url)
+    }
+
     /// The same database by way of a proxy.
     pub fn url_through(&self, proxy: SocketAddr) -> String {
         self.url.replace(&self.addr.to_string(), &proxy.to_string())
