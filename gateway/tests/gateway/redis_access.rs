@@ -130,6 +130,69 @@ async fn the_least_rights_of_the_runbook_are_enough_over_tls() {
     stack.finish().await;
 }
 
+/// Whoever has the billing code's password may tell dashboards what it likes, and may not close them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b70_billing_publishes_and_may_not_kick() {
+    let (redis, cluster) = tokio::join!(RedisServer::start(), RedisCluster::start());
+    let on_one = Setup::new().start_on(Some(redis)).await;
+    let on_cluster = Setup::new().redis_url(&cluster.url()).start_on(None).await;
+    for (stack, nodes) in [(on_one, &[][..]), (on_cluster, &cluster.nodes[..])] {
+        let nodes: Vec<&RedisServer> = if nodes.is_empty() { vec![stack.redis()] } else { nodes.iter().collect() };
+        for node in &nodes {
+            let commands = acl("billing", &stack.prefix);
+            for command in if nodes.len() == 1 { &commands[..1] } else { &commands[..] } {
+                give(node, command).await;
+            }
+        }
+        let room = tenant();
+        let mut dashboard = stack.dashboard(&room).await;
+        // Another tenant's kick leaves whatever kicks leave.
+        let kick = format!("/v1/tenants/{}/disconnect", tenant());
+        let kicked = http::post(stack.gateway().internal, &kick, "").await;
+        assert!((200..300).contains(&kicked.status), "{kicked:?}");
+        let names = publisher::Names::new(&stack.prefix).unwrap();
+        let (control, figures, any) = (names.control(), names.figures(&room), format!("{}:any", stack.prefix));
+        let mut of_kicks = 0;
+        for node in &nodes {
+            let keys = node.command(&["KEYS", &format!("{}:*", stack.prefix)]).await;
+            let is_of_an_event =
+                |key: &&str| key.ends_with(":state") || key.ends_with(":log") || key.contains(":once:");
+            let others: Vec<&str> = keys.texts().into_iter().filter(|key| !is_of_an_event(key)).collect();
+            of_kicks += others.len();
+            let mut commands = vec![
+                vec!["PUBLISH", &control, "{}"],
+                vec!["SPUBLISH", &control, "{}"],
+                vec!["EVAL", "return redis.call('PUBLISH', ARGV[1], '{}')", "0", &control],
+                vec!["XADD", &any, "*", "k", "{}"],
+                vec!["SET", &figures, "x"],
+                vec!["KEYS", "*"],
+            ];
+            for key in others {
+                commands.push(vec!["DEL", key]);
+                commands.push(vec!["SET", key, "x"]);
+                commands.push(vec!["ZADD", key, "1", "x"]);
+                commands.push(vec!["EVAL", "return redis.call('DEL', KEYS[1])", "1", key]);
+            }
+            let mut billing = node.client().await;
+            billing.command(&["AUTH", "billing", PASSWORD]).await;
+            for command in commands {
+                let answer = billing.try_command(&command).await.unwrap();
+                let is_refused =
+                    matches!(&answer, Reply::Error(why) if why.contains("NOPERM") || why.contains("can't publish"));
+                assert!(is_refused, "{command:?}: {answer:?}");
+            }
+        }
+        assert!(of_kicks > 0, "a kick leaves a name");
+        let address = if nodes.len() == 1 { stack.redis().url() } else { cluster.url() };
+        let billing = publisher_as_billing(&stack, &address).await;
+        traffic::publish(&billing, &room, &payment()).await;
+        dashboard.next_event().await;
+        billing.close().await;
+        dashboard.close().await;
+        stack.finish().await;
+    }
+}
+
 /// While it runs: its channels, then its password. Browsers are told, the log says why and doesn't go on about it, and it heals
 /// by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
