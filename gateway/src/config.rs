@@ -31,6 +31,9 @@ use values::{prefix, seconds, switch, text, whole};
 /// A small gateway has few tenants, and one of them must not feel the default.
 const LEAST_PER_TENANT: usize = 100;
 
+/// What other programs call DATABASE_URL. Beside none of ours such a variable is ours under another name.
+const DATABASE_URL_ELSEWHERE: [&str; 4] = ["DB_URL", "PG_URL", "POSTGRES_URL", "POSTGRESQL_URL"];
+
 /// Real-time events for the dashboards of CrecheBooks: from Redis to the browsers of the right centre.
 ///
 /// Every variable is also a flag, and a flag wins. Secrets belong in variables or files, since
@@ -55,7 +58,8 @@ pub enum Command {
     /// Serve a simulated centre, with no Redis and no set-up, and print the address to open. On loopback unless LISTEN is given, since
     /// the demo hands out tokens; with a signing key of its own.
     Demo(DemoOptions),
-    /// Validate the configuration, load the keys and reach Redis, then say what was found.
+    /// Validate the configuration, load the keys, open the ports, reach Postgres and Redis, and look at rights, views and indexes: one
+    /// line for each thing, and for each fault what to write instead.
     Check,
     /// Ask /healthz of INTERNAL_LISTEN; exit 0 when the gateway there is alive. For containers' health checks.
     Healthcheck,
@@ -127,7 +131,8 @@ pub struct Config {
     #[arg(long, env, value_name = "PREFIX", default_value = "dash", value_parser = prefix)]
     pub redis_prefix: String,
 
-    /// Postgres, as postgres://; without it there are no snapshots and no outbox. Also DATABASE_URL_FILE.
+    /// Postgres, as postgres://; without it there are no snapshots and no outbox. Without `sslmode` another host than this one must
+    /// show a certificate that is valid for its name (verify-full). Also DATABASE_URL_FILE.
     #[arg(long, env, value_name = "URL", hide_env_values = true)]
     pub database_url: Option<Secret>,
 
@@ -301,6 +306,9 @@ impl Config {
         if matches!(command, Command::Serve | Command::Demo(_) | Command::Check) {
             descriptors::reserve(config.max_connections)?;
         }
+        if config.database_url.is_none() && matches!(command, Command::Serve | Command::Check) {
+            near_miss::refuse_other_names("DATABASE_URL", &DATABASE_URL_ELSEWHERE, std::env::vars_os())?;
+        }
         Ok((command, config))
     }
 
@@ -364,7 +372,7 @@ impl Config {
             values::redis_url(url.expose()).map_err(|rule| ConfigError::new("REDIS_URL", rule))?;
         }
         if let Some(url) = &self.database_url {
-            values::database_url(url.expose()).map_err(|rule| ConfigError::new("DATABASE_URL", rule))?;
+            publisher::database::options(url.expose()).map_err(|rule| ConfigError::new("DATABASE_URL", rule))?;
         }
         if let Some(keys) = &self.publish_api_key {
             keys.check_keys("PUBLISH_API_KEY")?;

@@ -1,6 +1,5 @@
 //! The database at the start: what can't work is said at once, what may heal is left to heal.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -29,8 +28,7 @@ pub enum Found {
 /// # Errors
 /// When it can't be used.
 pub fn options(url: &Secret) -> Result<PgConnectOptions, ConfigError> {
-    // sqlx's own message could repeat the URL.
-    PgConnectOptions::from_str(url.expose()).map_err(|_| ConfigError::new("DATABASE_URL", "can't be understood"))
+    publisher::database::options(url.expose()).map_err(|rule| ConfigError::new("DATABASE_URL", rule))
 }
 
 /// Looks whether the gateway can work with this database.
@@ -40,9 +38,12 @@ pub fn options(url: &Secret) -> Result<PgConnectOptions, ConfigError> {
 pub async fn look(options: &PgConnectOptions) -> Result<Found, ConfigError> {
     let looked = timeout(PATIENCE, async {
         let mut connection = PgConnection::connect_with(options).await?;
-        let query = "select to_regclass('dashboard.outbox') is not null and to_regclass('dashboard.relay') is not null,
-            to_regclass('dashboard.metrics') is not null and to_regclass('dashboard.recent_payments') is not null";
-        let found: (bool, bool) = sqlx::query_as(query).fetch_one(&mut connection).await?;
+        // By the catalogue, which may be read without a right on the schema.
+        let query = "select count(*) filter (where relname in ('outbox', 'relay')) = 2,
+            count(*) filter (where relname in ('metrics', 'recent_payments')) = 2
+            from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+            where nspname = 'dashboard' and relkind in ('r', 'v', 'm', 'p', 'f')";
+        let found: (bool, bool) = sqlx::query_as(query).persistent(false).fetch_one(&mut connection).await?;
         connection.close().await.map(|()| found)
     });
     match looked.await {
@@ -54,14 +55,37 @@ pub async fn look(options: &PgConnectOptions) -> Result<Found, ConfigError> {
         )),
         Ok(Err(error)) => match refusal(&error) {
             Some(rule) => Err(ConfigError::new("DATABASE_URL", rule)),
-            None => Ok(Found::Down(error.to_string())),
+            None => Ok(Found::Down(reason(&error))),
         },
     }
+}
+
+/// Why there is no connection; and what to write instead, where that is known.
+pub fn reason(error: &sqlx::Error) -> String {
+    let instead = match error {
+        sqlx::Error::Tls(error) if error.to_string().contains("does not support TLS") => {
+            "; let the server speak it (ssl = on), or write sslmode=disable in DATABASE_URL, which sends the password in clear text"
+        }
+        error
+            if error.to_string().contains("InvalidCertificate")
+                || error.to_string().contains("invalid peer certificate") =>
+        {
+            "; write the name that the certificate has as DATABASE_URL's host, and the file of its authority as sslrootcert=… or \
+             SSL_CERT_FILE"
+        }
+        _ => "",
+    };
+    format!("{error}{instead}")
 }
 
 /// What waiting can't mend: credentials (class 28), a database that doesn't exist (3D000).
 fn refusal(error: &sqlx::Error) -> Option<String> {
     let error = error.as_database_error()?;
     let code = error.code()?;
-    (code.starts_with("28") || code == "3D000").then(|| format!("Postgres refuses: {}", error.message()))
+    let instead = match &*code {
+        "28P01" => "; write the password of that role",
+        "3D000" => "; create it, or write another name",
+        _ => "",
+    };
+    (code.starts_with("28") || code == "3D000").then(|| format!("Postgres refuses: {}{instead}", error.message()))
 }

@@ -63,9 +63,11 @@
 //! it checks that the id is new and the tenant within its limit, numbers the event, writes it to the tenant's log and
 //! publishes it as a [`Message`]. [`Names`] has the names it uses; the gateways read them with the same types.
 
+mod address;
 mod backoff;
 pub mod complaints;
 mod config;
+pub mod database;
 mod error;
 mod event;
 mod message;

@@ -167,7 +167,8 @@ impl Instance {
 }
 
 fn open(variable: &str, address: SocketAddr) -> Result<TcpListener, ConfigError> {
-    http::listen(address).map_err(|error| ConfigError::with_value(variable, &address.to_string(), error))
+    let closed = |error| ConfigError::with_value(variable, &address.to_string(), http::why_closed(address, &error));
+    http::listen(address).map_err(closed)
 }
 
 /// The database's address, once it is sure that it can be worked with, or that it is only away.

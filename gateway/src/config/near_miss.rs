@@ -26,6 +26,21 @@ pub(super) fn refuse(
     Ok(())
 }
 
+/// Refuses a variable that is `ours` under a name of other programs, and is not empty.
+pub(super) fn refuse_other_names(
+    ours: &str,
+    others: &[&str],
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(), ConfigError> {
+    let given = environment.into_iter().filter(|(_, value)| !value.is_empty());
+    for (name, _) in given {
+        if let Some(other) = others.iter().find(|other| name.to_str() == Some(**other)) {
+            return Err(ConfigError::new(other, format!("no such variable, and {ours} is not given; write {ours}")));
+        }
+    }
+    Ok(())
+}
+
 /// One slip anywhere, or two when no word of the name is a different word altogether: REDIS_TTL and DATABASE_SSL are
 /// other programs' variables, though only two letters away from REDIS_URL and DATABASE_URL.
 fn is_near(name: &str, our: &str) -> bool {
@@ -84,6 +99,16 @@ mod tests {
             let line = verdict(typo).unwrap_err().to_string();
             assert_eq!(line, format!("{typo}: no such variable; was {meant} meant?"));
         }
+    }
+
+    #[test]
+    fn other_programs_names_are_refused_where_ours_is_missing() {
+        let refused =
+            |name: &str, value: &str| refuse_other_names("DATABASE_URL", &["DB_URL"], [(name.into(), value.into())]);
+        let line = refused("DB_URL", "hunter2").unwrap_err().to_string();
+        assert_eq!(line, "DB_URL: no such variable, and DATABASE_URL is not given; write DATABASE_URL");
+        assert_eq!(refused("DB_URL", ""), Ok(()));
+        assert_eq!(refused("DB_URLS", "x"), Ok(()));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use publisher::ConnectError;
 use publisher::topology::RedisUrl;
-use reqwest::Url;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 /// An empty variable is more often a mistake in a deployment than a wish for the default.
@@ -87,9 +87,16 @@ pub(super) fn log_filter(raw: &str) -> Result<String, String> {
     if raw.is_empty() {
         return Err(EMPTY.to_owned());
     }
+    // A word that is no level would be the name of a part of the program, and silence all others.
+    let is_name = |part: &&str| !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err();
+    if let Some(name) = raw.split(',').map(str::trim).find(is_name) {
+        return Err(format!(
+            "{name} is no level: must be off, error, warn, info, debug or trace, or for a part, {name}=debug"
+        ));
+    }
     EnvFilter::try_new(raw)
         .map(|_| raw.to_owned())
-        .map_err(|error| format!("must be a level (error, warn, info, debug, trace) or a filter: {error}"))
+        .map_err(|error| format!("must be a level (off, error, warn, info, debug, trace) or a filter: {error}"))
 }
 
 /// Never repeats the address: a password may be in it.
@@ -98,14 +105,4 @@ pub(super) fn redis_url(raw: &str) -> Result<(), String> {
         ConnectError::Url(rule) => rule,
         other => other.to_string(),
     })
-}
-
-/// Never repeats the address: a password may be in it.
-pub(super) fn database_url(raw: &str) -> Result<(), &'static str> {
-    let url = Url::parse(raw).ok().filter(|url| matches!(url.scheme(), "postgres" | "postgresql") && has_host(url));
-    url.map(|_| ()).ok_or("must be an address such as postgres://user:password@host:5432/database")
-}
-
-fn has_host(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| !host.is_empty()) && url.port() != Some(0)
 }

@@ -2,6 +2,8 @@
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use publisher::database;
+use publisher::topology::RedisUrl;
 
 use super::{Config, Secret};
 
@@ -17,7 +19,13 @@ impl Config {
         let claims = (self.jwt.issuer.is_none() && self.jwt.audience.is_none()).then(|| {
             "neither JWT_ISSUER nor JWT_AUDIENCE is set: a token that the same key signed for something else is accepted".to_owned()
         });
-        flags.chain(origins).chain(claims).collect()
+        // Both were checked when they were read.
+        let database = self.database_url.as_ref().and_then(|url| database::options(url.expose()).ok());
+        let database =
+            database.as_ref().and_then(database::weakness).map(|weakness| format!("DATABASE_URL: {weakness}"));
+        let redis = self.redis_url.as_ref().and_then(|url| RedisUrl::parse(url.expose()).ok()?.weakness());
+        let redis = redis.map(|weakness| format!("REDIS_URL: {weakness}"));
+        flags.chain(origins).chain(claims).chain(database).chain(redis).collect()
     }
 }
 

@@ -4,12 +4,14 @@ pub mod address;
 pub mod bearer;
 mod heads;
 pub mod internal;
+mod port;
 pub mod problem;
 pub mod public;
 mod seats;
 mod stream;
 mod strict;
 
+pub use port::why_closed;
 pub use stream::WatchedStream;
 
 use std::convert::Infallible;

@@ -9,6 +9,7 @@
 mod balancers;
 mod billing_api;
 mod chaos;
+mod check;
 mod claims;
 mod client_faults;
 mod cluster;

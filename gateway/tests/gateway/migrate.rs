@@ -18,6 +18,7 @@ async fn twice_and_many_at_once_are_harmless() {
     }
     let (status, log) = Gateway::run(&["migrate"], &environment).await;
     assert!(status.success() && log.text().contains("up to date"), "{}", log.text());
+    assert!(!log.text().contains("applied"), "{}", log.text());
 
     // Prisma owns the rest of the database: nothing of ours may be there.
     let outside: Vec<String> = {
@@ -27,6 +28,65 @@ async fn twice_and_many_at_once_are_harmless() {
     };
     assert_eq!(outside, Vec::<String>::new());
     assert_eq!(database.value::<i64>("select count(*) from dashboard.relay").await, 1);
+}
+
+#[tokio::test]
+async fn up_to_date_is_said_only_when_it_was_and_else_what_was_applied() {
+    let database = PostgresServer::shared().await.empty_database().await;
+    let environment = database_url(&database.url);
+    for (arguments, ours, reference) in [
+        (&["migrate"][..], "applied 0001 outbox, 0002 emit, ", ""),
+        (&["migrate", "--reference"], "up to date", "applied 0001 billing, "),
+        (&["migrate", "--reference"], "up to date", "up to date"),
+    ] {
+        let (status, log) = Gateway::run(arguments, &environment).await;
+        assert!(status.success(), "{}", log.text());
+        let lines = log.lines();
+        assert!(lines[0].starts_with(&format!("schema dashboard: {ours}")), "{lines:#?}");
+        assert!(lines.get(1).is_none_or(|line| !reference.is_empty() && line.contains(reference)), "{lines:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_right_to_create_that_is_missing_is_named_once_with_its_grant() {
+    let database = PostgresServer::shared().await.empty_database().await;
+    let (login, url) = database.login("owner").await;
+    let (name, environment) = (&database.name, database_url(&url));
+    let refused = async |arguments: &[&str], grant: &str| {
+        let (status, log) = Gateway::run(arguments, &environment).await;
+        let (lines, text) = (log.lines(), log.text());
+        assert_eq!(status.code(), Some(2), "{text}");
+        assert_eq!(lines.iter().filter(|line| line.contains(grant)).count(), 1, "{text}");
+        assert_eq!(text.matches(grant).count(), 1, "{text}");
+        assert!(
+            !lines.iter().any(|line| line.starts_with("schema dashboard: up to date")) || arguments.len() > 1,
+            "{text}"
+        );
+    };
+    refused(&["migrate"], &format!("grant create on database {name} to {login}")).await;
+    database
+        .run(&format!("create schema dashboard authorization postgres; grant usage on schema dashboard to {login}"))
+        .await;
+    refused(&["migrate"], &format!("grant create on schema dashboard to {login}")).await;
+    // What the line says is what was missing.
+    database.run(&format!("grant create on schema dashboard to {login}")).await;
+    let (status, log) = Gateway::run(&["migrate"], &environment).await;
+    assert!(status.success(), "{}", log.text());
+    refused(&["migrate", "--reference"], &format!("grant create on database {name} to {login}")).await;
+
+    // Another login than the one that has created everything.
+    let (other, url) = database.login("other").await;
+    database
+        .run(&format!(
+            "grant usage, create on schema dashboard to {other};
+             grant select, insert, update on dashboard._sqlx_migrations to {other};
+             delete from dashboard._sqlx_migrations where version = 4; alter table dashboard.relay drop column lock_key"
+        ))
+        .await;
+    let (status, log) = Gateway::run(&["migrate"], &database_url(&url)).await;
+    let text = log.text();
+    assert!(status.code() == Some(2) && log.lines().len() == 1, "{text}");
+    assert_eq!(text.matches("must be owner of table relay").count(), 1, "{text}");
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
 
 async fn measure(options: &Options) -> anyhow::Result<Report> {
     let before = Scrape::of(&options.internal)?;
-    let mut database = PgConnection::connect(&options.database_url).await?;
+    let mut database = PgConnection::connect_with(&publisher::database::options(&options.database_url)?).await?;
     let begin = Instant::now();
     let mut written = 0_u64;
     while begin.elapsed() < options.duration {

@@ -131,7 +131,7 @@ fn join_once(options: &Options, mint: &Mint, join: usize, tenant: i64) -> anyhow
 
 /// What is there already stays.
 async fn fill(options: &Options) -> anyhow::Result<(i64, i64)> {
-    let mut database = PgConnection::connect(&options.database_url).await?;
+    let mut database = PgConnection::connect_with(&publisher::database::options(&options.database_url)?).await?;
     let payments = "select count(*) from billing.payments";
     let outbox = "select count(*) from dashboard.outbox where relayed_at is not null";
     if sqlx::query_scalar::<_, i64>(payments).fetch_one(&mut database).await? < options.payments * 99 / 100 {
@@ -152,7 +152,7 @@ async fn fill(options: &Options) -> anyhow::Result<(i64, i64)> {
 }
 
 async fn explain(options: &Options) -> anyhow::Result<Vec<String>> {
-    let mut database = PgConnection::connect(&options.database_url).await?;
+    let mut database = PgConnection::connect_with(&publisher::database::options(&options.database_url)?).await?;
     let mut plans = Vec::new();
     for statement in [METRICS, PAYMENTS] {
         let explain = AssertSqlSafe(format!("explain (analyze, buffers, costs off) {statement}"));

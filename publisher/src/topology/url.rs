@@ -6,7 +6,10 @@ use fred::types::{
 };
 use url::Url;
 
-use crate::error::ConnectError;
+use crate::{
+    address::{encoding_rule, is_loopback},
+    error::ConnectError,
+};
 
 /// An address of Redis, checked.
 #[derive(Clone)]
@@ -45,6 +48,9 @@ impl RedisUrl {
             }
             _ => return Err(ConnectError::Url(rule("redis").to_owned())),
         };
+        if let Some(rule) = encoding_rule(url) {
+            return Err(ConnectError::Url(rule));
+        }
         let unusable = || ConnectError::Url(rule.to_owned());
         if !is_well_formed(url) {
             return Err(unusable());
@@ -68,6 +74,26 @@ impl RedisUrl {
     /// Whether channels are sharded: a tenant's events are then published on its own node only.
     pub fn is_cluster(&self) -> bool {
         matches!(self.place, Place::Cluster { .. })
+    }
+
+    /// Whether connections use TLS.
+    pub fn uses_tls(&self) -> bool {
+        self.config.tls.is_some()
+    }
+
+    /// What is unsafe about the way there, and what to write instead: a password that goes to another machine in clear text.
+    pub fn weakness(&self) -> Option<String> {
+        let to_sentinels = match &self.place {
+            Place::Sentinels { ask, .. } => ask.password.is_some(),
+            Place::One(_) | Place::Cluster { .. } => false,
+        };
+        let has_password = self.config.password.is_some() || to_sentinels;
+        let is_elsewhere = |server: &&Server| !is_loopback(&server.host);
+        let server = self.seeds().iter().find(is_elsewhere).filter(|_| has_password && !self.uses_tls())?;
+        Some(format!(
+            "the network between reads what is sent to {server}, the password too, for it goes in clear text; write rediss in place of \
+             redis"
+        ))
     }
 
     /// The settings for a connection to one of the servers.
@@ -146,6 +172,27 @@ mod tests {
         ] {
             let parsed = RedisUrl::parse(url).expect(url);
             assert_eq!((parsed.seeds().len(), parsed.is_cluster()), (seeds, cluster), "{url}");
+        }
+    }
+
+    #[test]
+    fn b68_a_password_that_goes_to_another_machine_in_clear_text_is_named() {
+        for (url, weak) in [
+            ("redis://:hunter2@redis.example:6379", true),
+            ("redis://user:hunter2@10.0.0.1", true),
+            ("redis-cluster://:hunter2@127.0.0.1:1?node=b:2", true),
+            ("redis-sentinel://:hunter2@a:26379?sentinelServiceName=s", true),
+            ("redis-sentinel://a:26379?sentinelServiceName=s&sentinelPassword=hunter2", true),
+            ("rediss://:hunter2@redis.example:6379", false),
+            ("rediss-cluster://:hunter2@a:1", false),
+            ("rediss-sentinel://:hunter2@a:26379?sentinelServiceName=s", false),
+            ("redis://redis.example:6379", false),
+            ("redis://:hunter2@localhost", false),
+            ("redis://:hunter2@[::1]:6379", false),
+        ] {
+            let weakness = RedisUrl::parse(url).expect(url).weakness();
+            assert_eq!(weakness.is_some(), weak, "{url}: {weakness:?}");
+            assert!(weakness.is_none_or(|said| said.contains("write rediss") && !said.contains("hunter2")), "{url}");
         }
     }
 

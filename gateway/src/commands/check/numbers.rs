@@ -1,0 +1,15 @@
+//! Numbers that are valid by themselves and do not fit each other.
+
+use super::Report;
+use crate::config::Config;
+
+pub(super) fn check(config: &Config, report: &mut Report) -> anyhow::Result<()> {
+    let (drain, recovery) = (config.drain.as_secs(), config.recovery.as_secs());
+    if drain > recovery {
+        report.fault(format!(
+            "DRAIN_SECONDS={drain}: is over RECOVERY_SECONDS={recovery}, so events can be forgotten while a drain lasts and the browsers \
+             that it closes could not resume; write DRAIN_SECONDS={recovery} at most, or RECOVERY_SECONDS={drain}"
+        ))?;
+    }
+    Ok(())
+}
