@@ -40,7 +40,7 @@ struct Verifier {
 enum Keys {
     /// Secrets or a PEM file: each of them may have signed, whatever `kid` a token names.
     Fixed(Vec<Key>),
-    Set(Jwks),
+    Set(Box<Jwks>),
 }
 
 /// Why a token is refused. Its labels are ours and few; the token itself is never in here.
@@ -82,7 +82,7 @@ impl Tokens {
         } else if let Some(path) = &config.public_key_file {
             Keys::Fixed(vec![Key::from_pem_file(path)?])
         } else if let Some(source) = &config.jwks {
-            Keys::Set(Jwks::load(source).await?)
+            Keys::Set(Box::new(Jwks::load(source).await?))
         } else {
             return Err(ConfigError::new(
                 "JWT_SECRET",

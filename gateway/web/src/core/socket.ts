@@ -25,6 +25,9 @@ const UNFOLD_TRIES = 3;
 /** While polling, the socket is tried instead of every so-manieth snapshot. */
 const POLLS_PER_TRY = 10;
 
+/** Until a token that is issued anew is younger than a kick, whose clock may be another. */
+const REVOKED_MS = 2_000;
+
 /** What closes a socket for good, or not at once (design section 3). */
 const UNAUTHORIZED = 4401;
 const FORBIDDEN = 4403;
@@ -204,10 +207,12 @@ export class DashboardSocket {
   /** A token is not good: another is asked for, once. */
   #refuse(message: string) {
     if (this.#refused) return this.#stop("unauthorized", message);
+    // A kick revokes what is issued in its own second too: a token asked for at once would be refused for good.
+    const revoked = this.#link?.error?.code === "kicked" ? REVOKED_MS : 0;
     this.#rest();
     this.#refused = true;
     // An operator's disconnect meets many at once.
-    this.#openIn(backoff(this.#failures++), true);
+    this.#openIn(revoked + backoff(this.#failures++), true);
   }
 
   #forbid(message: string) {

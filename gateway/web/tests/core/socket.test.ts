@@ -353,6 +353,17 @@ describe("coming back", () => {
     expect(state()).toBe("connected");
   });
 
+  test("b65 a kick: the next token is asked for when the kick's second is over", async () => {
+    client.connect();
+    const socket = await join();
+    socket.tell("error", { code: "kicked", message: "disconnected by an operator" });
+    socket.drop(4401);
+    await after(2_499);
+    expect(getToken).toHaveBeenCalledTimes(1);
+    await after(1);
+    expect(getToken).toHaveBeenCalledTimes(2);
+  });
+
   test("4401 after a join is a first one again, and no loop", async () => {
     client.connect();
     const waits: number[] = [];
