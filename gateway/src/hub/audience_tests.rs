@@ -131,3 +131,9 @@ async fn a_seat_in_another_room_is_no_seat_here() {
     assert_eq!((here.len(), there.len()), (1, 1));
     assert!(there.remove(&hazel).is_some() && there.remove(&hazel).is_none());
 }
+
+#[test]
+fn a_member_costs_what_it_must_and_no_more() {
+    // For every idle socket, and again for the room that a growing vector keeps.
+    assert!(size_of::<Member>() <= 40, "{} bytes", size_of::<Member>());
+}

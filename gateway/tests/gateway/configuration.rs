@@ -3,8 +3,10 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::harness::process::{Process, scratch};
-use crate::harness::{Gateway, Setup};
+use crate::harness::{Gateway, Setup, Token};
 
 /// Runs the binary until it ends by itself: its exit code and all it wrote.
 async fn run(arguments: &[&str], environment: &[(String, String)]) -> (i32, Vec<String>) {
@@ -213,4 +215,30 @@ async fn secrets_may_come_from_files() {
     let stack = setup.start().await;
     stack.dashboard(&crate::harness::tenant()).await.close().await;
     stack.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_is_explained_by_the_running_configuration() {
+    let setup = Setup::new().env("JWT_ISSUER", "crechebooks").env("JWT_MAX_LIFETIME_SECONDS", "7200");
+    let explained = async |token: String| {
+        let (status, log) = Gateway::run(&["token", "--explain", &token], setup.environment()).await;
+        let text = log.text();
+        assert!(!text.contains(&token), "{text}");
+        (status.success(), text)
+    };
+    let issued = || Token::of("t1").claim("iss", json!("crechebooks"));
+    let (good, text) = explained(issued().sign()).await;
+    assert!(good && text.contains("accepted: for t1") && text.contains("sub: bursar"), "{text}");
+    for (token, rule) in [
+        (Token::of("t1").claim("iss", json!("evil\n\u{1b}[2J")), "wrong issuer; JWT_ISSUER is crechebooks"),
+        (issued().expiring_in(8000), "expires too far ahead; JWT_MAX_LIFETIME_SECONDS is 7200"),
+        (issued().expiring_in(-60), "the token has expired"),
+        (issued().without_claim("exp"), "no usable exp; exp is required"),
+        (issued().without_claim("tenantId"), "JWT_TENANT_CLAIM is tenantId"),
+    ] {
+        let (good, text) = explained(token.sign()).await;
+        assert!(!good && text.contains(rule) && text.contains("the token is refused"), "{rule}: {text}");
+    }
+    let (status, log) = Gateway::run(&["token", "--tenant", "t1", "--ttl", "7201"], setup.environment()).await;
+    assert!(!status.success() && log.text().contains("JWT_MAX_LIFETIME_SECONDS"), "{}", log.text());
 }

@@ -235,7 +235,7 @@ async fn b65_a_time_that_has_yet_to_come_shuts_nobody_out() {
         stack.publish(&room, &payment()).await;
         member.until_event().await;
     }
-    stack.redis().command(&["ZADD", &key, "+inf", &who]).await;
+    stack.redis().command(&["ZADD", &key, &hour, &who]).await;
     stack.redis().kill_subscribers().await;
     // It starts with what was forged.
     stack.add_gateway().await;
@@ -244,6 +244,9 @@ async fn b65_a_time_that_has_yet_to_come_shuts_nobody_out() {
     }
     let line = "kicks that no gateway gave are ignored: they name nobody, or a time that has yet to come";
     eventually("it is said", Duration::from_secs(5), async || stack.gateway().log().find(line)).await;
+    stack.publish(&room, &payment()).await;
+    member.until_event().await;
+    member.ping().await;
 
     // Nor does it weaken a kick that a gateway gives.
     let token = fresh(&room);
