@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use publisher::complaints::Complaints;
+use publisher::sanitised;
 use tracing::warn;
 
 use crate::metrics::Metrics;
@@ -13,6 +14,7 @@ use crate::tokens::{Hints, TokenError};
 
 const TOKEN: &str = "token refused";
 const API_KEY: &str = "API key refused";
+const ORIGIN: &str = "origin refused";
 
 /// The throttle of such lines; cheap to clone.
 #[derive(Clone)]
@@ -53,6 +55,14 @@ impl Audit {
         self.0.metrics.api_key_refused(reason);
         if let Some(count) = self.count(API_KEY, reason) {
             warn!(reason, count, address = shown(from), "{API_KEY}");
+        }
+    }
+
+    /// A page of this origin may not connect.
+    pub fn origin_refused(&self, origin: &str, from: Option<IpAddr>) {
+        const REASON: &str = "not allowed";
+        if let Some(count) = self.count(ORIGIN, REASON) {
+            warn!(reason = REASON, count, address = shown(from), origin = sanitised(origin), "{ORIGIN}");
         }
     }
 

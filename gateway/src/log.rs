@@ -3,6 +3,8 @@
 //! A log that can't be written stops nothing else. Callers never wait and never fail: a line that has no room in the queue, or that
 //! the output refuses, is dropped and counted.
 
+mod plain;
+
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -40,7 +42,7 @@ pub fn install(config: &Config) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Line(*OUTPUT));
     let log = log.with_ansi(io::stdout().is_terminal());
     let installed = match config.log_format {
-        LogFormat::Text => log.try_init(),
+        LogFormat::Text => log.fmt_fields(plain::fields()).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
     installed.map_err(|error| anyhow::anyhow!("the log can't be installed: {error}"))

@@ -47,12 +47,10 @@ const PREFLIGHT_LIFE: Duration = Duration::from_secs(600);
 pub fn routes(gateway: Shared) -> Router {
     let header =
         |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
+    let cors = readable_by(gateway.config.allowed_origins.clone());
     Router::new()
         .route("/dashboard", any(handshake::upgrade))
-        .route(
-            "/dashboard/snapshot",
-            get(snapshot).fallback(only_get).layer(cors(gateway.config.allowed_origins.clone())),
-        )
+        .route("/dashboard/snapshot", get(snapshot).fallback(only_get).layer(cors))
         .route("/asyncapi.json", get(asyncapi).fallback(only_get))
         .merge(page())
         .layer(header(REFERRER_POLICY, "no-referrer"))
@@ -65,7 +63,7 @@ pub fn routes(gateway: Shared) -> Router {
 }
 
 /// Lets pages of the allowed origins read the answer, refusals included. No credentials are allowed: the token is the page's own.
-fn cors(allowed: Origins) -> CorsLayer {
+fn readable_by(allowed: Origins) -> CorsLayer {
     let origin = match allowed.are_all() {
         true => AllowOrigin::any(),
         false => AllowOrigin::predicate(move |origin, _| origin.to_str().is_ok_and(|origin| allowed.allows(origin))),

@@ -62,7 +62,7 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
     let from = ClientAddress::of(request.extensions()).map(|client| client.0);
     let headers = request.headers();
     let accept = check_upgrade(request.version(), headers)?;
-    check_origin(gateway, headers)?;
+    check_origin(gateway, headers, from)?;
     let offer = Offer::parse(headers)?;
     let token = match (bearer::from_headers(headers), offer.token) {
         (Ok(header), Some(offered)) if header != offered => {
@@ -164,12 +164,16 @@ fn check_upgrade(version: Version, headers: &HeaderMap) -> Result<HeaderValue, P
     accept.map_err(|_| Problem::bad_request("bad_handshake", "Sec-WebSocket-Key must be base64"))
 }
 
-fn check_origin(gateway: &Shared, headers: &HeaderMap) -> Result<(), Problem> {
-    let forbidden = || Problem::forbidden("origin", "pages of this origin may not connect");
-    match (headers.contains_key(ORIGIN), only(headers, &ORIGIN)) {
-        (false, _) => Ok(()), // not a browser
-        (true, Some(origin)) if gateway.config.allowed_origins.allows(origin) => Ok(()),
-        (true, _) => Err(forbidden()),
+fn check_origin(gateway: &Shared, headers: &HeaderMap, from: Option<IpAddr>) -> Result<(), Problem> {
+    if !headers.contains_key(ORIGIN) {
+        return Ok(()); // not a browser
+    }
+    match only(headers, &ORIGIN) {
+        Some(origin) if gateway.config.allowed_origins.allows(origin) => Ok(()),
+        refused => {
+            gateway.audit.origin_refused(refused.unwrap_or_default(), from);
+            Err(Problem::forbidden("origin", "pages of this origin may not connect"))
+        }
     }
 }
 

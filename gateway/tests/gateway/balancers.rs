@@ -1,12 +1,13 @@
 //! The load balancers of `deploy/`, as their real binaries, in front of real gateways.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite;
 
 use crate::harness::balancer::{Behind, CHECKED_NEVER, CHECKED_OFTEN};
@@ -312,6 +313,96 @@ async fn sockets_are_encrypted_and_plain_http_is_sent_there() {
         let seen = within("joined, through TLS", Duration::from_secs(15), talk).await.unwrap();
         assert!(seen.starts_with("http/1.1 101 "), "{seen}");
         assert!(seen.contains("strict-transport-security: ") && seen.contains("; secure\r\n"), "{seen}");
+    }
+    stack.finish().await;
+}
+
+/// A connection from another of loopback's addresses; 127.0.0.1 itself is not counted.
+async fn from_another_address(addr: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind("127.0.0.2:0".parse().unwrap())?;
+    socket.connect(addr).await
+}
+
+/// The status of a request on a connection that stays open; none when the connection is cut.
+async fn ask(stream: &mut TcpStream, head: &str) -> Option<u16> {
+    stream.write_all(format!("{head}\r\n").as_bytes()).await.ok()?;
+    let mut answer = [0; 1024];
+    let read = within("an answer or an end", PATIENCE, stream.read(&mut answer)).await.ok()?;
+    String::from_utf8_lossy(&answer[..read]).split(' ').nth(1)?.parse().ok()
+}
+
+#[tokio::test]
+async fn b62_one_address_takes_no_more_than_its_share_of_sockets() {
+    let stack = Setup::new().start().await;
+    let gateways = Behind::stack(&stack).await;
+    for balancer in [Balancer::haproxy(&gateways, &[]).await, Balancer::nginx(&gateways).await] {
+        let head = raw::handshake(balancer.addr, "");
+        let (mut open, mut refused) = (Vec::new(), 0);
+        for _ in 0..300 {
+            // A connection that is one too many may be cut before it is seen to be there.
+            let Ok(mut stream) = from_another_address(balancer.addr).await else {
+                refused += 1;
+                continue;
+            };
+            match ask(&mut stream, &head).await {
+                Some(101) => open.push(stream),
+                None | Some(429) => refused += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((open.len(), refused), (256, 44));
+        // Its neighbours notice nothing.
+        let neighbour = tenant();
+        browser(&balancer, neighbour.as_str(), &mut None).await.unwrap().close().await;
+        drop(open);
+        eventually("the share is free again", PATIENCE, async || {
+            let mut stream = from_another_address(balancer.addr).await.ok()?;
+            (ask(&mut stream, &head).await == Some(101)).then_some(())
+        })
+        .await;
+    }
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn b62_one_address_asks_no_more_than_its_share() {
+    let stack = Setup::new().start().await;
+    let gateways = Behind::stack(&stack).await;
+    for balancer in [Balancer::haproxy(&gateways, &[]).await, Balancer::nginx(&gateways).await] {
+        let mut stream = from_another_address(balancer.addr).await.unwrap();
+        let mut answered = 0;
+        // Two windows of ten seconds, should the machine be slow.
+        let refusal = loop {
+            assert!(answered < 3000, "every request is answered");
+            match ask(&mut stream, "GET /nothing HTTP/1.1\r\nHost: a\r\n").await {
+                Some(404) => answered += 1,
+                None => stream = from_another_address(balancer.addr).await.unwrap(),
+                other => break other,
+            }
+        };
+        assert_eq!(refusal, Some(429));
+        assert!(answered >= 600, "{answered}");
+        http::get(balancer.addr, "/asyncapi.json").await.expect(200);
+    }
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn b73_a_balancers_log_has_paths_and_no_tokens() {
+    let stack = Setup::new().start().await;
+    let token = Token::of(tenant().as_str()).sign();
+    for balancer in unchecked(&stack).await {
+        for path in [format!("/dashboard?token={token}"), format!("/dashboard/snapshot?x={token}")] {
+            assert_eq!(http::get(balancer.addr, &path).await.status, 400);
+        }
+        http::get(balancer.addr, "/dashboard/snapshot?tenantId=acorn").await.expect(401);
+        let log = eventually("the requests are logged", PATIENCE, async || {
+            let log = balancer.log();
+            (log.matches("GET /dashboard").count() == 3).then_some(log)
+        })
+        .await;
+        assert!(!log.contains("eyJ") && !log.contains("token") && !log.contains("tenantId"), "{log}");
     }
     stack.finish().await;
 }

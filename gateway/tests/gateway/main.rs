@@ -26,6 +26,7 @@ mod internal;
 mod joins;
 mod kicks;
 mod live_figures;
+mod log_lines;
 mod messages;
 mod migrate;
 mod node;

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::select_all;
+use publisher::complaints::Complaints;
 use publisher::topology::{Layout, Servers, is_elsewhere};
 use publisher::{Epoch, TenantId};
 use time::OffsetDateTime;
@@ -79,6 +80,8 @@ pub struct Keeper {
     /// Until when questions wait for the kicks, which a gateway that has just started doesn't know: on a Cluster another server may
     /// answer sooner than the one that has them.
     kicks_by: Option<Instant>,
+    /// Of messages that can't be read: whoever may publish may flood.
+    malformed: Complaints,
 }
 
 /// A tenant that a server won't subscribe to, or won't answer for.
@@ -109,6 +112,7 @@ impl Keeper {
             strays: HashMap::new(),
             strays_at: Instant::now(),
             kicks_by: Some(Instant::now() + KICKS_PATIENCE),
+            malformed: Complaints::default(),
         };
         keeper.open();
         keeper
@@ -307,6 +311,11 @@ impl Keeper {
                 }
             }
             Push::Kick => self.nodes.iter_mut().for_each(|node| (node.kicked, node.changed) = (true, true)),
+            Push::Malformed(tenant, error) => {
+                if let Some(count) = self.malformed.count("malformed") {
+                    warn!(%tenant, %error, count, "something else was published on the channel");
+                }
+            }
             Push::Probe | Push::Foreign => {}
         }
         if !self.nodes[index].is_left() {

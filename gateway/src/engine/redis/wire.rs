@@ -22,7 +22,7 @@ use fred::types::config::{Config, ConnectionConfig, Options, PerformanceConfig, 
 use fred::types::{Builder, ClusterHash, CustomCommand, Message as PushMessage, Resp3Frame};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use publisher::{Message, Names, TenantId, script};
+use publisher::{MalformedMessage, Message, Names, TenantId, script};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
@@ -160,6 +160,9 @@ pub enum Push {
     Kick,
     /// Our own probe.
     Probe,
+    /// No message of ours, on a channel of ours. The room notices what it was, if it was anything: by its number, or at the next
+    /// comparison.
+    Malformed(TenantId, MalformedMessage),
     /// Something on a channel of ours that isn't ours; it proves that delivery works, and nothing else.
     Foreign,
     /// Messages were dropped for want of room.
@@ -198,11 +201,7 @@ impl Wire {
         if let Some(tenant) = self.terms.names.tenant_of_channel(&push.channel) {
             return match Message::parse(payload) {
                 Ok(message) => Push::Event(tenant, message),
-                Err(error) => {
-                    // The room notices what it was, if it was anything: by its number, or at the next comparison.
-                    warn!(%tenant, %error, "something else was published on the channel");
-                    Push::Foreign
-                }
+                Err(error) => Push::Malformed(tenant, error),
             };
         }
         match *push.channel == *self.terms.names.control() {

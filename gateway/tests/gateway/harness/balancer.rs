@@ -1,5 +1,6 @@
 //! The load balancers of `deploy/`, as their real binaries, on the configuration that operators get.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -45,6 +46,7 @@ pub struct Balancer {
     pub addr: SocketAddr,
     /// Where TLS is spoken, and the certificate to trust.
     pub tls: Option<(SocketAddr, PathBuf)>,
+    log: PathBuf,
     command: Command,
     process: Process,
 }
@@ -61,7 +63,7 @@ impl Balancer {
             command.env(format!("GATEWAY_{}_HEALTH", number + 1), gateway.internal.port().to_string());
         }
         command.envs(variables.iter().copied());
-        Self::start(addr, None, command).await
+        Self::start(addr, None, scratch(&format!("haproxy-{}", free_port())).join("log"), command).await
     }
 
     /// HAProxy with a configuration of one's own, whose health check is a single line: HTTP/1.0 without Host.
@@ -83,11 +85,12 @@ impl Balancer {
             gateway.public,
             gateway.internal.port()
         );
-        let file = scratch(&format!("haproxy-{}", free_port())).join("haproxy.cfg");
+        let directory = scratch(&format!("haproxy-{}", free_port()));
+        let file = directory.join("haproxy.cfg");
         std::fs::write(&file, configuration).unwrap();
         let mut command = Command::new("haproxy");
         command.arg("-f").arg(file);
-        Self::start(addr, None, command).await
+        Self::start(addr, None, directory.join("log"), command).await
     }
 
     /// HAProxy with TLS, and a certificate that it was given for this.
@@ -126,7 +129,8 @@ impl Balancer {
             configuration = adapted(configuration, &name, &gateway.public.to_string());
         }
         // Its own folders, where the distribution's belong to root.
-        let mut own = "http {\n    access_log off;\n".to_owned();
+        configuration = adapted(configuration, "access_log /var/log/nginx/access.log", "access_log log");
+        let mut own = "http {\n".to_owned();
         for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
             own.push_str(&format!("    {kind}_temp_path {kind};\n"));
         }
@@ -139,7 +143,12 @@ impl Balancer {
         command.arg("-p").arg(&directory).args(["-c", "nginx.conf", "-e", "stderr", "-g"]);
         // One process, which dies as a whole.
         command.arg("daemon off; master_process off; pid nginx.pid;");
-        Self::start(addr, tls, command).await
+        Self::start(addr, tls, directory.join("log"), command).await
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
     }
 
     /// SIGKILL: every socket through it is cut.
@@ -165,11 +174,12 @@ impl Balancer {
         old
     }
 
-    async fn start(addr: SocketAddr, tls: Option<(SocketAddr, PathBuf)>, mut command: Command) -> Self {
+    async fn start(addr: SocketAddr, tls: Option<(SocketAddr, PathBuf)>, log: PathBuf, mut command: Command) -> Self {
         let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:/usr/sbin")).stdout(Stdio::null()).stderr(Stdio::null());
+        let output = File::options().create(true).append(true).open(&log).unwrap();
+        command.env("PATH", format!("{path}:/usr/sbin")).stdout(output).stderr(Stdio::null());
         let process = Process::spawn(&mut command);
-        let balancer = Self { addr, tls, command, process };
+        let balancer = Self { addr, tls, log, command, process };
         balancer.ready().await;
         balancer
     }
