@@ -1,4 +1,5 @@
 //! Each subcommand as an operator runs it: the built program against a real gateway and a real Redis.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
 mod harness;

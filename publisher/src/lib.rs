@@ -82,6 +82,7 @@ pub mod script;
 pub mod snapshot;
 mod strict;
 mod task;
+pub mod tcp;
 mod tenant;
 mod timestamp;
 pub mod topology;

@@ -18,7 +18,7 @@ use fred::{
     interfaces::{ClientLike, EventInterface},
     types::{
         Builder, ClusterHash, CustomCommand, Resp3Frame,
-        config::{Config, ConnectionConfig, Options, TcpConfig},
+        config::{Config, ConnectionConfig, Options},
     },
 };
 use tokio::{
@@ -45,8 +45,8 @@ const PULSE_LIMIT: Duration = Duration::from_millis(400);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// The longest delay between two attempts to connect to a server.
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
-/// The kernel gives a connection up when what it sent isn't taken for so long. A write into a full buffer ends with it.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The kernel gives a connection up when what it sent isn't acknowledged for so long.
+const TCP_SILENCE: Duration = Duration::from_secs(2);
 
 /// One run of a script. Cheap to send again: its parts are shared.
 pub(crate) struct Call {
@@ -398,7 +398,7 @@ fn client(config: &Config, queue: usize) -> Client {
         reconnect_on_auth_error: true,
         // None: a refusal is the caller's to know, and should not cost all other callers the connection.
         reconnect_errors: Vec::new(),
-        tcp: TcpConfig { nodelay: Some(true), user_timeout: Some(TCP_USER_TIMEOUT), ..TcpConfig::default() },
+        tcp: crate::tcp::config(TCP_SILENCE),
         ..ConnectionConfig::default()
     };
     let mut builder = Builder::from_config(config.clone());

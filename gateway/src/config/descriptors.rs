@@ -17,16 +17,21 @@ pub fn public_seats(max_connections: usize) -> usize {
 /// Raises the soft limit to the hard one: 1024 is kept low for programs that use `select`, which we don't.
 pub(super) fn reserve(max_connections: usize) -> Result<(), ConfigError> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // Refused, the soft limit stays what it is and the check below judges by it.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    // macOS refuses a soft limit without an end. Refused too, it stays what it is and the check below judges by it.
+    let wanted = [maximum, Some(needed(max_connections))];
+    let _ = wanted.into_iter().any(|current| setrlimit(Resource::Nofile, Rlimit { current, maximum }).is_ok());
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     check(max_connections, limit)
 }
 
+/// Strangers may take as many sockets again, which have yet to join, and every HTTP connection: dashboards, health checks and Redis
+/// must find descriptors all the same.
+fn needed(max_connections: usize) -> u64 {
+    (2 * max_connections + public_seats(max_connections) + INTERNAL_SEATS + RESERVE) as u64
+}
+
 fn check(max_connections: usize, limit: u64) -> Result<(), ConfigError> {
-    // Strangers may take as many sockets again, which have yet to join, and every HTTP connection: dashboards, health checks and Redis
-    // must find descriptors all the same.
-    let needed = (2 * max_connections + public_seats(max_connections) + INTERNAL_SEATS + RESERVE) as u64;
+    let needed = needed(max_connections);
     if needed <= limit {
         return Ok(());
     }
@@ -51,6 +56,8 @@ mod tests {
         );
     }
 
+    // Elsewhere the hard limit may have no end.
+    #[cfg(target_os = "linux")]
     #[test]
     fn the_soft_limit_is_raised_to_the_hard_one() {
         reserve(1).unwrap();

@@ -219,9 +219,21 @@ fn never_a_request(error: &hyper::Error) -> Option<StatusCode> {
     }
 }
 
+/// Ends a connection whose peer acknowledges nothing for so long.
+#[cfg(target_os = "linux")]
+fn end_when_silent(socket: &SockRef<'_>, silence: Duration) -> io::Result<()> {
+    socket.set_tcp_user_timeout(Some(silence))
+}
+
+/// Without TCP_USER_TIMEOUT, probes find at least a peer that is gone while nothing is sent.
+#[cfg(not(target_os = "linux"))]
+fn end_when_silent(socket: &SockRef<'_>, silence: Duration) -> io::Result<()> {
+    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(silence).with_interval(silence))
+}
+
 fn prepare(stream: &TcpStream, user_timeout: Duration) {
     let socket = SockRef::from(stream);
-    let set = socket.set_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(user_timeout)));
+    let set = socket.set_nodelay(true).and_then(|()| end_when_silent(&socket, user_timeout));
     if let Err(error) = set {
         debug!(%error, "socket options were refused");
     }

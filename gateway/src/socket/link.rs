@@ -324,8 +324,14 @@ impl Exit {
 /// Without the runtime's word on whether there is room, which would have to be looked up: the kernel's is final. Whoever waits for
 /// room afterwards asks both (see [`Link::drain`]).
 fn send(socket: BorrowedFd<'_>, frames: &[u8]) -> Result<usize, Errno> {
-    rustix::net::send(socket, frames, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+    rustix::net::send(socket, frames, SEND_FLAGS)
 }
+
+#[cfg(target_os = "linux")]
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+/// Elsewhere only the process can refuse the signal of a broken pipe, and Rust's start does.
+#[cfg(not(target_os = "linux"))]
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
 
 #[cfg(test)]
 #[path = "link_tests.rs"]

@@ -2,6 +2,8 @@
 //!
 //! A test named `f…` injects a fault and one named `b…` a bad input, each after its row in the catalogues of faults
 //! and inputs; the others are named after what they promise.
+// The harness reads /proc, and its faults are Linux' own.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 // A test notices how its tasks end, and prints its measurements.
 #![allow(clippy::disallowed_methods, clippy::disallowed_macros)]

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use fred::clients::Client;
 use fred::error::ErrorKind;
 use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
-use fred::types::config::{Config, ConnectionConfig, Options, PerformanceConfig, ReconnectPolicy, Server, TcpConfig};
+use fred::types::config::{Config, ConnectionConfig, Options, PerformanceConfig, ReconnectPolicy, Server};
 use fred::types::{Builder, ClusterHash, CustomCommand, Message as PushMessage, Resp3Frame};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -547,7 +547,7 @@ fn client(config: &Config, push_queue: usize) -> Client {
         max_command_attempts: 1,
         max_command_buffer_len: COMMAND_QUEUE,
         reconnect_on_auth_error: true,
-        tcp: TcpConfig { nodelay: Some(true), user_timeout: Some(2 * COMMAND_TIMEOUT), ..TcpConfig::default() },
+        tcp: publisher::tcp::config(2 * COMMAND_TIMEOUT),
         ..ConnectionConfig::default()
     };
     let performance = PerformanceConfig {
