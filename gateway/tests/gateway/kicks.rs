@@ -382,7 +382,12 @@ async fn b71_refused_keys_and_tokens_are_counted_and_one_line_a_minute() {
     let keys = |reason: &str| scrape.value("gateway_api_keys_refused_total", &[&format!("reason=\"{reason}\"")]);
     assert_eq!((tokens("expired"), tokens("not_a_signed_token")), (40.0, 1.0));
     assert_eq!((keys("wrong"), keys("missing"), keys("malformed")), (50.0, 1.0, 0.0));
-    let (refused_keys, refused_tokens) = (lines(&stack, "API key refused"), lines(&stack, "token refused"));
+    let said = || (lines(&stack, "API key refused"), lines(&stack, "token refused"));
+    let (refused_keys, refused_tokens) = eventually("one line a reason", Duration::from_secs(5), async || {
+        let (keys, tokens) = said();
+        (keys.len() >= 2 && tokens.len() >= 2).then_some((keys, tokens))
+    })
+    .await;
     assert_eq!((refused_keys.len(), refused_tokens.len()), (2, 2), "{refused_keys:?} {refused_tokens:?}");
     let expired = &refused_tokens[0];
     assert_eq!(
