@@ -20,7 +20,7 @@ mod url;
 
 use std::sync::Arc;
 
-use fred::error::Error;
+use fred::{error::Error, types::config::Config};
 use futures::future::join_all;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -61,6 +61,18 @@ pub async fn reach(url: &RedisUrl) -> Result<Arc<Layout>, String> {
     });
     join_all(pings).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok(Arc::new(layout))
+}
+
+/// Tries a subscription on a connection of its own, which ends with the answer: why the server refuses, if it does.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn refusal(config: Config, channels: Vec<String>) -> Result<Option<String>, Error> {
+    match Connection::open(config).await?.subscribe(channels).await {
+        Ok(()) => Ok(None),
+        Err(error) if error.details().starts_with("NOPERM") => Ok(Some(error.details().to_owned())),
+        Err(error) => Err(error),
+    }
 }
 
 /// The layout as it changes. Cheap to clone; the looking ends with the last clone.

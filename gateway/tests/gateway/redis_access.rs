@@ -130,6 +130,49 @@ async fn the_least_rights_of_the_runbook_are_enough_over_tls() {
     stack.finish().await;
 }
 
+/// SUBSCRIBE has many channels, and is refused as a whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f20_a_tenant_whose_channel_is_refused_degrades_nobody_else() {
+    let redis = RedisServer::start().await;
+    let url = redis.url().replace("//", &format!("//gateway:{ENCODED}@"));
+    let mut stack = Setup::new().redis_url(&url).start_on(Some(redis)).await;
+    give(stack.redis(), &acl("gateway", &stack.prefix)[0]).await;
+    stack.gateway().metric_becomes("gateway_redis_up", &[], 1.0).await;
+    let rooms = tenants(6);
+    let followers = Follower::start_all(&stack.addrs(), &rooms).await;
+    let names = publisher::Names::new(&stack.prefix).unwrap();
+    let events = |room| format!("&{}", names.events(room));
+
+    // Of one room, and all connections: everything is subscribed to anew.
+    let mut rights = vec!["ACL".to_owned(), "SETUSER".into(), "gateway".into(), "resetchannels".into()];
+    rights.extend([format!("&{}", names.control()), format!("&{}", names.probe("*"))]);
+    rights.extend(rooms[1..].iter().map(events));
+    give(stack.redis(), &rights).await;
+    stack.redis().kill_everyone().await;
+    let told = |ledger: &Ledger| ledger.count(|entry| matches!(entry, Entry::Degraded));
+    eventually("the room is told", Duration::from_secs(10), async || (told(&followers[0].ledger()) > 0).then_some(()))
+        .await;
+    stack.gateway().metric_becomes("gateway_redis_up", &[], 1.0).await;
+    let publisher = stack.publisher().await;
+    let mut receipts = Vec::new();
+    for room in &rooms[1..] {
+        receipts.push(traffic::publish(&publisher, room, &payment()).await);
+    }
+    follower::caught_up(&followers[1..], &receipts).await;
+    // Another room opens meanwhile, and is served.
+    let opened = tenant();
+    give(stack.redis(), &["ACL".into(), "SETUSER".into(), "gateway".into(), events(&opened)]).await;
+    let mut dashboard = stack.dashboard(&opened).await;
+    traffic::publish(&publisher, &opened, &payment()).await;
+    dashboard.until_event().await;
+    dashboard.close().await;
+
+    give(stack.redis(), &["ACL".into(), "SETUSER".into(), "gateway".into(), events(&rooms[0])]).await;
+    receipts.push(traffic::publish(&publisher, &rooms[0], &payment()).await);
+    follower::judge(followers, receipts).await;
+    stack.finish().await;
+}
+
 /// Whoever has the billing code's password may tell dashboards what it likes, and may not close them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b70_billing_publishes_and_may_not_kick() {

@@ -59,8 +59,8 @@ impl Connection {
 
     /// Subscribes to channels. After an error the connection is of no use: the library gives the refusal of SUBSCRIBE to
     /// the next command, so that all answers from then on belong to the command before.
-    pub(super) async fn subscribe(&self, channels: &[&'static str]) -> Result<(), Error> {
-        self.client.subscribe(channels.to_vec()).await?;
+    pub(super) async fn subscribe(&self, channels: Vec<String>) -> Result<(), Error> {
+        self.client.subscribe(channels).await?;
         self.client.ping::<()>(None).await
     }
 

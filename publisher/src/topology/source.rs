@@ -79,7 +79,7 @@ async fn look_for_ever(
     listen: &mut bool,
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = Connection::open(url.config_to_ask(source)).await?;
-    if *listen && let Err(error) = connection.subscribe(&NEWS).await {
+    if *listen && let Err(error) = connection.subscribe(NEWS.map(str::to_owned).to_vec()).await {
         if error.details().starts_with("NOPERM") {
             info!(%source, %error, "Sentinel grants no SUBSCRIBE: a new master is found by asking");
             *listen = false;

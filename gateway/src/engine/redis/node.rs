@@ -269,6 +269,7 @@ impl Node {
         match &error {
             RoundError::Demoted => self.dismiss(),
             RoundError::Mismatch { .. } => {
+                self.wire.doubt_subscriptions();
                 self.mismatches += 1;
                 // The library drops a refusal of SUBSCRIBE, so that only the server knows the reason, if there is one.
                 if self.complaints.may_say("subscriptions") {
@@ -282,6 +283,10 @@ impl Node {
                 }
             }
             RoundError::Wire(cause) => {
+                if cause.refusal().starts_with("NOPERM") {
+                    // Most likely of SUBSCRIBE: the library gives that to the next command.
+                    self.wire.doubt_subscriptions();
+                }
                 if self.complaints.may_say(&error.to_string()) {
                     warn!(server = %self.server, %error, "Redis does not answer as it should");
                 }

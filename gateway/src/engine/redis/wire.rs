@@ -11,6 +11,8 @@
 //! it gives to the next command instead. On a Cluster both happen whenever a slot moves, so there each tenant's
 //! SSUBSCRIBE goes out as a command of its own, whose answer is looked at, and the count is asked for again and again.
 
+mod trial;
+
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,8 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
+
+use trial::Trials;
 
 use crate::engine::{Claim, FIGURES_PAUSE, Kick, Kicked, Known, MOST_KICKS, Position, Reading};
 
@@ -94,6 +98,7 @@ pub struct Wire {
     terms: Terms,
     /// The channel on which nobody else publishes: on a Cluster not even this gateway through another node.
     probe: String,
+    trials: Trials,
 }
 
 /// One connection. The library connects again by itself when a connection breaks; a silent one must be ordered to.
@@ -181,6 +186,7 @@ pub enum Push {
 impl Wire {
     /// Starts to connect; goes on for ever in the background.
     pub fn open(config: &Config, terms: &Terms) -> (Self, Streams) {
+        let trials = Trials::new(config);
         let mut config = config.clone();
         config.fail_fast = false;
         let [subscriber, commands] = [PUSH_QUEUE, 1].map(|queue| Line::new(client(&config, queue)));
@@ -192,7 +198,7 @@ impl Wire {
             revived: None,
         };
         let probe = terms.names.probe(publisher::EventId::new().as_str());
-        (Self { subscriber, commands, terms: terms.clone(), probe }, streams)
+        (Self { subscriber, commands, terms: terms.clone(), probe, trials }, streams)
     }
 
     /// Reads a push as what it is.
@@ -225,7 +231,7 @@ impl Wire {
         }
     }
 
-    /// Subscribes; returns the tenants that the server says are not its own. That the others hold is known when
+    /// Subscribes; returns the tenants that the server refuses, or says are not its own. That the others hold is known when
     /// [`Wire::subscriptions`] says so.
     pub async fn subscribe(&self, tenants: &[TenantId]) -> Result<Vec<Refusal>, WireError> {
         if self.terms.sharded {
@@ -233,10 +239,13 @@ impl Wire {
             let refusals = stream::iter(answers).buffered(BATCH).try_filter_map(|refusal| async { Ok(refusal) });
             return refusals.try_collect().await;
         }
-        for batch in tenants.chunks(BATCH) {
+        let refusals = self.refusals(tenants).await?;
+        let is_granted = |tenant: &&TenantId| !refusals.iter().any(|(refused, _)| refused == *tenant);
+        let granted: Vec<_> = tenants.iter().filter(is_granted).cloned().collect();
+        for batch in granted.chunks(BATCH) {
             self.subscriber.client.with_options(&options()).subscribe(self.channels(batch)).await?;
         }
-        Ok(Vec::new())
+        Ok(refusals)
     }
 
     async fn subscribe_sharded(&self, tenant: &TenantId) -> Result<Option<Refusal>, WireError> {
