@@ -30,12 +30,19 @@ async fn occupy(addr: SocketAddr, first: String) {
     }
 }
 
-/// Pipelines requests and reads a byte now and then, until the gateway closes the connection.
-async fn trickle(addr: SocketAddr) {
+const REQUEST: &str = "GET /asyncapi.json HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A connection that has asked, with little room for what is answered.
+async fn asking(addr: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(2048).unwrap();
     let mut stream = socket.connect(addr).await.unwrap();
-    let requests = "GET /asyncapi.json HTTP/1.1\r\nHost: a\r\n\r\n".repeat(400);
+    stream.write_all(REQUEST.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Pipelines requests and reads a byte now and then, until the gateway closes the connection.
+async fn trickle(mut stream: TcpStream) {
     let (mut reader, mut writer) = stream.split();
     let read = async {
         while let Ok(1..) = reader.read(&mut [0; 1]).await {
@@ -44,7 +51,7 @@ async fn trickle(addr: SocketAddr) {
     };
     // The rest of the requests finds no room until the end.
     let write = async {
-        let _ = writer.write_all(requests.as_bytes()).await;
+        let _ = writer.write_all(REQUEST.repeat(400).as_bytes()).await;
         std::future::pending().await
     };
     tokio::select! { () = read => {}, () = write => {} }
@@ -94,7 +101,8 @@ async fn b63_readers_that_trickle_hold_no_seat() {
         let (addr, begun, before) = (stack.addr(), Instant::now(), stack.gateway().file_descriptors());
         let mut readers = JoinSet::new();
         for _ in 0..SEATS {
-            readers.spawn(trickle(addr));
+            // Each has asked before the next comes: short of seats, a head has two seconds, which a busy test may need.
+            readers.spawn(trickle(asking(addr).await));
         }
         let held = || stack.gateway().file_descriptors().saturating_sub(before);
         eventually("they hold the port", AT_ONCE, async || (held() >= SEATS - 10).then_some(())).await;
