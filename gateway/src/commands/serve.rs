@@ -35,7 +35,7 @@ use crate::shutdown::{Shutdown, Signals};
 use crate::snapshots::{Books, Snapshots};
 use crate::socket::slots::Slots;
 use crate::systemd;
-use crate::tokens::Tokens;
+use crate::tokens::{LEEWAY, Tokens};
 
 /// How often the exporter's histograms are tidied, and slow gauges read.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -86,7 +86,7 @@ impl Instance {
         let public = open("LISTEN", config.listen)?;
         let internal = open("INTERNAL_LISTEN", config.internal_listen)?;
 
-        let rooms = Hub::prepare(config.jwt.max_lifetime);
+        let rooms = Hub::prepare(kicks_last(&config));
         let hub = rooms.hub();
         let engine = engine(&config, &hub, &metrics, &shutdown).await?;
         let limits = RoomLimits {
@@ -201,6 +201,11 @@ fn relay(database: PgConnectOptions, engine: &Engine, config: &Config, shutdown:
     ended
 }
 
+/// How long a kick is remembered: for as long as a token can live that it revokes, clocks that differ included.
+fn kicks_last(config: &Config) -> Duration {
+    config.jwt.max_lifetime + 2 * LEEWAY
+}
+
 async fn engine(config: &Config, hub: &Hub, metrics: &Metrics, shutdown: &Shutdown) -> anyhow::Result<Engine> {
     let Some(url) = &config.redis_url else {
         metrics.engine_up(true);
@@ -221,7 +226,7 @@ async fn engine(config: &Config, hub: &Hub, metrics: &Metrics, shutdown: &Shutdo
         connections: 2,
         ..PublisherConfig::new(url.expose())
     };
-    let engine = RedisEngine::start(redis, config.jwt.max_lifetime, hub.clone(), metrics.clone(), shutdown).await;
+    let engine = RedisEngine::start(redis, kicks_last(config), hub.clone(), metrics.clone(), shutdown).await;
     Ok(Engine::Redis(engine.context("REDIS_URL")?))
 }
 

@@ -81,7 +81,9 @@ fn is_placeholder(key: &str) -> bool {
     const WORDS: [&str; 7] =
         ["changeme", "changethis", "replaceme", "replacewith", "placeholder", "yourkey", "yoursecret"];
     let letters: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
-    key.starts_with(['<', '$']) || WORDS.iter().any(|word| letters.contains(word))
+    let is_variable =
+        [("${", '}'), ("$(", ')'), ("<", '>')].iter().any(|(begin, end)| key.starts_with(begin) && key.ends_with(*end));
+    is_variable || WORDS.iter().any(|word| letters.contains(word))
 }
 
 impl FromStr for Secret {

@@ -12,7 +12,7 @@ use publisher::{DashboardEvent, Epoch, EventId, Message, Outcome, PublishError, 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval};
 
-use super::{Kick, KickError, Kicked, Known, Position, Reading, Request, Signal};
+use super::{Known, Position, Reading, Request, Signal};
 use crate::hub::Hub;
 use crate::shutdown::Shutdown;
 
@@ -39,15 +39,13 @@ pub struct MemoryLimits {
     pub recovery: Duration,
 }
 
-enum Order {
-    Publish {
-        tenant: TenantId,
-        event: DashboardEvent,
-        term: Option<Term>,
-        urgency: Urgency,
-        reply: oneshot::Sender<Relayed>,
-    },
-    Kick(Kicked),
+/// An event to publish.
+struct Order {
+    tenant: TenantId,
+    event: DashboardEvent,
+    term: Option<Term>,
+    urgency: Urgency,
+    reply: oneshot::Sender<Relayed>,
 }
 
 impl MemoryEngine {
@@ -74,13 +72,9 @@ impl MemoryEngine {
     ) -> Result<Relayed, PublishError> {
         event.validate()?;
         let (reply, outcome) = oneshot::channel();
-        let order = Order::Publish { tenant: tenant.clone(), event: event.clone(), term, urgency, reply };
+        let order = Order { tenant: tenant.clone(), event: event.clone(), term, urgency, reply };
         self.orders.send(order).await.map_err(|_| PublishError::Unavailable)?;
         outcome.await.map_err(|_| PublishError::Unavailable)
-    }
-
-    pub(super) async fn kick(&self, who: Kicked) -> Result<(), KickError> {
-        self.orders.send(Order::Kick(who)).await.map_err(|_| KickError::Unavailable)
     }
 }
 
@@ -131,19 +125,13 @@ impl Streams {
             tokio::select! {
                 biased;
                 Some(request) = requests.recv() => self.answer(request).await,
-                Some(order) = orders.recv() => match order {
-                    Order::Publish { tenant, event, term, urgency, reply } => {
-                        let relayed = match self.succeeded(&tenant, term) {
-                            Some(term) => Relayed::Succeeded { term },
-                            None => Relayed::Outcome(self.publish(&tenant, &event, term.is_some(), urgency).await),
-                        };
-                        let _ = reply.send(relayed);
-                    }
-                    Order::Kick(who) => {
-                        let now = now_micros() / 1000;
-                        self.hub.signal(Signal::Kicks { kicks: vec![Kick { who, at: now }], now }).await;
-                    }
-                },
+                Some(Order { tenant, event, term, urgency, reply }) = orders.recv() => {
+                    let relayed = match self.succeeded(&tenant, term) {
+                        Some(term) => Relayed::Succeeded { term },
+                        None => Relayed::Outcome(self.publish(&tenant, &event, term.is_some(), urgency).await),
+                    };
+                    let _ = reply.send(relayed);
+                }
                 _ = sweep.tick() => self.sweep(),
                 else => return,
             }
@@ -273,6 +261,10 @@ impl Stream {
 fn fresh_epoch() -> Epoch {
     let epoch = format!("m-{}", EventId::new());
     epoch.parse().expect("an event id is visible ASCII, and shorter than an epoch may be")
+}
+
+pub(super) fn now_millis() -> u64 {
+    now_micros() / 1000
 }
 
 fn now_micros() -> u64 {

@@ -277,15 +277,16 @@ impl Engine {
         }
     }
 
-    /// Revokes tokens on every gateway of the cluster, this one included.
+    /// Revokes tokens on every other gateway of the cluster; on this one the kick that is returned does.
     ///
     /// # Errors
     /// [`KickError`].
-    pub async fn kick(&self, who: Kicked) -> Result<(), KickError> {
-        match self {
-            Self::Memory(engine) => engine.kick(who).await,
-            Self::Redis(engine) => engine.kick(&who).await,
-        }
+    pub async fn kick(&self, who: Kicked) -> Result<Kick, KickError> {
+        let at = match self {
+            Self::Memory(_) => memory::now_millis(),
+            Self::Redis(engine) => engine.kick(&who).await?,
+        };
+        Ok(Kick { who, at })
     }
 
     /// Claims a tenant's figures, as of its last change if one is known, for [`FIGURES_PAUSE`].

@@ -100,7 +100,7 @@ impl RedisEngine {
         self.publisher.moved()
     }
 
-    pub(super) async fn kick(&self, who: &Kicked) -> Result<(), KickError> {
+    pub(super) async fn kick(&self, who: &Kicked) -> Result<u64, KickError> {
         let wire = self.wires.of_kicks().ok_or(KickError::Unavailable)?;
         let mut taken = wire.kick(who).await;
         for _ in 0..KICK_RETRIES {
@@ -112,8 +112,8 @@ impl RedisEngine {
             taken = wire.kick(who).await;
         }
         match taken {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(KickError::Full),
+            Ok(Some(at)) => Ok(at),
+            Ok(None) => Err(KickError::Full),
             Err(error) => {
                 tracing::warn!(%error, "a kick could not be given");
                 Err(KickError::Unavailable)

@@ -27,7 +27,7 @@ use super::is_json;
 use super::problem::Problem;
 use super::public::only_get;
 use crate::audit;
-use crate::engine::{KickError, Kicked};
+use crate::engine::{KickError, Kicked, Signal};
 use crate::gateway::Shared;
 use crate::metrics::API_KEY_REFUSALS;
 use crate::tokens::LONGEST_SUBJECT;
@@ -182,13 +182,16 @@ async fn disconnect_user(
 
 async fn kick(gateway: &Shared, Caller { key, from }: Caller, who: Kicked) -> Result<Response, Problem> {
     let shown = sanitised(&who.to_string());
-    gateway.engine.kick(who).await.map_err(|error| {
+    let kick = gateway.engine.kick(who).await.map_err(|error| {
         let code = match error {
             KickError::Unavailable => "unavailable",
             KickError::Full => "too_many_kicks",
         };
         Problem::unavailable(code, error.to_string()).retry_after(Duration::from_secs(1))
     })?;
+    // Here it is in force before the answer.
+    let now = kick.at;
+    gateway.hub.signal(Signal::Kicks { kicks: vec![kick], now }).await;
     info!(who = shown, key, address = audit::shown(from), "kick taken");
     Ok(StatusCode::ACCEPTED.into_response())
 }

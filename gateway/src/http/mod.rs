@@ -195,7 +195,8 @@ impl Answering {
         let (answer, exchange) = (self.router.call(request), self.exchange.clone());
         async move {
             let mut answer = answer.await?;
-            if last {
+            // An upgrade is the connection's last request anyway, and needs this header for itself.
+            if last && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             exchange.answered();

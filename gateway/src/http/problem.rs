@@ -6,6 +6,7 @@ use axum::Json;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use publisher::TenantId;
 use serde_json::json;
 
 /// Why a request is refused.
@@ -19,13 +20,15 @@ pub struct Problem {
     pub detail: String,
     /// When it makes sense to try again.
     pub retry_after: Option<Duration>,
+    /// What the caller can choose among.
+    pub tenants: Option<Vec<TenantId>>,
     headers: Vec<(HeaderName, &'static str)>,
 }
 
 impl Problem {
     /// A refusal without a time to come back.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), retry_after: None, headers: Vec::new() }
+        Self { status, code, detail: detail.into(), retry_after: None, tenants: None, headers: Vec::new() }
     }
 
     /// Asks the caller to come back after `pause`.
@@ -44,6 +47,12 @@ impl Problem {
     /// 400: the request makes no sense.
     pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// 400: a choice among these is missing.
+    pub fn tenant_required(tenants: Vec<TenantId>) -> Self {
+        let detail = "tenantId is needed: the token names several tenants";
+        Self { tenants: Some(tenants), ..Self::bad_request("tenant_required", detail) }
     }
 
     /// 401: the caller has to say who it is.
@@ -103,8 +112,11 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("Error");
         let status = self.status.as_u16();
-        let body =
+        let mut body =
             json!({"type": "about:blank", "title": title, "status": status, "code": self.code, "detail": self.detail});
+        if let Some(tenants) = self.tenants {
+            body["tenants"] = json!(tenants);
+        }
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.extend(self.headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))));

@@ -172,6 +172,6 @@ fn the_tenant(claims: &Claims, asked: Option<String>) -> Result<TenantId, Proble
             asked.ok_or_else(|| Problem::forbidden("wrong_tenant", "the token does not name this tenant"))
         }
         (None, [tenant]) => Ok(tenant.clone()),
-        (None, _) => Err(Problem::bad_request("bad_request", "tenantId is needed: the token names several tenants")),
+        (None, several) => Err(Problem::tenant_required(several.to_vec())),
     }
 }

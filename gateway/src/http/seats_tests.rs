@@ -35,6 +35,20 @@ async fn b63_the_longest_without_a_request_loses_its_seat() {
     assert_eq!(in_order, [("silent", true), ("late", true), ("answered", true), ("written", true)]);
     assert!(!seats.close_one(), "the gateway works on the last one's answer");
     assert!(!is_closed(&handled));
+    advance(LONG_WORK).await;
+    assert!(seats.close_one() && is_closed(&handled), "it waits for somebody else, and the others for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b63_a_slow_reader_makes_room_before_a_head_that_is_on_its_way() {
+    let seats = Seats::new(2);
+    let slow = seat(&seats).await;
+    slow.exchange.asked();
+    slow.exchange.answered();
+    advance(PROMPT_ANSWER).await;
+    let fresh = seat(&seats).await;
+    assert!(seats.close_one());
+    assert!(is_closed(&slow) && !is_closed(&fresh));
 }
 
 #[tokio::test(start_paused = true)]

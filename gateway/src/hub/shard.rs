@@ -325,6 +325,13 @@ impl Shard {
         let Some(chamber) = self.chambers.get_mut(tenant) else { return };
         if let Some(member) = chamber.member(link) {
             member.issued_at = issued_at;
+            // The kick may have come while the renewal was on its way here.
+            if self.kicks.revoking(tenant, member.subject.as_deref(), issued_at).is_some() {
+                chamber.remove(link);
+                chamber.room.forget(link.id);
+                link.condemn(CloseReason::Kicked);
+                return self.linger_if_empty(tenant);
+            }
         }
         // A member that still waits gets its `joined` in its time.
         if let (true, Some(head)) = (chamber.audience.contains(link), chamber.room.head()) {

@@ -105,9 +105,9 @@ impl Connection {
         connection
     }
 
-    /// Serves the socket to its end. `choice` is what the handshake says of the room, and `early` what came together with it.
-    pub async fn run(mut self: Box<Self>, choice: Choice, mut early: Bytes) {
-        let reason = match Box::pin(self.begin(choice, &mut early)).await {
+    /// Serves the socket, which has [begun](Self::begin), to its end.
+    pub async fn run(mut self: Box<Self>, begun: Result<(), CloseReason>) {
+        let reason = match begun {
             Ok(()) => self.serve().await,
             Err(reason) => reason,
         };
@@ -116,18 +116,15 @@ impl Connection {
         Box::pin(self.close(reason)).await;
     }
 
-    /// Ends a socket right after its handshake.
-    pub async fn refuse(self: Box<Self>, reason: CloseReason) {
-        self.gateway.metrics.disconnected(&reason, self.opened.elapsed());
-        Box::pin(self.close(reason)).await;
-    }
-
-    /// Joins at once when the handshake says what, and takes in what came with it.
-    async fn begin(&mut self, choice: Choice, early: &mut Bytes) -> Result<(), CloseReason> {
+    /// Joins at once when the handshake says what, and takes in `early`, which came together with it.
+    ///
+    /// # Errors
+    /// Why the socket must close.
+    pub async fn begin(&mut self, choice: Choice, early: Bytes) -> Result<(), CloseReason> {
         let entered = self.enter_chosen(choice).await;
         entered.inspect_err(|reason| self.gateway.metrics.join_refused(reason.label()))?;
         let mut chunk = Chunk::default();
-        let fed = self.reader.feed(&mut std::mem::take(early).to_vec(), &mut chunk);
+        let fed = self.reader.feed(&mut early.to_vec(), &mut chunk);
         Box::pin(self.hear(chunk, fed)).await
     }
 

@@ -23,7 +23,7 @@ use tracing::debug;
 use super::close::{CloseReason, FullReason};
 use super::connection::Connection;
 use super::link::{Link, QueueLimits};
-use super::offer::{Offer, SUBPROTOCOL};
+use super::offer::{Choice, Offer, SUBPROTOCOL};
 use super::slots::Slot;
 use crate::gateway::Shared;
 use crate::http::WatchedStream;
@@ -80,18 +80,12 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
         return Err(Problem::draining());
     }
     let (slot, claims) = admit(gateway, token, from).await?;
-    let choice = offer.choice;
-    let shared = gateway.clone();
-    // The slot moves with the task: an upgrade that fails gives it back.
+    let newcomer = Newcomer { slot, claims, choice: offer.choice, from };
+    // On the heap while it lasts: a task holds room for all that it ever needs, for as long as it lives.
+    let opening = Box::pin(open(gateway.clone(), upgraded, newcomer));
     gateway.shutdown.spawn_socket(async move {
-        let Some((stream, early)) = raw_stream(upgraded).await else { return };
-        let config = &shared.config;
-        let limits = QueueLimits { events: config.send_queue_events, bytes: config.send_queue_bytes };
-        let link = Link::new(shared.next_member(), stream, limits);
-        let claims = if config.realtime_dashboard { claims } else { Err(CloseReason::Disabled) };
-        match claims {
-            Ok(claims) => Connection::new(shared, link, slot, claims, from).run(choice, early).await,
-            Err(reason) => Connection::new(shared, link, slot, None, from).refuse(reason).await,
+        if let Some((connection, begun)) = opening.await {
+            connection.run(begun).await;
         }
     });
 
@@ -104,6 +98,40 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
     Ok(response)
+}
+
+/// Whoever was let in.
+struct Newcomer {
+    /// An upgrade that fails gives it back.
+    slot: Slot,
+    /// What the token says; or why it is not taken, which is said on the socket.
+    claims: Result<Option<Claims>, CloseReason>,
+    choice: Choice,
+    from: Option<IpAddr>,
+}
+
+/// Opens the socket and begins to serve it; says how that went.
+async fn open(
+    gateway: Shared,
+    upgraded: OnUpgrade,
+    newcomer: Newcomer,
+) -> Option<(Box<Connection>, Result<(), CloseReason>)> {
+    let Newcomer { slot, claims, choice, from } = newcomer;
+    let (stream, early) = raw_stream(upgraded).await?;
+    let config = &gateway.config;
+    let limits = QueueLimits { events: config.send_queue_events, bytes: config.send_queue_bytes };
+    let link = Link::new(gateway.next_member(), stream, limits);
+    let (claims, refusal) = match claims {
+        _ if !config.realtime_dashboard => (None, Some(CloseReason::Disabled)),
+        Ok(claims) => (claims, None),
+        Err(reason) => (None, Some(reason)),
+    };
+    let mut connection = Connection::new(gateway, link, slot, claims, from);
+    let begun = match refusal {
+        Some(reason) => Err(reason),
+        None => connection.begin(choice, early).await,
+    };
+    Some((connection, begun))
 }
 
 /// Finds a slot for whoever brings this token. A token that is not taken is refused on the socket, for the reason that comes with the

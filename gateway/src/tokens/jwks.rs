@@ -22,6 +22,9 @@ const PERIOD: Duration = Duration::from_secs(5 * 60);
 const RESERVE: u32 = 4;
 const REFILL: Duration = Duration::from_secs(15);
 
+/// How long a token waits for another that has the source read: with an issuer that does not answer, strangers would wait in a row.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
+
 /// How long keys are good without their source: a key that the issuer has withdrawn must end.
 const LONGEST_USE: Duration = Duration::from_secs(24 * 3600);
 
@@ -129,7 +132,7 @@ impl Jwks {
         if kid.is_none() || !keys.find(kid).is_empty() {
             return Some(keys);
         }
-        let mut reader = self.reader.lock().await;
+        let mut reader = timeout(LOCK_LIMIT, self.reader.lock()).await.ok()?;
         // A file that is what it was has no other keys, however often strangers ask.
         let stamp = self.source.stamp().await;
         let is_answer = |fetched: &Fetched| {

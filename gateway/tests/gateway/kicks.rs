@@ -80,7 +80,10 @@ async fn b65_a_kicked_token_stays_out() {
     // These two come by a token of both centres, and ask for the kicked one later.
     let both = Token::naming(json!([room.as_str(), other.as_str()])).claim("iat", json!(now())).sign();
     let mut switches = Dashboard::joined(stack.addr(), other.as_str(), &both).await;
+    let shown = snapshot(stack.addr(), &room, &tokens[1].1).await;
     kick_tenant(stack.gateway(), &room).await;
+    // On the gateway that took it a kick is in force before it is answered, also for what is kept for a moment.
+    assert_eq!((shown, snapshot(stack.addr(), &room, &tokens[1].1).await), (200, 401));
     for mut member in members {
         member.until("error").await;
         assert_eq!(member.close_code().await, 4401);

@@ -10,7 +10,7 @@ use crate::harness::events::bulky;
 use crate::harness::ledger::Cursor;
 use crate::harness::stack::hostile;
 use crate::harness::wait::PATIENCE;
-use crate::harness::{Dashboard, Incoming, Setup, Stack, Token, eventually, payment, tenant};
+use crate::harness::{Dashboard, Incoming, Setup, Stack, Token, eventually, http, payment, tenant};
 
 /// A handshake that offers these subprotocols beside ours.
 async fn offering(addr: SocketAddr, offers: &[String]) -> Dashboard {
@@ -148,7 +148,13 @@ async fn b62_a_choice_is_no_way_into_another_tenant() {
 async fn b62_without_a_choice_the_tenants_are_named() {
     let stack = Setup::new().lease().await;
     let rooms = [tenant(), tenant()];
-    let bearer = format!("bearer.{}", Token::naming(json!(rooms)).sign());
+    let token = Token::naming(json!(rooms)).sign();
+    let snapshot = format!("Bearer {token}");
+    let snapshot =
+        http::get_with(stack.addr(), "/dashboard/snapshot", &[("Authorization", &snapshot)]).await.expect(400);
+    let problem: Value = serde_json::from_str(&snapshot.body).unwrap();
+    assert_eq!((&problem["code"], &problem["tenants"]), (&json!("tenant_required"), &json!(rooms)), "{problem}");
+    let bearer = format!("bearer.{token}");
     for offers in [vec![], vec!["tenant.a.b".to_owned()], rooms.iter().map(|room| format!("tenant.{room}")).collect()] {
         let mut undecided = offering(stack.addr(), &[vec![bearer.clone()], offers].concat()).await;
         let error = undecided.expect_error("tenant_required").await;
@@ -164,7 +170,7 @@ async fn b62_without_a_choice_the_tenants_are_named() {
         assert_eq!(dashboard.expect_joined(rooms[0].as_str()).await.data["recovered"], false, "{offer}");
         dashboard.close().await;
     }
-    stack.refused(&[]).await;
+    stack.refused(&["http_requests 400"]).await;
     stack.finish().await;
 }
 

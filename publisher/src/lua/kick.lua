@@ -5,7 +5,7 @@
 -- ARGV[2]  how long a token can live, in milliseconds
 -- ARGV[3]  the most revocations there may be
 -- ARGV[4]  the channel on which gateways are told to read the set
--- Result: 1; 0 when there are as many revocations as there may be
+-- Result: the moment of the kick in milliseconds; 0 when there are as many revocations as there may be
 --
 -- One entry for each tenant or user, however often it is kicked, and for no longer than a token can live: the set is bounded.
 
@@ -27,4 +27,4 @@ local at = math.max(now, tonumber(known or 0))
 redis.call('ZADD', KEYS[1], string.format('%.0f', at), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], string.format('%.0f', tonumber(ARGV[2]) + AHEAD))
 redis.call('PUBLISH', ARGV[4], 'kick')
-return 1
+return at

@@ -155,7 +155,7 @@ const BEGIN_TERM_WITH_LOCK: &str = concat!(
 /// session holds, but a prepared transaction, has no login.
 const HOLDERS: &str = "select holder.usename::text, exists (
         select from pg_roles role
-        where pg_has_role(holder.usesysid, role.oid, 'MEMBER') and has_table_privilege(role.oid, 'dashboard.relay', 'UPDATE')
+        where pg_has_role(holder.usesysid, role.oid, 'MEMBER') and has_any_column_privilege(role.oid, 'dashboard.relay', 'UPDATE')
     )
     from pg_locks held left join pg_stat_activity holder using (pid)
     where held.locktype = 'advisory' and held.granted and held.objsubid = 1

@@ -382,7 +382,7 @@ impl Keeper {
             unsubscribe,
             questions,
             width: node.width,
-            kicks_since: has_kicks.then_some(node.kicks_read),
+            kicks_since: has_kicks.then(|| node.kicks_since()),
         })
     }
 
@@ -473,6 +473,9 @@ impl Keeper {
         }
         // A clock that was set back: what was given since may lie before the last read.
         node.kicks_read = if now < node.kicks_read { 0 } else { now };
+        if all {
+            node.has_all_kicks();
+        }
         let lost = if all && !node.is_left() { self.hub.kicks_beyond(&kicks, now) } else { Vec::new() };
         if !lost.is_empty() {
             warn!(count = lost.len(), "Redis has lost kicks, giving them back");

@@ -32,6 +32,8 @@ pub const RETRY: Duration = Duration::from_millis(100);
 const FAREWELL: Duration = Duration::from_secs(15);
 /// Questions asked at once, at the most.
 const MAX_WIDTH: usize = 32;
+/// How often all kicks are read: a server may lose some while the connection holds, and get some back that are old.
+const KICKS_PERIOD: Duration = Duration::from_secs(60);
 /// Bytes of answers that may be on their way at once: half of what Redis keeps for a subscriber before it cuts the connection.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
@@ -57,6 +59,8 @@ pub struct Node {
     pub kicked: bool,
     /// When kicks were last read on this connection, by the server's clock; 0 for never.
     pub kicks_read: u64,
+    /// When all of them were read.
+    kicks_whole: Option<Instant>,
     /// Questions asked at once. Their answers together must fit Redis' output buffer for subscribers, beyond which it cuts the
     /// connection: fewer after each failure, more after each success.
     pub width: usize,
@@ -127,6 +131,7 @@ impl Node {
             left: None,
             kicked: false,
             kicks_read: 0,
+            kicks_whole: None,
             width: MAX_WIDTH,
             largest: 1,
             doubt: Some(Doubt::begin(None)),
@@ -253,10 +258,23 @@ impl Node {
         }
     }
 
+    /// Since when kicks are to be read, by the server's clock; 0 for all of them, now and then.
+    pub fn kicks_since(&self) -> u64 {
+        let is_recent = self.kicks_whole.is_some_and(|at| at.elapsed() < KICKS_PERIOD);
+        if is_recent { self.kicks_read } else { 0 }
+    }
+
+    /// All kicks were read.
+    pub fn has_all_kicks(&mut self) {
+        self.kicks_whole = Some(Instant::now());
+    }
+
     /// All answers came, the largest of so many bytes.
     pub fn grow(&mut self, largest: usize) {
         // Forgotten little by little: who asks for a tenant's whole log is likely to do so again.
-        self.largest = largest.max(self.largest - self.largest / 8).max(1);
+        if largest > 0 {
+            self.largest = largest.max(self.largest - self.largest / 8);
+        }
         self.width = (self.width * 2).min(MAX_WIDTH).min(MAX_BYTES / self.largest).max(1);
     }
 

@@ -239,7 +239,7 @@ impl Wire {
             let refusals = stream::iter(answers).buffered(BATCH).try_filter_map(|refusal| async { Ok(refusal) });
             return refusals.try_collect().await;
         }
-        let refusals = self.refusals(tenants).await?;
+        let refusals = self.refusals(tenants).await;
         let is_granted = |tenant: &&TenantId| !refusals.iter().any(|(refused, _)| refused == *tenant);
         let granted: Vec<_> = tenants.iter().filter(is_granted).cloned().collect();
         for batch in granted.chunks(BATCH) {
@@ -387,14 +387,15 @@ impl Wire {
         })
     }
 
-    /// Revokes tokens, and tells all gateways to read that; `false` when there are too many revocations.
-    pub async fn kick(&self, who: &Kicked) -> Result<bool, WireError> {
+    /// Revokes tokens, and tells all gateways to read that. The kick's moment, in milliseconds of the server's time; `None` when there
+    /// are too many revocations.
+    pub async fn kick(&self, who: &Kicked) -> Result<Option<u64>, WireError> {
         let (keys, lifetime) = (1, self.terms.token_lifetime.as_millis());
         let args = [lifetime.to_string(), MOST_KICKS.to_string(), self.terms.names.control()];
         // Kicks are rare: the script goes along with each.
         let words = [script::KICK.source().to_owned(), keys.to_string(), self.terms.names.revoked(), who.to_string()];
         match self.command("EVAL", words.into_iter().chain(args).map(Bytes::from).collect()).await? {
-            Resp3Frame::Number { data, .. } => Ok(data == 1),
+            Resp3Frame::Number { data, .. } => Ok(u64::try_from(data).ok().filter(|at| *at > 0)),
             _ => Err(WireError::Unexpected("the kick script")),
         }
     }

@@ -50,6 +50,9 @@ export class UnauthorizedError extends Error {
   override name = "UnauthorizedError";
 }
 
+/** An error over HTTP (RFC 9457). */
+type Problem = { code: string; detail: string; tenants?: string[] };
+
 /** What `GET /dashboard/snapshot` answers; there is no position while live updates are switched off. */
 type PlacedSnapshot = SnapshotData & { tenantId: string; epoch: string | null; seq: number | null };
 
@@ -68,13 +71,15 @@ export class DashboardSocket {
   #link: Link | null = null;
   /** The wait for the next attempt or the next snapshot. */
   #timer: ReturnType<typeof setTimeout> | undefined;
-  /** Whether that wait has a reason that somebody who looks doesn't change: the gateway asked for it, to spread those who return. */
+  /** Whether the gateway set that wait, to spread those who return: waking the tab must not shorten it. */
   #told = false;
   #failures = 0;
   /** Whether payments were folded into figures that only a snapshot has. */
   #folded = false;
   /** Whether the last token was refused. */
   #refused = false;
+  /** Whether a gateway has shown that it resumes by handshake. */
+  #resumes = false;
   /** Set while live updates are switched off. */
   #polling: { everySeconds: number; polls: number } | null = null;
   /** Set from `connect` to the end; ends the listening to the page. */
@@ -306,6 +311,8 @@ export class DashboardSocket {
       link.send({ event: "leave" });
       return this.#join(link);
     }
+    // By handshake it was resumed; or by message it could not be either, so that the reason was no gateway of the version before.
+    if (this.#position && joined.recovered !== link.asked) this.#resumes = true;
     link.cancel("attempt");
     link.cancel("handshake");
     this.#refused = false;
@@ -327,7 +334,7 @@ export class DashboardSocket {
   /** Whether a join by handshake is to the chosen tenant, from the position: gateways of the version before know only the token. */
   #heeds({ tenantId, epoch, seq, recovered }: Joined): boolean {
     const position = this.#position;
-    const missed = position && !recovered && epoch === position.epoch && seq > position.seq;
+    const missed = !this.#resumes && position && !recovered && epoch === position.epoch && seq > position.seq;
     return !missed && tenantId === (this.#tenant() ?? tenantId);
   }
 
@@ -414,7 +421,9 @@ export class DashboardSocket {
     try {
       const answer = await this.#askForSnapshot(link, token);
       const snapshot: PlacedSnapshot | null = answer.ok ? await answer.json() : null;
+      const problem: Problem | null = answer.status === 400 ? await answer.json() : null;
       if (link !== this.#link) return;
+      if (problem?.code === "tenant_required") return this.#stop("tenant_required", problem.detail, problem.tenants);
       if (answer.status === 401) return this.#refuse("the token is missing, invalid or expired");
       if (answer.status === 403) return this.#forbid("the token does not name this tenant");
       if (snapshot) {

@@ -507,6 +507,11 @@ describe("b62 a choice that the handshake did not make", () => {
     expect(shownPayments()).toEqual(["q2"]);
     socket.event(payment(902));
     expect(shownPayments()).toEqual(["pay-902", "q2"]);
+    // From now on it is known that the reason is no gateway of the version before.
+    lastSocket().drop(1006);
+    await after(5_000);
+    expect((await join({ recovered: false, seq: 1900, payments: [recent("q3")] })).sent).toEqual([]);
+    expect(shownPayments()).toEqual(["q3"]);
   });
 
   test("nothing is asked for again when nothing was missed, or the counter is another", async () => {
@@ -538,6 +543,22 @@ describe("b62 a choice that the handshake did not make", () => {
     expect(client.getState().status).toEqual({ state: "closed", reason: "tenant_required", message: "the token names several tenants", tenants: ["acorn", "oak"] });
     await after(60_000);
     expect(TestSocket.all).toHaveLength(1);
+  });
+
+  test("a token too long for many a proxy goes by message where there is a tenant to join, and else by handshake", async () => {
+    const token = "x".repeat(5_000);
+    const connect = async (tenantId?: string) => {
+      client = new DashboardSocket({ url: "wss://gateway.test/dashboard", getToken: async () => token, tenantId });
+      client.connect();
+      await after(0);
+      lastSocket().open();
+    };
+    await connect();
+    expect(lastSocket().protocols).toEqual(["crechebooks.dashboard.v1", `bearer.${token}`]);
+    client.disconnect();
+    await connect("oak");
+    expect(lastSocket().protocols).toEqual(["crechebooks.dashboard.v1"]);
+    expect(lastSocket().sent).toEqual([{ event: "join", data: { tenantId: "oak", token } }]);
   });
 
   test("a choice that the gateway could not read is made by message", async () => {
@@ -917,6 +938,13 @@ describe("switched off", () => {
     expect(fetched).toHaveBeenCalledTimes(3);
     expect(shownPayments()).toEqual(["p3"]);
     expect(state()).toBe("polling");
+  });
+
+  test("b77 a token of several tenants, and none chosen: it stops, and says which there are", async () => {
+    const tenants = ["acorn", "oak"];
+    fetched.mockResolvedValueOnce({ ok: false, status: 400, json: async () => ({ code: "tenant_required", detail: "which?", tenants }) });
+    await disable();
+    expect(client.getState().status).toEqual({ state: "closed", reason: "tenant_required", message: "which?", tenants });
   });
 
   test("401 asks for a fresh token once, 403 stops", async () => {

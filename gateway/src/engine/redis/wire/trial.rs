@@ -8,12 +8,15 @@ use fred::types::config::Config;
 use publisher::{TenantId, topology};
 use tokio::time::Instant;
 
-use super::{Refusal, Wire, WireError};
+use super::{Refusal, Wire};
 
 /// Subscriptions are tried first for this long after the last refusal.
 const CAUTIOUS: Duration = Duration::from_secs(300);
 /// Trials for one round, each on a connection of its own. Ten tenants are found among a thousand with fewer.
 const MAX_TRIALS: usize = 256;
+
+/// Why a tenant is not subscribed to yet.
+const LATER: &str = "too many channels are refused to try all at once";
 
 /// Whether to try subscriptions before the real ones.
 pub struct Trials {
@@ -42,15 +45,18 @@ impl Wire {
     }
 
     /// The tenants whose channels the server refuses, by halves.
-    pub(super) async fn refusals(&self, tenants: &[TenantId]) -> Result<Vec<Refusal>, WireError> {
+    pub(super) async fn refusals(&self, tenants: &[TenantId]) -> Vec<Refusal> {
         if tenants.is_empty() || !self.trials.are_due() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let mut refusals = Vec::new();
         let mut open = vec![tenants];
         for _ in 0..MAX_TRIALS {
             let Some(part) = open.pop() else { break };
-            match (topology::refusal(self.trials.config.clone(), self.channels(part)).await?, part) {
+            let tried = topology::refusal(self.trials.config.clone(), self.channels(part)).await;
+            // Without a connection for the trial there is nothing to know, and the real one may be well.
+            let Ok(refusal) = tried else { return Vec::new() };
+            match (refusal, part) {
                 (None, _) => {}
                 (Some(why), [tenant]) => refusals.push((tenant.clone(), why)),
                 (Some(_), part) => open.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
@@ -59,7 +65,9 @@ impl Wire {
         if !refusals.is_empty() {
             self.trials.go_on();
         }
-        // More than can be told apart: then it is the user's trouble.
-        Ok(if open.is_empty() { refusals } else { Vec::new() })
+        // More than can be told apart in one round: the rest has its turn in the next.
+        let later = open.into_iter().flatten().map(|tenant| (tenant.clone(), LATER.to_owned()));
+        refusals.extend(later);
+        refusals
     }
 }
