@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{Bounds, Crowd, Findings, Gateways, Redis, duration};
 use crate::attackers::{self, Attack, Ground, Kind, Tally};
 use crate::dialler::{Dialler, Returns};
-use crate::driver::{Audience, Farewell};
+use crate::driver::{Audience, Driver, Farewell};
 use crate::latency::Latency;
 use crate::load::Session;
 use crate::outcome::Outcome;
@@ -82,6 +82,7 @@ struct Report {
 /// What well-behaved dashboards notice.
 #[derive(Serialize)]
 struct Figures {
+    /// Of the events, at the half of the dashboards that is never cut off.
     latency: Latency,
     reconnected: u64,
     /// Dashboards that were not back in time.
@@ -162,7 +163,7 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     Ok(Findings::new(&Report { attackers, alone, attacked, outcome }, failures)?.with(charts))
 }
 
-/// Publishes for so long while dashboards are cut off, one after the other, and come back.
+/// Publishes for so long while half of the dashboards are cut off, one after the other, and come back.
 fn stage(
     session: &mut Session,
     what: &str,
@@ -172,8 +173,9 @@ fn stage(
 ) -> anyhow::Result<(Outcome, Figures)> {
     let dialler = Dialler::start(session.fleet.clone(), session.served.clone());
     let returning = dialler.clone();
-    session.served.ask(move |_, watch| {
+    session.served.ask(move |driver, watch| {
         watch.dialler = Some(returning);
+        watch.set_apart(staying(driver));
         Ok(())
     })?;
     let (stop, end) = mpsc::channel();
@@ -183,6 +185,8 @@ fn stage(
     drop(stop);
     cutter.join().expect("the cutter does not panic");
     let mut outcome = outcome?;
+    // What those who were away get late is no delay of the gateways'.
+    outcome.latency = session.served.ask(|_, watch| Ok(watch.set_apart(0)))?.summary();
     let deadline = Instant::now() + RETURN;
     while dialler.missing() > 0 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(20));
@@ -193,12 +197,18 @@ fn stage(
     Ok((outcome, figures))
 }
 
+/// The first half of the dashboards is never cut off.
+fn staying(driver: &Driver) -> usize {
+    driver.len() / 2
+}
+
 /// Cuts one dashboard off at a time, in turn, until `end`.
 fn cut(served: &Sockets, every: Duration, end: &Receiver<()>) {
     let mut next = 0;
     while end.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
         served.order(move |driver, watch| {
-            let socket = next % driver.len();
+            let stay = staying(driver);
+            let socket = stay + next % (driver.len() - stay);
             if driver.leave(socket, Farewell::Reset)? {
                 watch.ended(socket);
             }
