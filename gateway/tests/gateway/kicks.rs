@@ -275,7 +275,8 @@ async fn b65_a_kick_is_one_entry_that_expires_with_the_tokens() {
     let key = format!("{}:revoked", stack.prefix);
     assert_eq!(stack.redis().command(&["ZCARD", &key]).await.integer(), 2);
     let left = stack.redis().command(&["TTL", &key]).await.integer();
-    assert!((3590..=3610).contains(&left), "{left} s");
+    // The longest life, and what clocks may differ.
+    assert!((3600..=3615).contains(&left), "{left} s");
     // A token that could outlive it is none.
     let other = tenant();
     let too_long = Token::of(other.as_str()).expiring_in(3700).sign();
