@@ -15,9 +15,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const SHORT_HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// From a request to the last byte of its answer; a client of 100 kbit/s gets 375 kB in this time, which is more than any file has.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// What a head, and what an answer, takes of a client that keeps up.
-const PROMPT_HEAD: Duration = Duration::from_secs(1);
-const PROMPT_ANSWER: Duration = Duration::from_secs(2);
 /// Work on an answer that waits for somebody else.
 const LONG_WORK: Duration = Duration::from_secs(5);
 /// How often connections are looked at for being overdue.
@@ -174,13 +171,12 @@ impl Exchange {
         self.close.notified().await;
     }
 
-    /// The lowest loses its seat first. A head follows its connection within a moment, and an answer takes the network one; neither has
-    /// to make room for those who take longer. None while the gateway works on an answer, unless that takes it long.
+    /// The lowest loses its seat first; none while the gateway works on an answer, unless that takes it long.
     fn rank(&self) -> Option<(u8, Instant)> {
         match *self.state() {
-            State::Waiting { since, .. } => Some((if since.elapsed() < PROMPT_HEAD { 2 } else { 0 }, since)),
-            State::Writing { since } => Some((if since.elapsed() < PROMPT_ANSWER { 3 } else { 1 }, since)),
-            State::Handling { since } => (since.elapsed() >= LONG_WORK).then_some((4, since)),
+            State::Waiting { since, .. } => Some((0, since)),
+            State::Writing { since } => Some((1, since)),
+            State::Handling { since } => (since.elapsed() >= LONG_WORK).then_some((2, since)),
         }
     }
 

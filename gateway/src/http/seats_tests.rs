@@ -40,18 +40,6 @@ async fn b63_the_longest_without_a_request_loses_its_seat() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b63_a_slow_reader_makes_room_before_a_head_that_is_on_its_way() {
-    let seats = Seats::new(2);
-    let slow = seat(&seats).await;
-    slow.exchange.asked();
-    slow.exchange.answered();
-    advance(PROMPT_ANSWER).await;
-    let fresh = seat(&seats).await;
-    assert!(seats.close_one());
-    assert!(is_closed(&slow) && !is_closed(&fresh));
-}
-
-#[tokio::test(start_paused = true)]
 async fn b63_a_seat_is_taken_from_another_and_given_back() {
     let seats = Seats::new(1);
     let first = seat(&seats).await;
