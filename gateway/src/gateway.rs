@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::pulse::Pulse;
 use crate::shutdown::Shutdown;
 use crate::snapshots::Snapshots;
+use crate::socket::link::QueueLimits;
 use crate::socket::slots::Slots;
 use crate::tokens::{Claims, TokenError, Tokens};
 
@@ -29,6 +30,8 @@ pub struct Gateway {
     pub hub: Hub,
     /// What dashboards start from, when there is a database.
     pub snapshots: Option<Snapshots>,
+    /// What may wait for the sockets.
+    pub queues: Arc<QueueLimits>,
     /// Places for sockets.
     pub slots: Slots,
     /// What is said of what was refused.

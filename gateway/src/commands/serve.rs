@@ -33,6 +33,7 @@ use crate::metrics::{self, Metrics};
 use crate::pulse::Pulse;
 use crate::shutdown::{Shutdown, Signals};
 use crate::snapshots::{Books, Snapshots};
+use crate::socket::link::QueueLimits;
 use crate::socket::slots::Slots;
 use crate::systemd;
 use crate::tokens::{LEEWAY, Tokens};
@@ -103,6 +104,7 @@ impl Instance {
         let relay = database.map(|database| relay(database, &engine, &config, &shutdown));
 
         let slots = Slots::new(config.max_connections, config.max_connections_per_user, metrics.clone());
+        let queues = Arc::new(QueueLimits::new(config.send_queue_events, config.send_queue_bytes));
         let sockets = AtomicU64::new(0);
         let pulse = Pulse::start(&shutdown);
         let audit = Audit::new(metrics.clone());
@@ -112,6 +114,7 @@ impl Instance {
             engine,
             hub,
             snapshots,
+            queues,
             slots,
             audit,
             metrics,

@@ -45,7 +45,7 @@ async fn pair(id: usize) -> (Arc<Link>, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
     server.writable().await.unwrap();
-    (Arc::new(Link::new(MemberId(id as u64), server, QueueLimits { events: 1, bytes: 1 << 20 })), client)
+    (Arc::new(Link::new(MemberId(id as u64), server, Arc::new(QueueLimits::new(1, 1 << 20)))), client)
 }
 
 fn member(link: &Arc<Link>) -> Member {

@@ -260,7 +260,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let link = Arc::new(Link::new(MemberId(1), server, QueueLimits { events: 10, bytes: 1 << 20 }));
+        let link = Arc::new(Link::new(MemberId(1), server, Arc::new(QueueLimits::new(10, 1 << 20))));
         let permit = hub.turn().await.unwrap();
         hub.join(&"t1".parse().unwrap(), Join { link, subject: None, issued_at: 0, resume: None, permit }).await;
         let mut answer = [0; 1024];

@@ -22,7 +22,7 @@ use tracing::debug;
 
 use super::close::{CloseReason, FullReason};
 use super::connection::Connection;
-use super::link::{Link, QueueLimits};
+use super::link::Link;
 use super::offer::{Choice, Offer, SUBPROTOCOL};
 use super::slots::Slot;
 use crate::gateway::Shared;
@@ -119,8 +119,7 @@ async fn open(
     let Newcomer { slot, claims, choice, from } = newcomer;
     let (stream, early) = raw_stream(upgraded).await?;
     let config = &gateway.config;
-    let limits = QueueLimits { events: config.send_queue_events, bytes: config.send_queue_bytes };
-    let link = Link::new(gateway.next_member(), stream, limits);
+    let link = Link::new(gateway.next_member(), stream, gateway.queues.clone());
     let (claims, refusal) = match claims {
         _ if !config.realtime_dashboard => (None, Some(CloseReason::Disabled)),
         Ok(claims) => (claims, None),

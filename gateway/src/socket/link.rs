@@ -25,6 +25,9 @@ use crate::hub::MemberId;
 
 /// Frames handed to the kernel in one `writev`.
 const MAX_SLICES: usize = 64;
+/// Bytes of answers and events beyond `SEND_QUEUE_BYTES` that may wait in all backlogs together: a quarter of the memory that the
+/// manifests give a gateway.
+const MAX_LARGE_BYTES: usize = 64 * 1024 * 1024;
 
 /// Shared by the connection's task and the shard of its room.
 pub struct Link {
@@ -37,16 +40,37 @@ pub struct Link {
     congested: AtomicBool,
     backlog: Mutex<Backlog>,
     wake: Notify,
-    limits: QueueLimits,
+    limits: Arc<QueueLimits>,
 }
 
-/// What may wait for a socket that reads slowly. Something larger may wait too, but with nothing else before it.
-#[derive(Debug, Clone, Copy)]
+/// The limits of a backlog. A larger answer or event waits alone, as long as all of those together are not too large.
+#[derive(Debug)]
 pub struct QueueLimits {
     /// `SEND_QUEUE_EVENTS`.
-    pub events: u32,
+    events: u32,
     /// `SEND_QUEUE_BYTES`.
-    pub bytes: u32,
+    bytes: u32,
+    /// Bytes in the backlogs of all sockets that were larger than `bytes` and wait alone.
+    large: AtomicUsize,
+}
+
+impl QueueLimits {
+    /// The limits that the sockets of a gateway share.
+    pub fn new(events: u32, bytes: u32) -> Self {
+        Self { events, bytes, large: AtomicUsize::new(0) }
+    }
+
+    /// Takes room for something large; false when there is none.
+    fn take_large(&self, bytes: usize) -> bool {
+        let add = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= MAX_LARGE_BYTES);
+        self.large.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    }
+
+    fn give_back_large(&self, bytes: u32) {
+        if bytes > 0 {
+            self.large.fetch_sub(bytes as usize, Ordering::Relaxed);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -56,6 +80,8 @@ struct Backlog {
     bytes: u32,
     /// So many of the frames go out before the last answer is out.
     until_answered: u32,
+    /// The first frame was larger than the limit: its bytes.
+    large: u32,
     verdict: Option<CloseReason>,
 }
 
@@ -91,7 +117,7 @@ pub struct Overflow;
 
 impl Link {
     /// Wraps an upgraded connection.
-    pub fn new(id: MemberId, stream: TcpStream, limits: QueueLimits) -> Self {
+    pub fn new(id: MemberId, stream: TcpStream, limits: Arc<QueueLimits>) -> Self {
         Self {
             id,
             seat: AtomicUsize::new(usize::MAX),
@@ -234,8 +260,13 @@ impl Link {
         let mut backlog = self.backlog();
         let events = clamped(events);
         let sums = (backlog.events.saturating_add(events), backlog.bytes.saturating_add(clamped(bytes.len())));
-        if (sums.0 > self.limits.events || sums.1 > self.limits.bytes) && !backlog.frames.is_empty() {
-            return Err(Overflow);
+        if sums.0 > self.limits.events || sums.1 > self.limits.bytes {
+            let is_alone = backlog.frames.is_empty();
+            let is_large = bytes.len() > self.limits.bytes as usize;
+            if !is_alone || is_large && !self.limits.take_large(bytes.len()) {
+                return Err(Overflow);
+            }
+            backlog.large = if is_large { clamped(bytes.len()) } else { 0 };
         }
         (backlog.events, backlog.bytes) = sums;
         backlog.frames.push_back(Waiting { bytes, events });
@@ -257,6 +288,7 @@ impl Link {
             backlog.frames.pop_front();
             backlog.events = backlog.events.saturating_sub(events);
             backlog.until_answered = backlog.until_answered.saturating_sub(1);
+            self.limits.give_back_large(std::mem::take(&mut backlog.large));
         }
         // Under the lock: a writer that found the flag set queues behind this, and sets it again.
         self.congested.store(false, Ordering::Release);
@@ -264,6 +296,13 @@ impl Link {
 
     fn backlog(&self) -> MutexGuard<'_, Backlog> {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let large = self.backlog().large;
+        self.limits.give_back_large(large);
     }
 }
 

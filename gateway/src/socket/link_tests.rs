@@ -16,6 +16,10 @@ const BYTES: u32 = 8 << 20;
 
 /// A link with a small kernel buffer, and the client at its other end.
 async fn pair(events: u32) -> (Arc<Link>, TcpStream) {
+    pair_within(&Arc::new(QueueLimits::new(events, BYTES))).await
+}
+
+async fn pair_within(limits: &Arc<QueueLimits>) -> (Arc<Link>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
@@ -23,7 +27,7 @@ async fn pair(events: u32) -> (Arc<Link>, TcpStream) {
     socket.set_send_buffer_size(4096).unwrap();
     socket.set_nodelay(true).unwrap();
     server.writable().await.unwrap();
-    (Arc::new(Link::new(MemberId(1), server, QueueLimits { events, bytes: BYTES })), client)
+    (Arc::new(Link::new(MemberId(1), server, limits.clone())), client)
 }
 
 /// A frame that says its number, long enough for a few to fill the kernel.
@@ -121,6 +125,35 @@ async fn b61_the_backlog_takes_max_bytes_and_something_larger_only_alone() {
     assert_eq!(link.write(&huge, 1), Ok(()), "alone");
     assert!(link.congested());
     assert_eq!(link.write(&frame(1), 1), Err(Overflow));
+}
+
+#[tokio::test]
+async fn b61_large_answers_of_all_sockets_together_are_bounded() {
+    let limits = Arc::new(QueueLimits::new(1000, 1 << 20));
+    let large = Bytes::from(vec![0; 8 << 20]);
+    let mut sockets = Vec::new();
+    let refused = loop {
+        let (link, client) = pair_within(&limits).await;
+        match link.write(&large, 500) {
+            Ok(()) => sockets.push((link, client)),
+            Err(Overflow) => break link,
+        }
+    };
+    // The kernel has taken the beginning of each.
+    assert_eq!(sockets.len(), MAX_LARGE_BYTES / large.len());
+    assert_eq!(refused.write(&frame(1), 1), Ok(()), "what is small still goes out");
+
+    drop(sockets.pop());
+    let (link, mut client) = pair_within(&limits).await;
+    assert_eq!(link.write(&large, 500), Ok(()), "a socket that ends gives its bytes back");
+    let read = tokio::spawn(async move { client.read_exact(&mut vec![0; 8 << 20]).await.map(drop) });
+    while link.congested() {
+        link.writable().await.unwrap();
+        link.drain().unwrap();
+    }
+    read.await.unwrap().unwrap();
+    let (last, _client) = pair_within(&limits).await;
+    assert_eq!(last.write(&large, 500), Ok(()), "so does one whose client has read");
 }
 
 #[tokio::test]
