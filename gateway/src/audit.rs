@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use publisher::complaints::Complaints;
+use publisher::log_throttle::LogThrottle;
 use publisher::sanitised;
 use tracing::warn;
 
@@ -22,13 +22,13 @@ pub struct Audit(Arc<Inner>);
 
 struct Inner {
     metrics: Metrics,
-    complaints: Mutex<Complaints>,
+    throttle: Mutex<LogThrottle>,
 }
 
 impl Audit {
     /// Nothing was refused yet.
     pub fn new(metrics: Metrics) -> Self {
-        Self(Arc::new(Inner { metrics, complaints: Mutex::default() }))
+        Self(Arc::new(Inner { metrics, throttle: Mutex::default() }))
     }
 
     /// A token was refused, which came from this address if one is known.
@@ -68,18 +68,18 @@ impl Audit {
 
     /// Says what was counted since, where the minute of its last line is over.
     pub fn say_overdue(&self) {
-        for (cause, count) in self.complaints().overdue() {
+        for (cause, count) in self.throttle().overdue() {
             let (what, reason) = cause.split_once(SEPARATOR).unwrap_or((&cause, ""));
             warn!(reason, count, "{what}");
         }
     }
 
     fn count(&self, what: &str, reason: &str) -> Option<u64> {
-        self.complaints().count(&format!("{what}{SEPARATOR}{reason}"))
+        self.throttle().count(&format!("{what}{SEPARATOR}{reason}"))
     }
 
-    fn complaints(&self) -> MutexGuard<'_, Complaints> {
-        self.0.complaints.lock().unwrap_or_else(PoisonError::into_inner)
+    fn throttle(&self) -> MutexGuard<'_, LogThrottle> {
+        self.0.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

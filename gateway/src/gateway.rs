@@ -9,13 +9,14 @@ use publisher::TenantId;
 use crate::audit::Audit;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::hub::{Hub, MemberId};
+use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
+use crate::session::slots::Slots;
 use crate::shutdown::Shutdown;
 use crate::snapshots::Snapshots;
+use crate::socket::SocketId;
 use crate::socket::link::QueueLimits;
-use crate::socket::slots::Slots;
 use crate::tokens::{Claims, TokenError, Tokens};
 
 /// The parts of a running gateway.
@@ -68,7 +69,7 @@ impl Gateway {
     }
 
     /// A number for a new socket, never used before.
-    pub fn next_member(&self) -> MemberId {
-        MemberId(self.sockets.fetch_add(1, Ordering::Relaxed))
+    pub fn next_socket(&self) -> SocketId {
+        SocketId(self.sockets.fetch_add(1, Ordering::Relaxed))
     }
 }

@@ -1,7 +1,7 @@
 //! The CrecheBooks dashboard gateway: events from Redis to the sockets of the right tenant.
 //!
-//! An event walks [`engine`] → [`hub`] (its shard, its [`hub::room`]) → [`socket`]; a join walks [`socket`] → [`hub`] →
-//! [`hub::room`] → [`engine`], and back the same way. With a database it starts from [`snapshots`], [`figures`] keeps it live, and
+//! An event walks [`engine`] → [`hub`] (its shard, its [`hub::stream`]) → [`socket`]; a join walks [`socket`] → [`hub`] →
+//! [`hub::stream`] → [`engine`], and back the same way. With a database it starts from [`snapshots`], [`metrics_refresh`] keeps it live, and
 //! the outbox' relay (`publisher::outbox`) publishes through the [`engine`].
 
 pub mod audit;
@@ -9,13 +9,14 @@ pub mod commands;
 pub mod config;
 pub mod database;
 pub mod engine;
-pub mod figures;
 pub mod gateway;
 pub mod http;
 pub mod hub;
-pub mod log;
+pub mod logging;
 pub mod metrics;
+pub mod metrics_refresh;
 pub mod pulse;
+pub mod session;
 pub mod shutdown;
 pub mod snapshots;
 pub mod socket;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use gateway::commands::{check, demo, healthcheck, migrate, serve, token};
 use gateway::config::{Command, Config, ConfigError};
-use gateway::log;
+use gateway::logging;
 use tokio::runtime::Runtime;
 
 /// A name that is being resolved can't be interrupted; the exit waits no longer for it.
 const EXIT_LIMIT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    log::report_panics();
+    logging::report_panics();
     let result = Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
         let result = runtime.block_on(run());
         runtime.shutdown_timeout(EXIT_LIMIT);
@@ -21,19 +21,19 @@ fn main() -> ExitCode {
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::error(&format!("gateway: {error:#}"));
+            logging::error(&format!("gateway: {error:#}"));
             match error.downcast_ref::<ConfigError>() {
                 Some(_) => ExitCode::from(ConfigError::EXIT_CODE),
                 None => ExitCode::FAILURE,
             }
         }
     };
-    log::flush();
+    logging::flush();
     code
 }
 
 async fn run() -> anyhow::Result<()> {
-    log::outlive_size_limit()?;
+    logging::outlive_size_limit()?;
     let (command, config) = Config::from_env_and_args()?;
     match command {
         Command::Serve => serve::run(config).await,

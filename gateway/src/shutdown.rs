@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::log;
+use crate::logging;
 use crate::metrics::Metrics;
 use crate::systemd;
 
@@ -93,7 +93,7 @@ impl Shutdown {
         tokio::spawn(async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
                 error!("essential task panicked, leaving");
-                log::flush();
+                logging::flush();
                 std::process::exit(PANICKED);
             }
         });
@@ -195,7 +195,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     #[ignore = "ends its process"]
     async fn essential_task_that_panics() {
-        log::report_panics();
+        logging::report_panics();
         Shutdown::default().spawn(async { panic!("on purpose") });
         std::future::pending().await
     }

@@ -146,7 +146,7 @@ struct Views {
     /// Turns of tenants that are well, and of tenants in trouble: as many as there are connections, so that a turn is a connection.
     turns: Semaphore,
     turns_in_trouble: Semaphore,
-    complaints: Complaints,
+    throttle: LogThrottle,
 }
 
 /// Whether the database is worth a question.
@@ -172,7 +172,7 @@ struct MissingViews {
 impl MissingViews {
     fn of(&mut self, part: Part) -> &mut Option<Instant> {
         match part {
-            Part::Figures => &mut self.figures,
+            Part::MetricsRefresh => &mut self.figures,
             Part::Payments => &mut self.payments,
         }
     }
@@ -198,7 +198,7 @@ struct Trouble {
 /// A part of a snapshot that is read by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    Figures,
+    MetricsRefresh,
     Payments,
 }
 
@@ -261,7 +261,7 @@ impl Snapshots {
             tenants: sync::Cache::builder().max_capacity(CACHED_TENANTS).time_to_idle(FORGET_AFTER).build(),
             turns: Semaphore::new(CONNECTIONS as usize - IN_TROUBLE),
             turns_in_trouble: Semaphore::new(IN_TROUBLE),
-            complaints: Complaints::new(),
+            throttle: LogThrottle::new(),
         })))
     }
 
@@ -357,7 +357,7 @@ impl Views {
             // The part that failed last comes first: it may be the other one that leaves it no time.
             for part in known.in_order() {
                 match part {
-                    Part::Figures => figures = self.figures(&mut session, tenant, &known).await,
+                    Part::MetricsRefresh => figures = self.figures(&mut session, tenant, &known).await,
                     Part::Payments => payments = self.payments(&mut session, tenant, &known).await,
                 }
             }
@@ -370,7 +370,7 @@ impl Views {
     /// The parts that do not pause.
     fn due(&self, known: &Tenant) -> Parts {
         let is_due = |part| known.is_due(part) && self.missing().of(part).is_none_or(|until| until <= Instant::now());
-        Parts { figures: is_due(Part::Figures), payments: is_due(Part::Payments) }
+        Parts { figures: is_due(Part::MetricsRefresh), payments: is_due(Part::Payments) }
     }
 
     fn lacking(&self, known: &Tenant) -> Parts {
@@ -378,7 +378,7 @@ impl Views {
             return Parts::ALL;
         }
         let lacks = |part| known.trouble(part).is_some() || self.missing().of(part).is_some();
-        Parts { figures: lacks(Part::Figures), payments: lacks(Part::Payments) }
+        Parts { figures: lacks(Part::MetricsRefresh), payments: lacks(Part::Payments) }
     }
 
     fn tenant(&self, tenant: &TenantId) -> Arc<Tenant> {
@@ -419,7 +419,7 @@ impl Views {
         known: &Tenant,
     ) -> Option<Option<MetricsUpdated>> {
         let question = async |asked: &mut PgConnection| snapshot::read_metrics(asked, tenant).await;
-        self.ask(session, tenant, known, Part::Figures, question).await
+        self.ask(session, tenant, known, Part::MetricsRefresh, question).await
     }
 
     async fn payments(
@@ -430,7 +430,7 @@ impl Views {
     ) -> Option<Vec<snapshot::RecentPayment>> {
         let question = async |asked: &mut PgConnection| snapshot::read_payments(asked, tenant).await;
         let read = self.ask(session, tenant, known, Part::Payments, question).await?;
-        read.left_out.into_iter().for_each(|row| self.complaints.of_row(tenant, row));
+        read.left_out.into_iter().for_each(|row| self.throttle.of_row(tenant, row));
         Some(read.payments)
     }
 
@@ -490,7 +490,7 @@ impl Views {
     /// Pauses a part of a tenant's snapshot.
     fn failed(&self, tenant: &TenantId, known: &Tenant, part: Part, error: &dyn Display) {
         known.failed(part);
-        self.complaints.of_tenant(tenant, part, error);
+        self.throttle.of_tenant(tenant, part, error);
     }
 
     fn is_worth_a_question(&self) -> bool {
@@ -572,7 +572,7 @@ async fn has_view(connection: &mut PgConnection, part: Part) -> bool {
 impl Tenant {
     fn trouble(&self, part: Part) -> MutexGuard<'_, Option<Trouble>> {
         let trouble = match part {
-            Part::Figures => &self.figures,
+            Part::MetricsRefresh => &self.figures,
             Part::Payments => &self.payments,
         };
         trouble.lock().unwrap_or_else(PoisonError::into_inner)
@@ -585,15 +585,15 @@ impl Tenant {
     /// The parts, and first the one that failed last.
     fn in_order(&self) -> [Part; 2] {
         let since = |part| self.trouble(part).map(|trouble| trouble.since);
-        if since(Part::Payments) > since(Part::Figures) {
-            [Part::Payments, Part::Figures]
+        if since(Part::Payments) > since(Part::MetricsRefresh) {
+            [Part::Payments, Part::MetricsRefresh]
         } else {
-            [Part::Figures, Part::Payments]
+            [Part::MetricsRefresh, Part::Payments]
         }
     }
 
     fn is_in_trouble(&self) -> bool {
-        self.trouble(Part::Figures).is_some() || self.trouble(Part::Payments).is_some()
+        self.trouble(Part::MetricsRefresh).is_some() || self.trouble(Part::Payments).is_some()
     }
 
     fn is_well(&self, part: Part) {
@@ -611,14 +611,14 @@ impl Tenant {
 impl Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Figures => "dashboard.metrics",
+            Self::MetricsRefresh => "dashboard.metrics",
             Self::Payments => "dashboard.recent_payments",
         })
     }
 }
 
 /// What the log is told of tenants' data, and how often.
-struct Complaints {
+struct LogThrottle {
     /// When a tenant's failure was last logged.
     tenant: Mutex<Option<Instant>>,
     named: sync::Cache<(TenantId, Option<String>), ()>,
@@ -626,7 +626,7 @@ struct Complaints {
     names: Mutex<(Instant, u32)>,
 }
 
-impl Complaints {
+impl LogThrottle {
     fn new() -> Self {
         Self {
             tenant: Mutex::default(),

@@ -65,11 +65,11 @@
 
 mod address;
 mod backoff;
-pub mod complaints;
 mod config;
 pub mod database;
 mod error;
 mod event;
+pub mod log_throttle;
 mod message;
 mod metrics;
 mod money;

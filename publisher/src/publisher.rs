@@ -120,7 +120,7 @@ impl Publisher {
     ) -> Result<Outcome, PublishError> {
         match self.publish(tenant, event, None, urgency).await? {
             Relayed::Outcome(outcome) => Ok(outcome),
-            Relayed::Succeeded { .. } => Err(not_ours()),
+            Relayed::Superseded { .. } => Err(not_ours()),
         }
     }
 
@@ -296,7 +296,7 @@ fn outcome(reply: &[i64]) -> Result<Relayed, PublishError> {
         [0, seq, receivers] => Outcome::Published { seq: seq.unsigned_abs(), receivers: receivers.unsigned_abs() },
         [1, micros] => Outcome::Throttled { retry_after: Duration::from_micros(micros.unsigned_abs()) },
         [2, seq] => Outcome::Duplicate { seq: seq.unsigned_abs() },
-        [3, term] => return Ok(Relayed::Succeeded { term: Term(term) }),
+        [3, term] => return Ok(Relayed::Superseded { term: Term(term) }),
         _ => return Err(not_ours()),
     }))
 }

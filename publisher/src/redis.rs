@@ -30,8 +30,8 @@ use tracing::{info, warn};
 
 use crate::{
     backoff::Backoff,
-    complaints::Complaints,
     error::ConnectError,
+    log_throttle::LogThrottle,
     script::Script,
     task::keep_running,
     topology::{Layout, RedisUrl, Server, Servers, cause, is_elsewhere},
@@ -331,7 +331,7 @@ impl Connection {
     /// Keeps a connection open for as long as the node is held. The library is not left to reconnect: it queues each order
     /// to, and carries all of them out after an outage, killing a healthy connection each time.
     async fn keep_alive(self: Arc<Self>, dialling: Arc<Mutex<Backoff>>) {
-        let mut complaints = Complaints::default();
+        let mut throttle = LogThrottle::default();
         loop {
             let mut backoff = dialling.lock().await;
             let error = match self.dial().await {
@@ -349,7 +349,7 @@ impl Connection {
             if self.closing.load(Relaxed) {
                 return;
             }
-            if complaints.may_say(&error.to_string()) {
+            if throttle.is_due(&error.to_string()) {
                 warn!(server = %self.server, connection = self.number, %error, "no connection to Redis");
             }
             sleep(backoff.delay()).await;

@@ -33,7 +33,7 @@ use crate::config::{Config, DemoOptions, JwtConfig};
 use crate::engine::Engine;
 use crate::http::is_json;
 use crate::http::problem::Problem;
-use crate::log;
+use crate::logging;
 use crate::tokens;
 
 /// The demo's centre, here and in the reference billing API.
@@ -57,7 +57,7 @@ pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()>
     let secret = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
     let secret = secret.parse().map_err(|rule: String| anyhow::anyhow!("the demo's secret {rule}"))?;
     config.jwt = JwtConfig { secret: Some(secret), public_key_file: None, jwks: None, ..config.jwt };
-    log::install(&config)?;
+    logging::install(&config)?;
     let jwt = config.jwt.clone();
     let tenant: TenantId = TENANT.parse()?;
     let instance;
@@ -82,7 +82,7 @@ pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()>
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
-    log::output(&format!("The demo is running. Open http://{address}/ and watch payments arrive; Ctrl-C ends it."));
+    logging::output(&format!("The demo is running. Open http://{address}/ and watch payments arrive; Ctrl-C ends it."));
     let demo = Demo { jwt, tenant, till };
     let routes = Router::new()
         .route("/demo/token", get(token))

@@ -21,20 +21,20 @@ use tracing::{info, warn};
 use crate::audit::Audit;
 use crate::config::{Config, ConfigError, INTERNAL_SEATS, public_seats};
 use crate::database::{self, Found};
-use crate::engine::Engine;
 use crate::engine::memory::{MemoryEngine, MemoryLimits};
 use crate::engine::redis::RedisEngine;
-use crate::figures::Figures;
+use crate::engine::{Engine, Feed};
 use crate::gateway::{Gateway, Shared};
 use crate::http::{self, Limits};
 use crate::hub::{Hub, RoomLimits};
-use crate::log;
+use crate::logging;
 use crate::metrics::{self, Metrics};
+use crate::metrics_refresh::MetricsRefresh;
 use crate::pulse::Pulse;
+use crate::session::slots::Slots;
 use crate::shutdown::{Shutdown, Signals};
 use crate::snapshots::{Books, Snapshots};
 use crate::socket::link::QueueLimits;
-use crate::socket::slots::Slots;
 use crate::systemd;
 use crate::tokens::{LEEWAY, Tokens};
 
@@ -48,7 +48,7 @@ const RELAY_LIMIT: Duration = Duration::from_secs(2);
 /// # Errors
 /// What keeps the gateway from starting.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    log::install(&config)?;
+    logging::install(&config)?;
     let instance = Instance::start(config, None).await?;
     for warning in instance.gateway.config.warnings() {
         warn!("{warning}");
@@ -87,9 +87,7 @@ impl Instance {
         let public = open("LISTEN", config.listen)?;
         let internal = open("INTERNAL_LISTEN", config.internal_listen)?;
 
-        let rooms = Hub::prepare(kicks_last(&config));
-        let hub = rooms.hub();
-        let engine = engine(&config, &hub, &metrics, &shutdown).await?;
+        let (engine, feed) = engine(&config, &metrics).await?;
         let limits = RoomLimits {
             heartbeat: config.heartbeat,
             linger: config.unsubscribe_linger,
@@ -97,10 +95,11 @@ impl Instance {
         };
         let snapshots = books.map(Snapshots::of_books).or_else(|| database.as_ref().map(Snapshots::new));
         let live = snapshots.clone().map(|snapshots| {
-            let figures = Figures::start(engine.clone(), snapshots.clone(), &shutdown);
+            let figures = MetricsRefresh::start(engine.clone(), snapshots.clone(), &shutdown);
             (snapshots, figures)
         });
-        rooms.start(&engine, live.as_ref(), limits, &metrics, &shutdown);
+        let hub = Hub::start(&engine, live.as_ref(), limits, kicks_last(&config), &metrics, &shutdown);
+        shutdown.spawn(feed.run(hub.clone(), metrics.clone()));
         let relay = database.map(|database| relay(database, &engine, &config, &shutdown));
 
         let slots = Slots::new(config.max_connections, config.max_connections_per_user, metrics.clone());
@@ -209,7 +208,7 @@ fn kicks_last(config: &Config) -> Duration {
     config.jwt.max_lifetime + 2 * LEEWAY
 }
 
-async fn engine(config: &Config, hub: &Hub, metrics: &Metrics, shutdown: &Shutdown) -> anyhow::Result<Engine> {
+async fn engine(config: &Config, metrics: &Metrics) -> anyhow::Result<(Engine, Feed)> {
     let Some(url) = &config.redis_url else {
         metrics.engine_up(true);
         let limits = MemoryLimits {
@@ -218,7 +217,8 @@ async fn engine(config: &Config, hub: &Hub, metrics: &Metrics, shutdown: &Shutdo
             recovery: config.recovery,
         };
         info!("no REDIS_URL: this instance serves alone, from memory");
-        return Ok(Engine::Memory(MemoryEngine::start(limits, hub.clone(), shutdown)));
+        let (engine, feed) = MemoryEngine::new(limits);
+        return Ok((Engine::Memory(engine), Feed::Memory(feed)));
     };
     let redis = PublisherConfig {
         prefix: config.redis_prefix.clone(),
@@ -229,8 +229,8 @@ async fn engine(config: &Config, hub: &Hub, metrics: &Metrics, shutdown: &Shutdo
         connections: 2,
         ..PublisherConfig::new(url.expose())
     };
-    let engine = RedisEngine::start(redis, kicks_last(config), hub.clone(), metrics.clone(), shutdown).await;
-    Ok(Engine::Redis(engine.context("REDIS_URL")?))
+    let (engine, feed) = RedisEngine::connect(redis, kicks_last(config)).await.context("REDIS_URL")?;
+    Ok((Engine::Redis(engine), Feed::Redis(feed)))
 }
 
 async fn upkeep(exporter: PrometheusHandle, gateway: Shared) {
@@ -240,7 +240,7 @@ async fn upkeep(exporter: PrometheusHandle, gateway: Shared) {
         tick.tick().await;
         exporter.run_upkeep();
         gateway.metrics.tasks(runtime.metrics().num_alive_tasks());
-        gateway.metrics.log_lines_dropped(log::dropped());
+        gateway.metrics.log_lines_dropped(logging::dropped());
         gateway.audit.say_overdue();
     }
 }

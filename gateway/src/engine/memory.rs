@@ -12,9 +12,7 @@ use publisher::{DashboardEvent, Epoch, EventId, Message, Outcome, PublishError, 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval};
 
-use super::{Known, Position, Reading, Request, Signal};
-use crate::hub::Hub;
-use crate::shutdown::Shutdown;
+use super::{Known, Position, Reading, Request, Rooms, Signal};
 
 /// Publishes that wait for the engine's task.
 const QUEUE: usize = 1024;
@@ -48,14 +46,27 @@ struct Order {
     reply: oneshot::Sender<Relayed>,
 }
 
+/// What the engine has for the rooms.
+pub struct MemoryFeed {
+    limits: MemoryLimits,
+    requests: mpsc::UnboundedReceiver<Request>,
+    orders: mpsc::Receiver<Order>,
+}
+
+impl MemoryFeed {
+    /// Keeps the streams and tells the rooms of them, until the process ends.
+    pub async fn run(self, rooms: impl Rooms) {
+        let streams = Streams { limits: self.limits, streams: HashMap::new(), rooms };
+        streams.run(self.requests, self.orders).await;
+    }
+}
+
 impl MemoryEngine {
-    /// Starts the engine's task.
-    pub fn start(limits: MemoryLimits, hub: Hub, shutdown: &Shutdown) -> Self {
+    /// The engine and its feed, which must run for anything to be published.
+    pub fn new(limits: MemoryLimits) -> (Self, MemoryFeed) {
         let (requests, request_queue) = mpsc::unbounded_channel();
         let (orders, order_queue) = mpsc::channel(QUEUE);
-        let streams = Streams { limits, streams: HashMap::new(), hub };
-        shutdown.spawn(streams.run(request_queue, order_queue));
-        Self { requests, orders }
+        (Self { requests, orders }, MemoryFeed { limits, requests: request_queue, orders: order_queue })
     }
 
     pub(super) fn request(&self, request: Request) {
@@ -79,10 +90,10 @@ impl MemoryEngine {
 }
 
 /// The task's state.
-struct Streams {
+struct Streams<R> {
     limits: MemoryLimits,
     streams: HashMap<TenantId, Stream>,
-    hub: Hub,
+    rooms: R,
 }
 
 /// One tenant's stream: what Redis keeps in the state, the log and the marks.
@@ -118,7 +129,7 @@ impl Default for Stream {
     }
 }
 
-impl Streams {
+impl<R: Rooms> Streams<R> {
     async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>, mut orders: mpsc::Receiver<Order>) {
         let mut sweep = interval(SWEEP);
         loop {
@@ -126,8 +137,8 @@ impl Streams {
                 biased;
                 Some(request) = requests.recv() => self.answer(request).await,
                 Some(Order { tenant, event, term, urgency, reply }) = orders.recv() => {
-                    let relayed = match self.succeeded(&tenant, term) {
-                        Some(term) => Relayed::Succeeded { term },
+                    let relayed = match self.superseding(&tenant, term) {
+                        Some(term) => Relayed::Superseded { term },
                         None => Relayed::Outcome(self.publish(&tenant, &event, term.is_some(), urgency).await),
                     };
                     let _ = reply.send(relayed);
@@ -143,12 +154,12 @@ impl Streams {
             Request::Subscribe { tenant, ticket } => {
                 self.stream(&tenant).subscribed = true;
                 let reading = self.read(&tenant, None);
-                self.hub.signal(Signal::Reading { tenant, ticket, reading }).await;
+                self.rooms.handle(Signal::Reading { tenant, ticket, reading }).await;
             }
             Request::Unsubscribe { tenant } => self.stream(&tenant).subscribed = false,
             Request::Read { tenant, ticket, after: Known::Room(after) | Known::Client(after) } => {
                 let reading = self.read(&tenant, Some(&after));
-                self.hub.signal(Signal::Reading { tenant, ticket, reading }).await;
+                self.rooms.handle(Signal::Reading { tenant, ticket, reading }).await;
             }
             // It was answered at once.
             Request::Forget { .. } => {}
@@ -177,7 +188,7 @@ impl Streams {
     }
 
     /// The later leader's term, if one has been here: publish.lua's fence.
-    fn succeeded(&mut self, tenant: &TenantId, term: Option<Term>) -> Option<Term> {
+    fn superseding(&mut self, tenant: &TenantId, term: Option<Term>) -> Option<Term> {
         let known = &mut self.stream(tenant).term;
         *known = (*known).max(term.unwrap_or_default());
         term.filter(|term| term < known).map(|_| *known)
@@ -209,7 +220,7 @@ impl Streams {
         stream.once.insert(event.id.clone(), (stream.seq, until));
         let (seq, receivers) = (stream.seq, u64::from(stream.subscribed));
         if stream.subscribed {
-            self.hub.signal(Signal::Message { tenant: tenant.clone(), message }).await;
+            self.rooms.handle(Signal::Message { tenant: tenant.clone(), message }).await;
         }
         Outcome::Published { seq, receivers }
     }
@@ -272,5 +283,4 @@ fn now_micros() -> u64 {
 }
 
 #[cfg(test)]
-#[path = "memory_tests.rs"]
 mod tests;

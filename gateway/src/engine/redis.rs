@@ -21,10 +21,8 @@ use publisher::{
 };
 use tokio::sync::mpsc;
 
-use super::{Claim, KickError, Kicked, Position, Request};
-use crate::hub::Hub;
+use super::{Claim, KickError, Kicked, Position, Request, Rooms};
 use crate::metrics::Metrics;
-use crate::shutdown::Shutdown;
 use keeper::Keeper;
 use wire::{Terms, WireError};
 use wires::Wires;
@@ -44,18 +42,26 @@ pub struct RedisEngine {
     proof: Proof,
 }
 
+/// What Redis has for the rooms.
+pub struct RedisFeed {
+    wires: Arc<Wires>,
+    proof: Proof,
+    queue: mpsc::UnboundedReceiver<Request>,
+}
+
+impl RedisFeed {
+    /// Tells the rooms what Redis has for them, until the process ends.
+    pub async fn run(self, rooms: impl Rooms, metrics: Metrics) {
+        Keeper::new(self.wires, rooms, metrics, self.proof).run(self.queue).await;
+    }
+}
+
 impl RedisEngine {
-    /// Starts to connect, and returns. Redis may be down: the engine heals when it comes up.
+    /// Starts to connect, and returns. Redis may be down: the engine heals when it comes up. Nothing is received before the feed runs.
     ///
     /// # Errors
     /// When the URL or the prefix can't be used.
-    pub async fn start(
-        config: PublisherConfig,
-        token_lifetime: Duration,
-        hub: Hub,
-        metrics: Metrics,
-        shutdown: &Shutdown,
-    ) -> Result<Self, ConnectError> {
+    pub async fn connect(config: PublisherConfig, token_lifetime: Duration) -> Result<(Self, RedisFeed), ConnectError> {
         let url = RedisUrl::parse(&config.redis_url)?;
         let terms = Terms {
             names: Names::new(&config.prefix)?,
@@ -66,11 +72,9 @@ impl RedisEngine {
         let wires = Arc::new(Wires::new(Servers::follow(url), terms));
         let proof = Proof::new();
         let (requests, queue) = mpsc::unbounded_channel();
-        // First, so that both connect at the same time; the publisher waits for a moment until it has.
-        let keeper = Keeper::new(wires.clone(), hub, metrics, proof.clone());
-        shutdown.spawn(keeper.run(queue));
         let publisher = Publisher::connect(config).await?;
-        Ok(Self { requests, publisher, wires, instance: EventId::new().as_str().into(), proof })
+        let feed = RedisFeed { wires: wires.clone(), proof: proof.clone(), queue };
+        Ok((Self { requests, publisher, wires, instance: EventId::new().as_str().into(), proof }, feed))
     }
 
     pub(super) fn request(&self, request: Request) {

@@ -27,7 +27,7 @@ use super::is_json;
 use super::problem::Problem;
 use super::public::only_get;
 use crate::audit;
-use crate::engine::{KickError, Kicked, Signal};
+use crate::engine::{KickError, Kicked};
 use crate::gateway::Shared;
 use crate::metrics::API_KEY_REFUSALS;
 use crate::tokens::LONGEST_SUBJECT;
@@ -191,7 +191,7 @@ async fn kick(gateway: &Shared, Caller { key, from }: Caller, who: Kicked) -> Re
     })?;
     // Here it is in force before the answer.
     let now = kick.at;
-    gateway.hub.signal(Signal::Kicks { kicks: vec![kick], now }).await;
+    gateway.hub.kick(vec![kick], now).await;
     info!(who = shown, key, address = audit::shown(from), "kick taken");
     Ok(StatusCode::ACCEPTED.into_response())
 }
@@ -210,5 +210,4 @@ async fn tenants(State(gateway): State<Shared>) -> Response {
 }
 
 #[cfg(test)]
-#[path = "internal_tests.rs"]
 mod tests;

@@ -27,7 +27,7 @@ use super::problem::Problem;
 use crate::config::Origins;
 use crate::engine::{Position, Request as EngineRequest};
 use crate::gateway::Shared;
-use crate::socket::handshake;
+use crate::session::handshake;
 use crate::socket::protocol::SnapshotData;
 use crate::tokens::{Claims, TokenError};
 

@@ -191,5 +191,4 @@ impl Exchange {
 }
 
 #[cfg(test)]
-#[path = "seats_tests.rs"]
 mod tests;

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use crate::snapshots::Parts;
-use crate::socket::link::{Exit, Link, Overflow};
+use crate::socket::link::{Link, Overflow, RawWriter};
 
 /// A socket in a room.
 pub struct Member {
@@ -28,7 +28,7 @@ pub struct Member {
 pub struct Audience {
     members: Vec<Member>,
     /// Theirs, in the same order.
-    exits: Vec<Exit>,
+    exits: Vec<RawWriter>,
 }
 
 impl Audience {
@@ -40,7 +40,7 @@ impl Audience {
     /// Seats a member, which hears everything from now on.
     pub fn seat(&mut self, member: Member) {
         member.link.seat.store(self.members.len(), Ordering::Relaxed);
-        self.exits.push(Exit::of(&member.link));
+        self.exits.push(RawWriter::of(&member.link));
         self.members.push(member);
     }
 
@@ -132,5 +132,4 @@ impl Audience {
 }
 
 #[cfg(test)]
-#[path = "audience_tests.rs"]
 mod tests;

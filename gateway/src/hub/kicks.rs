@@ -108,5 +108,4 @@ impl Revoked {
 }
 
 #[cfg(test)]
-#[path = "kicks_tests.rs"]
 mod tests;

@@ -16,13 +16,14 @@ use tracing::{debug, warn};
 use super::admission::{PATIENCE, Permit};
 use super::audience::{Audience, Member};
 use super::kicks::Kicks;
-use super::room::{Effect, MemberId, Newcomer, Room, position_of};
+use super::stream::{Effect, Newcomer, Stream, position_of};
 use super::{Hub, Join, RoomLimits};
 use crate::engine::{Engine, Kicked, Request, Signal, Ticket};
-use crate::figures::Figures;
 use crate::metrics::Metrics;
+use crate::metrics_refresh::MetricsRefresh;
 use crate::shutdown::spawn_brief;
 use crate::snapshots::{LIFE, Parts, Snapshot, Snapshots};
+use crate::socket::SocketId;
 use crate::socket::close::{CloseReason, FullReason};
 use crate::socket::link::Link;
 use crate::socket::{frame, protocol};
@@ -61,7 +62,7 @@ enum Due {
     Heartbeat(TenantId),
     Linger(TenantId),
     /// The join isn't answered yet, and others have waited long enough for it.
-    Overdue(MemberId),
+    Overdue(SocketId),
     /// The same of a question that nobody waits for.
     OverdueMoot(Ticket),
     /// The room's snapshot is too old for others.
@@ -71,8 +72,8 @@ enum Due {
 }
 
 /// A room with its sockets and its clocks.
-struct Chamber {
-    room: Room,
+struct Room {
+    stream: Stream,
     audience: Audience,
     /// Members whose join isn't answered yet.
     waiting: Vec<Member>,
@@ -92,7 +93,7 @@ pub struct Database {
     /// Where snapshots come from.
     pub snapshots: Snapshots,
     /// Who must hear that figures have changed.
-    pub figures: Figures,
+    pub figures: MetricsRefresh,
     /// The way back for snapshots.
     pub hub: Hub,
 }
@@ -116,13 +117,13 @@ pub struct Shard {
     database: Option<Database>,
     limits: RoomLimits,
     metrics: Metrics,
-    chambers: HashMap<TenantId, Chamber>,
+    rooms: HashMap<TenantId, Room>,
     /// Rooms with outgoing events.
     dirty: Vec<TenantId>,
     due: DelayQueue<Due>,
     generation: u32,
     /// The turns of the joins that are under way.
-    joining: HashMap<MemberId, Permit>,
+    joining: HashMap<SocketId, Permit>,
     /// The turns of members that left before they were answered: a turn is over when the engine's work is.
     moot: HashMap<Ticket, Permit>,
     kicks: Arc<Kicks>,
@@ -145,7 +146,7 @@ impl Shard {
             database,
             limits,
             metrics,
-            chambers: HashMap::new(),
+            rooms: HashMap::new(),
             dirty: Vec::new(),
             due: DelayQueue::new(),
             generation: 0,
@@ -177,11 +178,11 @@ impl Shard {
                     Due::Linger(tenant) => self.lingered(&tenant),
                     Due::Overdue(member) => drop(self.joining.remove(&member)),
                     Due::OverdueMoot(ticket) => drop(self.moot.remove(&ticket)),
-                    Due::Stale(tenant, ticket) => self.in_room(&tenant, |room, _| room.expire(ticket)),
+                    Due::Stale(tenant, ticket) => self.in_room(&tenant, |stream, _| stream.expire(ticket)),
                     Due::Incomplete(tenant) => self.complete(&tenant),
                 },
                 // Every room is asked at once, so that the engine answers all of them in one sweep.
-                _ = sweep.tick() => self.each_room(|room, effects| room.check(effects)),
+                _ = sweep.tick() => self.each_room(|stream, effects| stream.check(effects)),
             }
         }
     }
@@ -192,8 +193,8 @@ impl Shard {
             Input::Renewed { tenant, link, issued_at } => self.renewed(&tenant, &link, issued_at),
             Input::Tell { tenant, link, frames } => self.tell(&tenant, &link, &frames),
             Input::Beat { tenant, link } => {
-                if let Some(chamber) = self.chambers.get(&tenant) {
-                    let beat = protocol::heartbeat(chamber.room.head());
+                if let Some(room) = self.rooms.get(&tenant) {
+                    let beat = protocol::heartbeat(room.stream.head());
                     self.tell(&tenant, &link, &beat);
                 }
             }
@@ -204,13 +205,13 @@ impl Shard {
             }
             Input::Signal(signal) => self.signal(signal),
             Input::Loaded { tenant, ticket, snapshot } => {
-                self.in_room(&tenant, |room, effects| room.loaded(ticket, snapshot, effects));
+                self.in_room(&tenant, |stream, effects| stream.loaded(ticket, snapshot, effects));
             }
             Input::Kicked { closed } => {
                 let _ = closed.send(self.close_kicked());
             }
             Input::Tenants(reply) => {
-                let counts = self.chambers.iter().map(|(tenant, chamber)| (tenant.clone(), chamber.members()));
+                let counts = self.rooms.iter().map(|(tenant, room)| (tenant.clone(), room.members()));
                 let _ = reply.send(counts.filter(|(_, members)| *members > 0).collect());
             }
         }
@@ -220,30 +221,30 @@ impl Shard {
         match signal {
             Signal::Message { tenant, message } => {
                 self.metrics.event_received(&message.event_type);
-                self.in_room(&tenant, |room, effects| room.message(message, effects));
+                self.in_room(&tenant, |stream, effects| stream.message(message, effects));
             }
             Signal::Reading { tenant, ticket, reading } => {
                 self.moot.remove(&ticket);
-                if let Some(chamber) = self.chambers.get_mut(&tenant) {
-                    chamber.refused = false;
+                if let Some(room) = self.rooms.get_mut(&tenant) {
+                    room.refused = false;
                 }
-                self.in_room(&tenant, |room, effects| room.reading(ticket, reading, effects));
+                self.in_room(&tenant, |stream, effects| stream.reading(ticket, reading, effects));
             }
             Signal::Forgotten { ticket, .. } => drop(self.moot.remove(&ticket)),
             Signal::Lost { tenant, outage } => {
                 // No question is answered now: the members that wait are told so.
                 self.give_turns_back(&tenant);
-                self.in_room(&tenant, |room, effects| room.lost(outage, effects));
+                self.in_room(&tenant, |stream, effects| stream.lost(outage, effects));
             }
-            Signal::Returned { tenant } => self.in_room(&tenant, |room, effects| room.returned(effects)),
+            Signal::Returned { tenant } => self.in_room(&tenant, |stream, effects| stream.returned(effects)),
             Signal::Refused { tenant } => {
-                if let Some(chamber) = self.chambers.get_mut(&tenant) {
-                    chamber.refused = true;
+                if let Some(room) = self.rooms.get_mut(&tenant) {
+                    room.refused = true;
                     self.give_turns_back(&tenant);
                 }
             }
             Signal::Stray { tenant, epoch } => {
-                self.in_room(&tenant, |room, effects| room.stray(epoch.as_ref(), effects));
+                self.in_room(&tenant, |stream, effects| stream.stray(epoch.as_ref(), effects));
             }
             // The hub's, which asks every shard.
             Signal::Kicks { .. } => {}
@@ -252,7 +253,7 @@ impl Shard {
 
     /// No answer can come soon to the members that wait: they give their turns back.
     fn give_turns_back(&mut self, tenant: &TenantId) {
-        for member in self.chambers.get(tenant).iter().flat_map(|chamber| &chamber.waiting) {
+        for member in self.rooms.get(tenant).iter().flat_map(|room| &room.waiting) {
             self.joining.remove(&member.link.id);
         }
     }
@@ -262,44 +263,44 @@ impl Shard {
         // The kick may have come while the join was on its way here.
         if self.kicks.revoking(&tenant, subject.as_deref(), issued_at).is_some() {
             self.metrics.join_refused("kicked");
-            return link.condemn(CloseReason::Kicked);
+            return link.close_with(CloseReason::Kicked);
         }
-        if !self.chambers.contains_key(&tenant) {
-            let chamber = self.open_room(&tenant);
-            self.chambers.insert(tenant.clone(), chamber);
+        if !self.rooms.contains_key(&tenant) {
+            let room = self.open_room(&tenant);
+            self.rooms.insert(tenant.clone(), room);
         }
-        let Some(chamber) = self.chambers.get_mut(&tenant) else { return };
-        if chamber.members() >= self.limits.max_per_tenant {
+        let Some(room) = self.rooms.get_mut(&tenant) else { return };
+        if room.members() >= self.limits.max_per_tenant {
             self.metrics.join_refused("tenant_full");
-            return link.condemn(CloseReason::Full(FullReason::Tenant));
+            return link.close_with(CloseReason::Full(FullReason::Tenant));
         }
-        if let Some(linger) = chamber.linger.take() {
+        if let Some(linger) = room.linger.take() {
             self.due.remove(&linger);
         }
         let id = link.id;
-        chamber.waiting.push(Member { link: link.clone(), subject, issued_at, lacks: Parts::NONE });
-        if let (1, Some(database)) = (chamber.members(), &self.database) {
+        room.waiting.push(Member { link: link.clone(), subject, issued_at, lacks: Parts::NONE });
+        if let (1, Some(database)) = (room.members(), &self.database) {
             database.figures.watched(&tenant);
         }
         self.joining.insert(id, permit);
-        self.in_room(&tenant, |room, effects| room.join(id, resume, effects));
+        self.in_room(&tenant, |stream, effects| stream.join(id, resume, effects));
 
         // Joined or still waiting: whoever comes during an outage is told of it, and holds nobody else up.
-        let Some(chamber) = self.chambers.get(&tenant) else { return };
-        if let Some(degraded) = chamber.room.outage().map(protocol::degraded) {
+        let Some(room) = self.rooms.get(&tenant) else { return };
+        if let Some(degraded) = room.stream.outage().map(protocol::degraded) {
             self.joining.remove(&id);
             self.tell(&tenant, &link, &degraded);
-        } else if chamber.refused {
+        } else if room.refused {
             self.joining.remove(&id);
         } else if self.joining.contains_key(&id) {
             self.due.insert(Due::Overdue(id), PATIENCE);
         }
     }
 
-    fn open_room(&mut self, tenant: &TenantId) -> Chamber {
+    fn open_room(&mut self, tenant: &TenantId) -> Room {
         self.generation = self.generation.wrapping_add(1);
         let mut effects = Vec::new();
-        let room = Room::open(self.generation, self.database.is_some(), &mut effects);
+        let stream = Stream::open(self.generation, self.database.is_some(), &mut effects);
         for effect in effects {
             if let Effect::Subscribe(ticket) = effect {
                 self.engine.request(Request::Subscribe { tenant: tenant.clone(), ticket });
@@ -309,8 +310,8 @@ impl Shard {
         // Rooms beat at moments of their own, so that a thousand of them don't beat at once.
         let first = self.limits.heartbeat.mul_f64(rand::random_range(0.1..=1.0));
         let heartbeat = self.due.insert(Due::Heartbeat(tenant.clone()), first);
-        Chamber {
-            room,
+        Room {
+            stream,
             audience: Audience::default(),
             waiting: Vec::new(),
             outgoing: Vec::new(),
@@ -322,19 +323,19 @@ impl Shard {
     }
 
     fn renewed(&mut self, tenant: &TenantId, link: &Arc<Link>, issued_at: u64) {
-        let Some(chamber) = self.chambers.get_mut(tenant) else { return };
-        if let Some(member) = chamber.member(link) {
+        let Some(room) = self.rooms.get_mut(tenant) else { return };
+        if let Some(member) = room.member(link) {
             member.issued_at = issued_at;
             // The kick may have come while the renewal was on its way here.
             if self.kicks.revoking(tenant, member.subject.as_deref(), issued_at).is_some() {
-                chamber.remove(link);
-                chamber.room.forget(link.id);
-                link.condemn(CloseReason::Kicked);
+                room.remove(link);
+                room.stream.forget(link.id);
+                link.close_with(CloseReason::Kicked);
                 return self.linger_if_empty(tenant);
             }
         }
         // A member that still waits gets its `joined` in its time.
-        if let (true, Some(head)) = (chamber.audience.contains(link), chamber.room.head()) {
+        if let (true, Some(head)) = (room.audience.contains(link), room.stream.head()) {
             let joined = protocol::joined(tenant, head, true, None, self.limits.heartbeat.as_secs());
             self.tell(tenant, link, &joined);
             link.note_answer();
@@ -343,24 +344,24 @@ impl Shard {
 
     /// Writes to one member, behind everything that the room has sent it.
     fn tell(&mut self, tenant: &TenantId, link: &Arc<Link>, frames: &Bytes) {
-        let Some(chamber) = self.chambers.get_mut(tenant) else { return };
-        chamber.flush(&self.metrics);
-        let waits = || chamber.waiting.iter().any(|member| member.link.id == link.id);
-        let told = chamber.audience.tell(link, frames).or_else(|| waits().then(|| link.write(frames, 1)));
+        let Some(room) = self.rooms.get_mut(tenant) else { return };
+        room.flush(&self.metrics);
+        let waits = || room.waiting.iter().any(|member| member.link.id == link.id);
+        let told = room.audience.tell(link, frames).or_else(|| waits().then(|| link.write(frames, 1)));
         if told.is_some_and(|told| told.is_err()) {
-            let member = chamber.remove(link);
-            chamber.room.forget(link.id);
-            chamber.give_up(member.into_iter(), &self.metrics);
+            let member = room.remove(link);
+            room.stream.forget(link.id);
+            room.give_up(member.into_iter(), &self.metrics);
         }
         self.linger_if_empty(tenant);
     }
 
     fn leave(&mut self, tenant: &TenantId, link: &Arc<Link>, announce: bool) {
-        let Some(chamber) = self.chambers.get_mut(tenant) else { return };
-        chamber.flush(&self.metrics);
-        let left = chamber.remove(link).is_some();
+        let Some(room) = self.rooms.get_mut(tenant) else { return };
+        room.flush(&self.metrics);
+        let left = room.remove(link).is_some();
         let turn = self.joining.remove(&link.id);
-        if let Some(ticket) = chamber.room.forget(link.id) {
+        if let Some(ticket) = room.stream.forget(link.id) {
             self.engine.request(Request::Forget { tenant: tenant.clone(), ticket });
             if let Some(turn) = turn {
                 self.moot.insert(ticket, turn);
@@ -370,7 +371,7 @@ impl Shard {
         if left && announce {
             match link.write(&protocol::left(tenant), 1) {
                 Ok(()) => link.note_answer(),
-                Err(_) => link.condemn(CloseReason::SlowConsumer),
+                Err(_) => link.close_with(CloseReason::SlowConsumer),
             }
         }
         self.linger_if_empty(tenant);
@@ -379,15 +380,15 @@ impl Shard {
     /// Closes the sockets whose tokens are revoked; returns by whose kick, and how many.
     fn close_kicked(&mut self) -> HashMap<Kicked, usize> {
         let (kicks, mut closed) = (self.kicks.clone(), HashMap::new());
-        for tenant in self.chambers.keys().cloned().collect::<Vec<_>>() {
-            let Some(chamber) = self.chambers.get_mut(&tenant) else { continue };
-            chamber.flush(&self.metrics);
+        for tenant in self.rooms.keys().cloned().collect::<Vec<_>>() {
+            let Some(room) = self.rooms.get_mut(&tenant) else { continue };
+            room.flush(&self.metrics);
             let revoking = |member: &Member| kicks.revoking(&tenant, member.subject.as_deref(), member.issued_at);
-            for member in chamber.extract(|member| revoking(member).is_some()) {
+            for member in room.extract(|member| revoking(member).is_some()) {
                 if let Some(who) = revoking(&member) {
                     *closed.entry(who).or_default() += 1;
                 }
-                member.link.condemn(CloseReason::Kicked);
+                member.link.close_with(CloseReason::Kicked);
             }
             self.linger_if_empty(&tenant);
         }
@@ -395,39 +396,39 @@ impl Shard {
     }
 
     fn heartbeat(&mut self, tenant: TenantId) {
-        let Some(chamber) = self.chambers.get_mut(&tenant) else { return };
-        chamber.flush(&self.metrics);
-        let beat = protocol::heartbeat_and_ping(chamber.room.head());
-        let slow = chamber.audience.send_to_prompt(&beat);
-        chamber.give_up(slow.into_iter(), &self.metrics);
+        let Some(room) = self.rooms.get_mut(&tenant) else { return };
+        room.flush(&self.metrics);
+        let beat = protocol::heartbeat_and_ping(room.stream.head());
+        let slow = room.audience.send_to_prompt(&beat);
+        room.give_up(slow.into_iter(), &self.metrics);
         // Who waits for an answer that Redis owes is alive all the same, and must be able to show it.
-        let slow = chamber.tell_waiting(&protocol::heartbeat_and_ping(None));
-        chamber.give_up(slow.into_iter(), &self.metrics);
-        chamber.heartbeat = self.due.insert(Due::Heartbeat(tenant.clone()), self.limits.heartbeat);
+        let slow = room.tell_waiting(&protocol::heartbeat_and_ping(None));
+        room.give_up(slow.into_iter(), &self.metrics);
+        room.heartbeat = self.due.insert(Due::Heartbeat(tenant.clone()), self.limits.heartbeat);
         self.linger_if_empty(&tenant);
     }
 
-    fn each_room(&mut self, mut act: impl FnMut(&mut Room, &mut Vec<Effect>)) {
-        for tenant in self.chambers.keys().cloned().collect::<Vec<_>>() {
+    fn each_room(&mut self, mut act: impl FnMut(&mut Stream, &mut Vec<Effect>)) {
+        for tenant in self.rooms.keys().cloned().collect::<Vec<_>>() {
             self.in_room(&tenant, &mut act);
         }
     }
 
     /// Lets a room act, and carries out what it decides.
-    fn in_room(&mut self, tenant: &TenantId, act: impl FnOnce(&mut Room, &mut Vec<Effect>)) {
-        let Some(chamber) = self.chambers.get_mut(tenant) else { return };
+    fn in_room(&mut self, tenant: &TenantId, act: impl FnOnce(&mut Stream, &mut Vec<Effect>)) {
+        let Some(room) = self.rooms.get_mut(tenant) else { return };
         let mut effects = std::mem::take(&mut self.effects);
-        act(&mut chamber.room, &mut effects);
+        act(&mut room.stream, &mut effects);
         for effect in effects.drain(..) {
             match effect {
                 Effect::Deliver(message) => {
                     if let Some(database) = &self.database {
                         database.tell(tenant, &message);
                     }
-                    if chamber.outgoing.is_empty() {
+                    if room.outgoing.is_empty() {
                         self.dirty.push(tenant.clone());
                     }
-                    chamber.outgoing.push(message);
+                    room.outgoing.push(message);
                 }
                 Effect::Subscribe(ticket) => {
                     self.engine.request(Request::Subscribe { tenant: tenant.clone(), ticket });
@@ -452,7 +453,7 @@ impl Shard {
                 // Snapshots have limits of their own, and waiting for one is no work.
                 Effect::Waits(member) => drop(self.joining.remove(&member)),
                 Effect::Joined { newcomers, head, recovered, snapshot, replay } => {
-                    chamber.flush(&self.metrics);
+                    room.flush(&self.metrics);
                     let heartbeat = self.limits.heartbeat.as_secs();
                     let lacks = match (&snapshot, &self.database) {
                         (Some(snapshot), _) => snapshot.missing,
@@ -464,44 +465,44 @@ impl Shard {
                         // They start without figures, and should have some as soon as there are any.
                         database.figures.changed(tenant, head.clone());
                     }
-                    chamber.complete_later(tenant, lacks, &mut self.due);
+                    room.complete_later(tenant, lacks, &mut self.due);
                     let joined = protocol::joined(tenant, &head, recovered, snapshot.as_deref(), heartbeat);
                     let frames = followed_by(joined, &replay);
                     for Newcomer { member, resumed } in newcomers {
-                        let Some(index) = chamber.waiting.iter().position(|waiting| waiting.link.id == member) else {
+                        let Some(index) = room.waiting.iter().position(|waiting| waiting.link.id == member) else {
                             continue;
                         };
-                        let member = Member { lacks, ..chamber.waiting.swap_remove(index) };
+                        let member = Member { lacks, ..room.waiting.swap_remove(index) };
                         self.joining.remove(&member.link.id);
                         self.metrics.joined(resumed.then_some(recovered));
                         // What was missed counts as one event: the log bounds it, and the bytes do.
                         match member.link.write(&frames, 1) {
                             Ok(()) => {
                                 member.link.note_answer();
-                                chamber.audience.seat(member);
+                                room.audience.seat(member);
                             }
-                            Err(_) => chamber.give_up(std::iter::once(member), &self.metrics),
+                            Err(_) => room.give_up(std::iter::once(member), &self.metrics),
                         }
                     }
                 }
                 Effect::Resync { head, snapshot, replay } => {
                     warn!(%tenant, epoch = %head.epoch, seq = head.seq, "events are beyond recovery, dashboards resync");
                     self.metrics.gap_resync();
-                    chamber.flush(&self.metrics);
+                    room.flush(&self.metrics);
                     let resync = protocol::resync(&head, snapshot.as_deref());
-                    chamber.announce(&followed_by(resync, &replay), &self.metrics);
+                    room.announce(&followed_by(resync, &replay), &self.metrics);
                     let lacks = snapshot.map_or(Parts::NONE, |snapshot| snapshot.missing);
-                    chamber.audience.all_lack(lacks);
-                    chamber.complete_later(tenant, lacks, &mut self.due);
+                    room.audience.all_lack(lacks);
+                    room.complete_later(tenant, lacks, &mut self.due);
                 }
                 Effect::Complete { head, snapshot } => {
-                    chamber.flush(&self.metrics);
+                    room.flush(&self.metrics);
                     let resync = protocol::resync(&head, Some(&snapshot));
-                    let slow = chamber.audience.complete(&resync, snapshot.missing);
-                    chamber.give_up(slow.into_iter(), &self.metrics);
+                    let slow = room.audience.complete(&resync, snapshot.missing);
+                    room.give_up(slow.into_iter(), &self.metrics);
                 }
-                Effect::Degraded(outage) => chamber.announce_to_all(&protocol::degraded(&outage), &self.metrics),
-                Effect::Restored(outage) => chamber.announce_to_all(&protocol::restored(&outage), &self.metrics),
+                Effect::Degraded(outage) => room.announce_to_all(&protocol::degraded(&outage), &self.metrics),
+                Effect::Restored(outage) => room.announce_to_all(&protocol::restored(&outage), &self.metrics),
             }
         }
         self.effects = effects;
@@ -510,20 +511,20 @@ impl Shard {
 
     /// Asks for what members lack of their snapshot, when it has a chance to be there.
     fn complete(&mut self, tenant: &TenantId) {
-        let (Some(chamber), Some(database)) = (self.chambers.get_mut(tenant), &self.database) else { return };
-        chamber.incomplete = None;
-        let lacking = chamber.audience.lacking();
+        let (Some(room), Some(database)) = (self.rooms.get_mut(tenant), &self.database) else { return };
+        room.incomplete = None;
+        let lacking = room.audience.lacking();
         let has_a_chance = database.snapshots.may_have(tenant, lacking);
-        chamber.complete_later(tenant, lacking, &mut self.due);
+        room.complete_later(tenant, lacking, &mut self.due);
         if has_a_chance {
-            self.in_room(tenant, |room, effects| room.complete(lacking, effects));
+            self.in_room(tenant, |stream, effects| stream.complete(lacking, effects));
         }
     }
 
     fn flush_dirty(&mut self) {
         for tenant in std::mem::take(&mut self.dirty) {
-            if let Some(chamber) = self.chambers.get_mut(&tenant) {
-                chamber.flush(&self.metrics);
+            if let Some(room) = self.rooms.get_mut(&tenant) {
+                room.flush(&self.metrics);
                 self.linger_if_empty(&tenant);
             }
         }
@@ -531,8 +532,8 @@ impl Shard {
 
     /// Starts the wait after which an empty room closes.
     fn linger_if_empty(&mut self, tenant: &TenantId) {
-        let Some(chamber) = self.chambers.get_mut(tenant) else { return };
-        if chamber.members() > 0 || chamber.linger.is_some() {
+        let Some(room) = self.rooms.get_mut(tenant) else { return };
+        if room.members() > 0 || room.linger.is_some() {
             return;
         }
         if let Some(database) = &self.database {
@@ -542,21 +543,21 @@ impl Shard {
             self.close_room(tenant);
         } else {
             let until = Instant::now() + self.limits.linger;
-            chamber.linger = Some(self.due.insert_at(Due::Linger(tenant.clone()), until));
+            room.linger = Some(self.due.insert_at(Due::Linger(tenant.clone()), until));
         }
     }
 
     fn lingered(&mut self, tenant: &TenantId) {
-        if let Some(chamber) = self.chambers.get_mut(tenant) {
-            chamber.linger = None;
+        if let Some(room) = self.rooms.get_mut(tenant) {
+            room.linger = None;
             self.close_room(tenant);
         }
     }
 
     fn close_room(&mut self, tenant: &TenantId) {
-        let Some(chamber) = self.chambers.remove(tenant) else { return };
-        self.due.try_remove(&chamber.heartbeat);
-        if let Some(incomplete) = chamber.incomplete {
+        let Some(room) = self.rooms.remove(tenant) else { return };
+        self.due.try_remove(&room.heartbeat);
+        if let Some(incomplete) = room.incomplete {
             self.due.try_remove(&incomplete);
         }
         self.engine.request(Request::Unsubscribe { tenant: tenant.clone() });
@@ -574,7 +575,7 @@ fn followed_by(beginning: Bytes, events: &[Message]) -> Bytes {
     [beginning, events].concat().into()
 }
 
-impl Chamber {
+impl Room {
     /// Sets the time to ask for what members lack of their snapshot.
     fn complete_later(&mut self, tenant: &TenantId, lacks: Parts, due: &mut DelayQueue<Due>) {
         if lacks != Parts::NONE && self.incomplete.is_none() {
@@ -621,7 +622,7 @@ impl Chamber {
     fn tell_waiting(&mut self, frames: &Bytes) -> Vec<Member> {
         let slow: Vec<_> = self.waiting.extract_if(.., |member| member.link.write(frames, 1).is_err()).collect();
         slow.iter().for_each(|member| {
-            self.room.forget(member.link.id);
+            self.stream.forget(member.link.id);
         });
         slow
     }
@@ -630,7 +631,7 @@ impl Chamber {
     fn give_up(&mut self, slow: impl Iterator<Item = Member>, metrics: &Metrics) {
         for member in slow {
             metrics.slow_consumer();
-            member.link.condemn(CloseReason::SlowConsumer);
+            member.link.close_with(CloseReason::SlowConsumer);
         }
     }
 
@@ -651,7 +652,7 @@ impl Chamber {
         let mut extracted = self.audience.extract(&fits);
         let waiting: Vec<_> = self.waiting.extract_if(.., |member| fits(member)).collect();
         waiting.iter().for_each(|member| {
-            self.room.forget(member.link.id);
+            self.stream.forget(member.link.id);
         });
         extracted.extend(waiting);
         extracted

@@ -177,5 +177,4 @@ impl From<TokenError> for CloseReason {
 }
 
 #[cfg(test)]
-#[path = "close_tests.rs"]
 mod tests;

@@ -255,5 +255,4 @@ fn close_code(payload: &[u8]) -> Result<u16, CloseReason> {
 }
 
 #[cfg(test)]
-#[path = "frame_tests.rs"]
 pub(super) mod tests;

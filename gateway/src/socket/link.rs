@@ -20,8 +20,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::SocketId;
 use super::close::CloseReason;
-use crate::hub::MemberId;
 
 /// Frames handed to the kernel in one `writev`.
 const MAX_SLICES: usize = 64;
@@ -32,7 +32,7 @@ const MAX_LARGE_BYTES: usize = 64 * 1024 * 1024;
 /// Shared by the connection's task and the shard of its room.
 pub struct Link {
     /// Names the socket.
-    pub id: MemberId,
+    pub id: SocketId,
     /// Where the socket sits in its room's audience; the shard's note to itself, so that leaving needs no search.
     pub seat: AtomicUsize,
     stream: TcpStream,
@@ -82,7 +82,7 @@ struct Backlog {
     until_answered: u32,
     /// The first frame was larger than the limit: its bytes.
     large: u32,
-    verdict: Option<CloseReason>,
+    close_reason: Option<CloseReason>,
 }
 
 struct Waiting {
@@ -117,7 +117,7 @@ pub struct Overflow;
 
 impl Link {
     /// Wraps an upgraded connection.
-    pub fn new(id: MemberId, stream: TcpStream, limits: Arc<QueueLimits>) -> Self {
+    pub fn new(id: SocketId, stream: TcpStream, limits: Arc<QueueLimits>) -> Self {
         Self {
             id,
             seat: AtomicUsize::new(usize::MAX),
@@ -171,14 +171,14 @@ impl Link {
     }
 
     /// Tells the connection's task to close the socket. The caller has taken it out of its room and writes no more.
-    pub fn condemn(&self, reason: CloseReason) {
-        self.backlog().verdict.get_or_insert(reason);
+    pub fn close_with(&self, reason: CloseReason) {
+        self.backlog().close_reason.get_or_insert(reason);
         self.wake.notify_one();
     }
 
     /// The room's decision to close, if there is one.
-    pub fn verdict(&self) -> Option<CloseReason> {
-        self.backlog().verdict.take()
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.backlog().close_reason.take()
     }
 
     /// Waits for a verdict, or for the backlog to be in use.
@@ -321,13 +321,13 @@ fn clamped(count: usize) -> u32 {
 /// What a write to a link that keeps up needs of it, for whoever walks over many: the links themselves lie all over the memory,
 /// and to look into each would cost two cache misses a delivery, a tenth of the whole.
 #[derive(Debug)]
-pub struct Exit {
+pub struct RawWriter {
     socket: RawFd,
     /// The link may be congested. Only its writer makes it so, and its writer writes through this.
     congested: bool,
 }
 
-impl Exit {
+impl RawWriter {
     /// The exit of a link whose only writer is the caller from now on.
     pub fn of(link: &Link) -> Self {
         Self { socket: link.stream.as_raw_fd(), congested: link.congested() }
@@ -373,5 +373,4 @@ const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
 
 #[cfg(test)]
-#[path = "link_tests.rs"]
 mod tests;

@@ -378,9 +378,7 @@ fn error(data: ErrorData) -> Bytes {
 }
 
 #[cfg(test)]
-#[path = "protocol_tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "protocol_typescript.rs"]
 mod typescript;

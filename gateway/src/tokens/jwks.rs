@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use publisher::complaints::Complaints;
+use publisher::log_throttle::LogThrottle;
 use reqwest::{Client, StatusCode, Url, redirect};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -65,7 +65,7 @@ struct Reader {
     reserve: Reserve,
     /// The entries that were named in the log because no token is checked with them.
     named: Vec<String>,
-    complaints: Complaints,
+    throttle: LogThrottle,
 }
 
 /// A token bucket: reads for the sake of a token that names an unknown key.
@@ -107,7 +107,7 @@ impl Jwks {
         let opened = Source::open(source).map_err(refuse)?;
         let now = Instant::now();
         let mut reader =
-            Reader { reserve: Reserve { full_at: now }, named: Vec::new(), complaints: Complaints::default() };
+            Reader { reserve: Reserve { full_at: now }, named: Vec::new(), throttle: LogThrottle::default() };
         let stamp = opened.stamp().await;
         let keys = match opened.read(FIRST_TIMEOUT).await {
             Ok(keys) => {
@@ -183,10 +183,10 @@ impl Jwks {
                     Ok(Fetched { keys: Arc::new(keys), at, stamp });
             }
             Err(ReadError::Away(reason) | ReadError::Unusable(reason)) => {
-                let may_say = reader.complaints.may_say(&reason);
+                let is_due = reader.throttle.is_due(&reason);
                 match had_keys {
-                    true if may_say => warn!(%reason, "could not read the JWKS again, keeping the keys"),
-                    false if may_say => {
+                    true if is_due => warn!(%reason, "could not read the JWKS again, keeping the keys"),
+                    false if is_due => {
                         warn!(%reason, "JWKS still unavailable, no token can be checked until it is there")
                     }
                     _ => {}

@@ -155,7 +155,7 @@ fn edges() -> Vec<(&'static str, String, Option<&'static str>)> {
         let path: &'static str = Box::leak(format!("data.{field}").into_boxed_str());
         edge("metrics_updated", with(METRICS, field, value), (!good).then_some(path));
     }
-    // Figures are null together, and only with `condensed` (F63).
+    // MetricsRefresh are null together, and only with `condensed` (F63).
     let figures = [
         "totalOutstanding",
         "totalArrears",

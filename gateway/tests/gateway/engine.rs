@@ -67,7 +67,7 @@ async fn bucket_gives_each_token_back_after_one_second(setup: Setup) {
     bench.stack.finish().await;
 }
 
-/// Figures are refused unless three tokens would remain.
+/// MetricsRefresh are refused unless three tokens would remain.
 async fn metrics_never_cost_a_payment(setup: Setup) {
     let bench = Bench::new(setup).await;
     for _ in 0..7 {

@@ -81,8 +81,8 @@ async fn f32_without_descriptors_new_sockets_wait_and_the_old_live_on() {
         new.spawn(async move { Dashboard::joined(addr, room.as_str(), &Token::of(room.as_str()).sign()).await });
     }
     let complaint = "accepting connections fails, trying again until it works";
-    let complaints = |stack: &Stack| stack.gateway().log().text().matches(complaint).count();
-    eventually("it says so", Duration::from_secs(5), async || (complaints(&stack) > 0).then_some(())).await;
+    let throttle = |stack: &Stack| stack.gateway().log().text().matches(complaint).count();
+    eventually("it says so", Duration::from_secs(5), async || (throttle(&stack) > 0).then_some(())).await;
 
     let (begun, used) = (Instant::now(), stack.gateway().processor_time());
     // Each that goes makes room for one that waits.
@@ -96,9 +96,9 @@ async fn f32_without_descriptors_new_sockets_wait_and_the_old_live_on() {
     }
     sleep(Duration::from_secs(2)).await;
     let share = (stack.gateway().processor_time() - used).as_secs_f64() / begun.elapsed().as_secs_f64();
-    eprintln!("without descriptors: {:.1} % of a processor, {} lines", share * 100.0, complaints(&stack));
+    eprintln!("without descriptors: {:.1} % of a processor, {} lines", share * 100.0, throttle(&stack));
     assert!(share < 0.2, "{share} of a processor, to wait");
-    assert!(complaints(&stack) <= 2, "{}", stack.gateway().log().text());
+    assert!(throttle(&stack) <= 2, "{}", stack.gateway().log().text());
 
     stack.gateway().limit_file_descriptors(None);
     let freed = Instant::now();

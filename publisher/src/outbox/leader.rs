@@ -26,7 +26,7 @@ use super::{
     upkeep::{ALERTS_KEPT, CONDENSED_TOGETHER, Condensed, Figures, Upkeep},
 };
 use crate::{
-    complaints::Complaints, error::PublishError, metrics::RelayMetrics, publisher::Outcome, task, tenant::TenantId,
+    error::PublishError, log_throttle::LogThrottle, metrics::RelayMetrics, publisher::Outcome, task, tenant::TenantId,
 };
 
 /// How often rows are looked for that no notification told of. Also what keeps the session, and the lock, alive.
@@ -63,7 +63,7 @@ const FINISH: Duration = Duration::from_secs(1);
 /// Why a term is over.
 pub(super) enum Resigned {
     Stopped,
-    Succeeded(Term),
+    Superseded(Term),
     /// Redis can't be reached from here.
     CutOff,
     Lost(sqlx::Error),
@@ -110,7 +110,7 @@ enum End {
     All,
     Throttled(Duration),
     Failed(PublishError),
-    Succeeded(Term),
+    Superseded(Term),
 }
 
 type Turn = Pin<Box<dyn Future<Output = (Session, sqlx::Result<Fetched>)> + Send>>;
@@ -122,7 +122,7 @@ pub(super) struct Leader<'a, S> {
     sink: &'a S,
     config: RelayConfig,
     metrics: &'a RelayMetrics,
-    complaints: &'a mut Complaints,
+    throttle: &'a mut LogThrottle,
     term: Term,
     options: &'a PgConnectOptions,
     upkeep: Upkeep,
@@ -162,14 +162,14 @@ impl<'a, S: Sink> Leader<'a, S> {
         sink: &'a S,
         config: RelayConfig,
         metrics: &'a RelayMetrics,
-        complaints: &'a mut Complaints,
+        throttle: &'a mut LogThrottle,
         term: Term,
     ) -> Self {
         Self {
             sink,
             config,
             metrics,
-            complaints,
+            throttle,
             term,
             options,
             upkeep: Upkeep::new(options),
@@ -259,7 +259,7 @@ impl<'a, S: Sink> Leader<'a, S> {
                     Err(resigned) => return resigned,
                 },
                 Some((tenant, condensed)) = self.condensings.next() => match condensed {
-                    Ok(Condensed::Succeeded) => return Resigned::Succeeded(self.term),
+                    Ok(Condensed::Superseded) => return Resigned::Superseded(self.term),
                     condensed => {
                         self.condensed(tenant, condensed);
                         look = true;
@@ -361,7 +361,7 @@ impl<'a, S: Sink> Leader<'a, S> {
                 self.busy.insert(tenant, Busy::Parked(Instant::now() + wait));
             }
             End::Failed(error) => {
-                if self.complaints.may_say("publish") {
+                if self.throttle.is_due("publish") {
                     warn!(%tenant, %error, "an event of the outbox can't be published, its tenant's rows wait");
                 }
                 let cut_off = is_unreachable(&error) && self.is_cut_off(&tenant);
@@ -370,7 +370,7 @@ impl<'a, S: Sink> Leader<'a, S> {
                     return Err(Resigned::CutOff);
                 }
             }
-            End::Succeeded(by) => return Err(Resigned::Succeeded(by)),
+            End::Superseded(by) => return Err(Resigned::Superseded(by)),
         }
         Ok(())
     }
@@ -389,7 +389,7 @@ impl<'a, S: Sink> Leader<'a, S> {
                 self.metrics.condensed(rows);
                 self.flooded.insert(tenant.clone(), Instant::now() + FLOOD_GOES_ON);
                 if let Some(reason) = without_figures {
-                    if self.complaints.may_say("figures") {
+                    if self.throttle.is_due("figures") {
                         warn!(%tenant, reason, "a backlog is condensed without figures");
                     }
                     self.without_figures.entry(tenant.clone()).or_insert(Instant::now() + NO_FIGURES_PAUSE);
@@ -397,10 +397,10 @@ impl<'a, S: Sink> Leader<'a, S> {
                 // At once, not behind alerts that wait.
                 return self.publish(tenant, vec![into], Source::Waiting);
             }
-            Ok(Condensed::Nothing { refused: 1.. } | Condensed::Succeeded) => Instant::now(),
+            Ok(Condensed::Nothing { refused: 1.. } | Condensed::Superseded) => Instant::now(),
             Ok(Condensed::Nothing { refused: 0 }) => Instant::now() + POLL,
             Err(error) => {
-                if self.complaints.may_say("condense") {
+                if self.throttle.is_due("condense") {
                     warn!(%tenant, %error, "a backlog can't be condensed, its rows go out one by one");
                 }
                 Instant::now() + ONE_BY_ONE
@@ -473,7 +473,7 @@ async fn drain<S: Sink>(
                 continue;
             }
             Ok(Relayed::Outcome(Outcome::Throttled { retry_after })) => End::Throttled(retry_after),
-            Ok(Relayed::Succeeded { term }) => End::Succeeded(term),
+            Ok(Relayed::Superseded { term }) => End::Superseded(term),
             // It was read with the same rules: only the rules of another version can refuse it.
             Err(PublishError::Invalid(error)) => {
                 tracing::error!(row = id, %error, "a row of the outbox breaks a rule and is passed over");
@@ -566,13 +566,13 @@ async fn prune(upkeep: &Upkeep) {
 
 /// Counting a backlog of a million takes its time: it may take a twentieth of all there is.
 async fn measure(upkeep: &Upkeep, metrics: &RelayMetrics) {
-    let mut complaints = Complaints::default();
+    let mut throttle = LogThrottle::default();
     loop {
         let began = Instant::now();
         if let Ok(backlog) = upkeep.measure().await {
             metrics.waiting(backlog.rows, backlog.lag_seconds);
             let (rows, kind) = (backlog.for_a_newer_relay, backlog.newer_type);
-            if rows > 0 && complaints.may_say("newer") {
+            if rows > 0 && throttle.is_due("newer") {
                 warn!(rows, kind, "rows of the outbox wait for a newer relay: this one doesn't know their type");
             }
         }

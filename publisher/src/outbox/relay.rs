@@ -12,7 +12,7 @@ use super::{
     leader::{Leader, Resigned},
     rows::{NoSession, Session},
 };
-use crate::{complaints::Complaints, metrics::RelayMetrics};
+use crate::{log_throttle::LogThrottle, metrics::RelayMetrics};
 
 /// How often who stands by tries to lead: a leader that dies is succeeded within this, and its events still come in time (500 ms).
 const TRY: Duration = Duration::from_millis(200);
@@ -55,29 +55,29 @@ impl<S: Sink> Relay<S> {
     /// Works until `stop`; then what is being published is finished and marked, and the lock is given back.
     pub async fn run(self, stop: CancellationToken) {
         let mut seen = Term::default();
-        let mut complaints = Complaints::default();
+        let mut throttle = LogThrottle::default();
         while !stop.is_cancelled() {
             let pause = match self.stand_by(seen, &stop).await {
                 Ok(None) => return,
                 Ok(Some((session, term))) => {
                     // Without Redis the gateways hand the lead round every few seconds.
-                    if complaints.may_say("leading") {
+                    if throttle.is_due("leading") {
                         info!(%term, "leading the relay");
                     }
                     self.metrics.leads(true);
                     let leader =
-                        Leader::new(&self.options, &self.sink, self.config, &self.metrics, &mut complaints, term);
+                        Leader::new(&self.options, &self.sink, self.config, &self.metrics, &mut throttle, term);
                     let resigned = leader.lead(session, &stop).await;
                     self.metrics.leads(false);
                     match resigned {
                         Resigned::Stopped => return,
-                        Resigned::Succeeded(by) => {
+                        Resigned::Superseded(by) => {
                             warn!(%term, %by, "a later leader has been here, standing by");
                             seen = by;
                             TRY
                         }
                         Resigned::CutOff => {
-                            if complaints.may_say("cut off") {
+                            if throttle.is_due("cut off") {
                                 warn!(%term, "Redis can't be reached, the lead of the relay is given up");
                             }
                             stand_back()
@@ -90,7 +90,7 @@ impl<S: Sink> Relay<S> {
                 }
                 Err(error) => {
                     match &error {
-                        error if !complaints.may_say(&error.to_string()) => {
+                        error if !throttle.is_due(&error.to_string()) => {
                             debug!(%error, "the outbox can't be reached")
                         }
                         NoSession::Pooled(_) => warn!(%error, "the relay can't lead, and the rows of the outbox wait"),

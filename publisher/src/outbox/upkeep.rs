@@ -97,7 +97,7 @@ pub(super) enum Condensed {
     /// No row can be condensed; this number of waiting rows was refused.
     Nothing { refused: usize },
     /// Another leader has begun its term.
-    Succeeded,
+    Superseded,
 }
 
 /// What the relay shows of its backlog.
@@ -147,7 +147,7 @@ impl Upkeep {
             // Holds off the next leader's term from the first mark until the commit.
             let lead = sqlx::query("select from dashboard.relay where term = $1 for share");
             if lead.bind(term.0).fetch_optional(&mut *transaction).await?.is_none() {
-                return Ok(Condensed::Succeeded);
+                return Ok(Condensed::Superseded);
             }
             for (fate, ids) in [(Fate::Condensed, &sum.ids), (Fate::Refused, &sum.refused)] {
                 let mark = "update dashboard.outbox set relayed_at = clock_timestamp(), fate = $2 where id = any($1)";

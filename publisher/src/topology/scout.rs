@@ -15,7 +15,7 @@ use super::{
     source::{self, Rank, Report, View},
     url::{Place, RedisUrl},
 };
-use crate::{complaints::Complaints, task::keep_running};
+use crate::{log_throttle::LogThrottle, task::keep_running};
 
 /// At the start the first answers wait this long for better ones, unless most sources have answered.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -34,7 +34,7 @@ pub(super) struct Scout {
     /// Since when most sources answer, and all views are older than that.
     older_since: Option<Instant>,
     started: Instant,
-    complaints: Complaints,
+    throttle: LogThrottle,
 }
 
 /// What is known of a source.
@@ -63,7 +63,7 @@ impl Scout {
             rank: None,
             older_since: None,
             started: Instant::now(),
-            complaints: Complaints::default(),
+            throttle: LogThrottle::default(),
         }
     }
 
@@ -116,7 +116,7 @@ impl Scout {
 
     fn complain(&mut self, error: &Error) {
         let all_fail = self.sources.values().all(|source| source.state == State::Fails);
-        if all_fail && self.complaints.may_say(&error.to_string()) {
+        if all_fail && self.throttle.is_due(&error.to_string()) {
             let asked = if self.url.is_cluster() { "node of the Cluster" } else { "Sentinel" };
             warn!(%error, "no {asked} answers");
         }

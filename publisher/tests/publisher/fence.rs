@@ -23,7 +23,7 @@ async fn f35_an_older_term_is_refused_from_the_moment_a_newer_one_shows_up() {
     assert_eq!(seq(publisher.relay(&acorn, &payment(), old).await.unwrap()), 1);
     assert_eq!(seq(publisher.relay(&acorn, &payment(), new).await.unwrap()), 2);
     let refused = publisher.relay(&acorn, &payment(), old).await.unwrap();
-    assert_eq!(refused, Relayed::Succeeded { term: new });
+    assert_eq!(refused, Relayed::Superseded { term: new });
     assert_eq!(log(&redis, &acorn).len(), 2, "a refused event leaves nothing behind");
     // Another tenant that the new leader has not come to is still open.
     assert_eq!(seq(publisher.relay(&hazel, &payment(), old).await.unwrap()), 1);
@@ -41,7 +41,7 @@ async fn f35_a_leader_that_was_only_throttled_has_shown_up_too() {
     let throttled = publisher.relay(&acorn, &payment(), Term(5)).await.unwrap();
     assert!(matches!(throttled, Relayed::Outcome(Outcome::Throttled { .. })), "{throttled:?}");
     let refused = publisher.relay(&acorn, &payment(), Term(4)).await.unwrap();
-    assert_eq!(refused, Relayed::Succeeded { term: Term(5) });
+    assert_eq!(refused, Relayed::Superseded { term: Term(5) });
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn a_term_outlives_an_epoch() {
     // As a failover leaves it: the state of another server.
     redis.connection().send(&["HSET", "dash:{acorn}:state", "run", "another"]);
     let refused = publisher.relay(&acorn, &payment(), Term(4)).await.unwrap();
-    assert_eq!(refused, Relayed::Succeeded { term: Term(5) });
+    assert_eq!(refused, Relayed::Superseded { term: Term(5) });
 }
 
 #[tokio::test]

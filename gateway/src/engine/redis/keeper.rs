@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::select_all;
-use publisher::complaints::Complaints;
+use publisher::log_throttle::LogThrottle;
 use publisher::topology::{Layout, Servers, is_elsewhere};
 use publisher::{Epoch, TenantId};
 use time::OffsetDateTime;
@@ -37,8 +37,7 @@ use super::node::{Doubt, Happening, Node, RETRY};
 use super::round::{Answers, Question, Round, RoundError};
 use super::wire::{Kicks, Push, WireError};
 use super::wires::Wires;
-use crate::engine::{Outage, Reading, Request, Signal, Ticket};
-use crate::hub::Hub;
+use crate::engine::{Outage, Reading, Request, Rooms, Signal, Ticket};
 use crate::metrics::Metrics;
 use crate::shutdown::spawn_brief;
 
@@ -57,7 +56,7 @@ const KICKS_PATIENCE: Duration = Duration::from_secs(1);
 const PUSHES: usize = 256;
 
 /// The task's state.
-pub struct Keeper {
+pub struct Keeper<R> {
     wires: Arc<Wires>,
     servers: Servers,
     layout: Arc<Layout>,
@@ -65,7 +64,7 @@ pub struct Keeper {
     /// Since when there are tenants that no server is known for.
     adrift: Option<Doubt>,
 
-    hub: Hub,
+    rooms: R,
     metrics: Metrics,
     proof: Proof,
 
@@ -81,7 +80,7 @@ pub struct Keeper {
     /// answer sooner than the one that has them.
     kicks_by: Option<Instant>,
     /// Of messages that can't be read: whoever may publish may flood.
-    malformed: Complaints,
+    malformed: LogThrottle,
 }
 
 /// A tenant that a server won't subscribe to, or won't answer for.
@@ -92,9 +91,9 @@ struct Refused {
     doubt: Doubt,
 }
 
-impl Keeper {
+impl<R: Rooms> Keeper<R> {
     /// A keeper that wants nothing yet.
-    pub fn new(wires: Arc<Wires>, hub: Hub, metrics: Metrics, proof: Proof) -> Self {
+    pub fn new(wires: Arc<Wires>, rooms: R, metrics: Metrics, proof: Proof) -> Self {
         let servers = wires.servers();
         let layout = servers.layout();
         let mut keeper = Self {
@@ -103,7 +102,7 @@ impl Keeper {
             layout,
             nodes: Vec::new(),
             adrift: None,
-            hub,
+            rooms,
             metrics,
             proof,
             wanted: HashMap::new(),
@@ -112,7 +111,7 @@ impl Keeper {
             strays: HashMap::new(),
             strays_at: Instant::now(),
             kicks_by: Some(Instant::now() + KICKS_PATIENCE),
-            malformed: Complaints::default(),
+            malformed: LogThrottle::default(),
         };
         keeper.open();
         keeper
@@ -179,7 +178,7 @@ impl Keeper {
             // The tick tells of those that lost their server together with the first.
             for tenant in known.into_iter().filter(|tenant| self.node_of(tenant).is_none()).collect::<Vec<_>>() {
                 let outage = Outage { reason: "redis", since: OffsetDateTime::now_utc() };
-                self.hub.signal(Signal::Lost { tenant, outage }).await;
+                self.rooms.handle(Signal::Lost { tenant, outage }).await;
             }
         }
     }
@@ -208,12 +207,12 @@ impl Keeper {
                 };
                 if let Some(doubt) = doubt.filter(|doubt| doubt.told) {
                     let outage = Outage { reason: "redis", since: doubt.since };
-                    self.hub.signal(Signal::Lost { tenant: tenant.clone(), outage }).await;
+                    self.rooms.handle(Signal::Lost { tenant: tenant.clone(), outage }).await;
                 }
                 if let Some(refused) = self.refused.get(&tenant) {
                     let outage = Outage { reason: "redis", since: refused.doubt.since };
                     let lost = refused.doubt.told.then(|| Signal::Lost { tenant: tenant.clone(), outage });
-                    self.hub.signal(lost.unwrap_or(Signal::Refused { tenant })).await;
+                    self.rooms.handle(lost.unwrap_or(Signal::Refused { tenant })).await;
                 }
             }
             Request::Unsubscribe { tenant } => {
@@ -224,7 +223,7 @@ impl Keeper {
             }
             Request::Read { tenant, ticket, after } => {
                 if self.refused.contains_key(&tenant) {
-                    self.hub.signal(Signal::Refused { tenant: tenant.clone() }).await;
+                    self.rooms.handle(Signal::Refused { tenant: tenant.clone() }).await;
                 }
                 self.questions.push(Question::Room { tenant, ticket, after: Some(after) });
             }
@@ -234,7 +233,7 @@ impl Keeper {
                     !matches!(question, Question::Room { tenant: of, ticket, .. } if *of == tenant && *ticket == moot)
                 });
                 if self.questions.len() < before {
-                    self.hub.signal(Signal::Forgotten { tenant, ticket: moot }).await;
+                    self.rooms.handle(Signal::Forgotten { tenant, ticket: moot }).await;
                 }
             }
             Request::Head { tenant, reply } => self.questions.push(Question::Head { tenant, reply }),
@@ -275,7 +274,7 @@ impl Keeper {
         let node = &mut self.nodes[index];
         match push {
             Push::Broken { error, vacant } => {
-                if node.complaints.may_say(&error) {
+                if node.throttle.is_due(&error) {
                     warn!(server = %node.server, error, "no connection to Redis");
                 }
                 node.cut(vacant);
@@ -307,7 +306,7 @@ impl Keeper {
             Push::Event(tenant, message) => {
                 // A server that holds the tenant no more may not know it yet.
                 if self.node_of(&tenant) == Some(index) {
-                    self.hub.signal(Signal::Message { tenant, message }).await;
+                    self.rooms.handle(Signal::Message { tenant, message }).await;
                 }
             }
             Push::Kick => self.nodes.iter_mut().for_each(|node| (node.kicked, node.changed) = (true, true)),
@@ -414,7 +413,7 @@ impl Keeper {
                 None => {
                     self.refused.remove(&tenant);
                     // Nothing is known of what came before. A room that only opens has asked already.
-                    self.hub.signal(Signal::Returned { tenant }).await;
+                    self.rooms.handle(Signal::Returned { tenant }).await;
                 }
             }
         }
@@ -430,7 +429,7 @@ impl Keeper {
                     broke = Some(error);
                 }
                 Err(error) => {
-                    if self.nodes[index].complaints.may_say(&error.to_string()) {
+                    if self.nodes[index].throttle.is_due(&error.to_string()) {
                         warn!(tenant = %question.tenant(), %error, "Redis does not answer for a tenant");
                     }
                     self.refuses(question.tenant(), error.refusal()).await;
@@ -462,13 +461,13 @@ impl Keeper {
             None => return,
             Some(Ok(read)) => read,
             Some(Err(error)) => {
-                if node.complaints.may_say(&error) {
+                if node.throttle.is_due(&error) {
                     warn!(error, "Redis does not tell the kicks");
                 }
                 return;
             }
         };
-        if unusable > 0 && node.complaints.may_say("unusable kicks") {
+        if unusable > 0 && node.throttle.is_due("unusable kicks") {
             warn!(unusable, "kicks that no gateway gave are ignored: they name nobody, or a time that has yet to come");
         }
         // A clock that was set back: what was given since may lie before the last read.
@@ -476,7 +475,7 @@ impl Keeper {
         if all {
             node.has_all_kicks();
         }
-        let lost = if all && !node.is_left() { self.hub.kicks_beyond(&kicks, now) } else { Vec::new() };
+        let lost = if all && !node.is_left() { self.rooms.kicks_beyond(&kicks, now) } else { Vec::new() };
         if !lost.is_empty() {
             warn!(count = lost.len(), "Redis has lost kicks, giving them back");
             let wire = node.wire.clone();
@@ -486,7 +485,7 @@ impl Keeper {
                 }
             });
         }
-        self.hub.signal(Signal::Kicks { kicks, now }).await;
+        self.rooms.handle(Signal::Kicks { kicks, now }).await;
         self.stop_waiting_for_kicks();
     }
 
@@ -506,7 +505,7 @@ impl Keeper {
         let until = Some(Instant::now() + pause);
         let first = || Refused { until, doubt: Doubt::begin(Some(Instant::now())) };
         self.refused.entry(tenant.clone()).or_insert_with(first).until = until;
-        self.hub.signal(Signal::Refused { tenant: tenant.clone() }).await;
+        self.rooms.handle(Signal::Refused { tenant: tenant.clone() }).await;
     }
 
     fn is_paused(&self, tenant: &TenantId) -> bool {
@@ -520,7 +519,7 @@ impl Keeper {
                 if let Some(open) = self.wanted.get_mut(&tenant).filter(|open| **open == Some(ticket)) {
                     *open = None;
                 }
-                self.hub.signal(Signal::Reading { tenant, ticket, reading }).await;
+                self.rooms.handle(Signal::Reading { tenant, ticket, reading }).await;
             }
             Question::Head { reply, .. } => {
                 // Who asked may have given up.
@@ -533,7 +532,7 @@ impl Keeper {
     /// A tenant is not known to be refused any more.
     async fn absolve(&mut self, tenant: TenantId) {
         if self.refused.remove(&tenant).is_some_and(|refused| refused.doubt.told) {
-            self.hub.signal(Signal::Returned { tenant }).await;
+            self.rooms.handle(Signal::Returned { tenant }).await;
         }
     }
 
@@ -599,12 +598,12 @@ impl Keeper {
         for (tenant, since) in doubted.collect::<Vec<_>>() {
             warn!(%tenant, "Redis has refused a tenant for a second");
             let outage = Outage { reason: "redis", since };
-            self.hub.signal(Signal::Lost { tenant, outage }).await;
+            self.rooms.handle(Signal::Lost { tenant, outage }).await;
         }
         if now >= self.strays_at + STRAYS_PAUSE {
             self.strays_at = now;
             for (tenant, epoch) in std::mem::take(&mut self.strays) {
-                self.hub.signal(Signal::Stray { tenant, epoch }).await;
+                self.rooms.handle(Signal::Stray { tenant, epoch }).await;
             }
         }
         if let Some(since) = self.adrift.as_mut().and_then(Doubt::tell) {
@@ -616,7 +615,7 @@ impl Keeper {
     async fn tell_lost(&mut self, node: Option<usize>, since: OffsetDateTime) {
         for tenant in self.wanted_of(node) {
             let outage = Outage { reason: "redis", since };
-            self.hub.signal(Signal::Lost { tenant, outage }).await;
+            self.rooms.handle(Signal::Lost { tenant, outage }).await;
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, OptionFuture};
 use publisher::TenantId;
-use publisher::complaints::Complaints;
+use publisher::log_throttle::LogThrottle;
 use publisher::topology::Server;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -79,7 +79,7 @@ pub struct Node {
     whole: Option<Instant>,
     connected_before: bool,
     /// What was said of it.
-    pub complaints: Complaints,
+    pub throttle: LogThrottle,
 }
 
 /// A time in which events may be missing.
@@ -143,7 +143,7 @@ impl Node {
             heard: None,
             whole: None,
             connected_before: false,
-            complaints: Complaints::default(),
+            throttle: LogThrottle::default(),
         }
     }
 
@@ -252,7 +252,7 @@ impl Node {
         if round.full {
             self.doubt = None;
             self.whole = Some(Instant::now());
-            if self.complaints.is_over() {
+            if self.throttle.is_over() {
                 info!(server = %self.server, subscriptions = self.held.len(), "connected to Redis");
             }
         }
@@ -290,7 +290,7 @@ impl Node {
                 self.wire.doubt_subscriptions();
                 self.mismatches += 1;
                 // The library drops a refusal of SUBSCRIBE, so that only the server knows the reason, if there is one.
-                if self.complaints.may_say("subscriptions") {
+                if self.throttle.is_due("subscriptions") {
                     warn!(
                         server = %self.server, %error,
                         "subscriptions are not as they should be, subscribing anew; a server that refuses them has ACL LOG"
@@ -305,7 +305,7 @@ impl Node {
                     // Most likely of SUBSCRIBE: the library gives that to the next command.
                     self.wire.doubt_subscriptions();
                 }
-                if self.complaints.may_say(&error.to_string()) {
+                if self.throttle.is_due(&error.to_string()) {
                     warn!(server = %self.server, %error, "Redis does not answer as it should");
                 }
                 // Silence: nothing else would ever end a connection that something in between swallows. Or a refusal that

@@ -86,7 +86,7 @@ pub enum Relayed {
     /// As for any event.
     Outcome(Outcome),
     /// Refused: a later leader has been here. This one must stop.
-    Succeeded {
+    Superseded {
         /// The later leader's term.
         term: Term,
     },

@@ -7,14 +7,14 @@ use tokio::time::Instant;
 
 use crate::engine::{FIGURES_PAUSE, Position};
 
-/// Figures come at least so often.
+/// MetricsRefresh come at least so often.
 const EVERY: Duration = Duration::from_secs(30);
 /// Between a change and its figures: what is written together is read together.
 const GATHER: Duration = Duration::from_millis(50);
 /// After a failure.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
-/// Figures that are older than this, and were refused twice, take a token that they would otherwise leave for payments. A tenant that
+/// MetricsRefresh that are older than this, and were refused twice, take a token that they would otherwise leave for payments. A tenant that
 /// is at its limit all the time pays one event in a hundred for figures that are never much older than this.
 const OVERDUE: Duration = Duration::from_secs(10);
 const PATIENCE: u32 = 2;
@@ -100,7 +100,7 @@ impl Clock {
         }
     }
 
-    /// Figures have come.
+    /// MetricsRefresh have come.
     pub fn refreshed(&mut self, now: Instant) {
         self.refreshed = Some(now);
         self.throttled = 0;

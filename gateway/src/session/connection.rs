@@ -1,6 +1,6 @@
 //! One socket's task: reads what the browser says, keeps its clocks, and closes it.
 //!
-//! It sleeps while events are delivered: they are written by the room's shard (see [`super::link`]). It wakes for what the
+//! It sleeps while events are delivered: they are written by the room's shard (see [`crate::socket::link`]). It wakes for what the
 //! browser sends, for its own deadlines, for a backlog that must be written, and for a verdict of the room.
 
 use std::net::IpAddr;
@@ -13,16 +13,16 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
 use super::allowance::Allowance;
-use super::close::{CloseReason, FullReason};
-use super::frame::{self, Chunk, Incoming, Reader};
-use super::link::{Link, OwnLink};
 use super::offer::Choice;
-use super::protocol::{self, ClientMessage, JoinRequest};
 use super::slots::Slot;
 use crate::engine::Position;
 use crate::gateway::Shared;
 use crate::hub::Join;
 use crate::shutdown::Turn;
+use crate::socket::close::{CloseReason, FullReason};
+use crate::socket::frame::{self, Chunk, Incoming, Reader};
+use crate::socket::link::{Link, OwnLink};
+use crate::socket::protocol::{self, ClientMessage, JoinRequest};
 use crate::tokens::{Claims, LEEWAY};
 
 /// Taken from the kernel at once, on the stack: no socket has a buffer of its own.
@@ -164,7 +164,7 @@ impl Connection {
 
     /// Does whatever there is to do.
     async fn step(&mut self) -> Result<(), CloseReason> {
-        self.obey()?;
+        self.check_closed()?;
         self.link.drain().map_err(|_| CloseReason::Lost)?;
         self.read().await?;
         match self.clocks.due(&self.gateway) {
@@ -296,7 +296,7 @@ impl Connection {
         } else {
             self.exit(true).await;
             // The old room may have condemned the link while the join was on its way here: the new one must not get it.
-            self.obey()?;
+            self.check_closed()?;
             self.enter(tenant, request.resume).await?;
         }
         Ok(())
@@ -308,8 +308,8 @@ impl Connection {
     }
 
     /// Heeds the verdict of a room, if there is one.
-    fn obey(&self) -> Result<(), CloseReason> {
-        self.link.verdict().map_or(Ok(()), Err)
+    fn check_closed(&self) -> Result<(), CloseReason> {
+        self.link.close_reason().map_or(Ok(()), Err)
     }
 
     /// Takes on what a token says. A token that ends when the last one did sets no clock: the client was told of that end already,

@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::hub::MemberId;
+use crate::socket::SocketId;
 use crate::socket::link::QueueLimits;
 
 /// Sockets that keep up, and behind them those whose backlog is full.
@@ -45,7 +45,7 @@ async fn pair(id: usize) -> (Arc<Link>, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
     server.writable().await.unwrap();
-    (Arc::new(Link::new(MemberId(id as u64), server, Arc::new(QueueLimits::new(1, 1 << 20)))), client)
+    (Arc::new(Link::new(SocketId(id as u64), server, Arc::new(QueueLimits::new(1, 1 << 20)))), client)
 }
 
 fn member(link: &Arc<Link>) -> Member {

@@ -6,8 +6,8 @@
 mod admission;
 mod audience;
 mod kicks;
-pub mod room;
 mod shard;
+pub mod stream;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -20,11 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 pub use admission::Permit;
-pub use room::MemberId;
 
-use crate::engine::{Engine, Kick, Kicked, Position, Signal, Ticket};
-use crate::figures::Figures;
+use crate::engine::{Engine, Kick, Kicked, Position, Rooms, Signal, Ticket};
 use crate::metrics::Metrics;
+use crate::metrics_refresh::MetricsRefresh;
 use crate::shutdown::{Shutdown, spawn_brief};
 use crate::snapshots::{Snapshot, Snapshots};
 use crate::socket::link::Link;
@@ -72,59 +71,36 @@ pub struct Hub {
     kicks: Arc<Kicks>,
 }
 
-/// The hub before it knows its engine: the engine's signals need a hub to go to.
-pub struct Unstarted {
-    hub: Hub,
-    inboxes: Vec<mpsc::Receiver<Input>>,
-}
-
-impl Unstarted {
-    /// The way into the rooms that [`Unstarted::start`] opens.
-    pub fn hub(&self) -> Hub {
-        self.hub.clone()
-    }
-
-    /// Starts the shards.
+impl Hub {
+    /// Starts a hub with one shard for each core. Its rooms ask the engine for events; the engine's feed brings them here.
+    /// `token_lifetime` is the longest that a token lives.
     pub fn start(
-        self,
         engine: &Engine,
-        database: Option<&(Snapshots, Figures)>,
+        database: Option<&(Snapshots, MetricsRefresh)>,
         limits: RoomLimits,
+        token_lifetime: Duration,
         metrics: &Metrics,
         shutdown: &Shutdown,
-    ) {
-        for inbox in self.inboxes {
+    ) -> Self {
+        let shards = std::thread::available_parallelism().map_or(1, usize::from);
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(MAILBOX)).unzip();
+        let kicks = Arc::new(Kicks::new(token_lifetime));
+        let hub = Self { mailboxes: mailboxes.into(), admission: Admission::new(), kicks };
+        for inbox in inboxes {
             let database = database.map(|(snapshots, figures)| Database {
                 snapshots: snapshots.clone(),
                 figures: figures.clone(),
-                hub: self.hub.clone(),
+                hub: hub.clone(),
             });
-            let kicks = self.hub.kicks.clone();
-            let shard = Shard::new(inbox, engine.clone(), database, limits, kicks, metrics.clone());
+            let shard = Shard::new(inbox, engine.clone(), database, limits, hub.kicks.clone(), metrics.clone());
             shutdown.spawn(shard.run());
         }
-    }
-}
-
-impl Hub {
-    /// A hub with one shard for each core. Tokens live for so long at most.
-    pub fn prepare(token_lifetime: Duration) -> Unstarted {
-        let shards = std::thread::available_parallelism().map_or(1, usize::from);
-        let (mailboxes, inboxes): (Vec<_>, _) = (0..shards).map(|_| mpsc::channel(MAILBOX)).unzip();
-        let kicks = Arc::new(Kicks::new(token_lifetime));
-        Unstarted { hub: Self { mailboxes: mailboxes.into(), admission: Admission::new(), kicks }, inboxes }
+        hub
     }
 
     /// Whether a kick revokes this token, where it is shown for this tenant.
     pub fn revokes(&self, tenant: &TenantId, claims: &Claims) -> bool {
         self.kicks.revoking(tenant, claims.subject.as_deref(), claims.issued_at).is_some()
-    }
-
-    /// The kicks in force that are not among these, as of this time of the engine's clock.
-    pub fn kicks_beyond(&self, read: &[Kick], now: u64) -> Vec<Kick> {
-        let read: HashMap<&Kicked, u64> = read.iter().map(|kick| (&kick.who, kick.at)).collect();
-        let known = self.kicks.all().into_iter().map(|kick| Kick { at: kick.at.min(now), ..kick });
-        known.filter(|kick| read.get(&kick.who).is_none_or(|at| *at < kick.at)).collect()
     }
 
     /// Waits until it is a join's turn; `None` when that takes too long.
@@ -161,23 +137,8 @@ impl Hub {
         let _ = left.await;
     }
 
-    /// Takes in what the engine has to say.
-    pub async fn signal(&self, signal: Signal) {
-        let tenant = match &signal {
-            Signal::Message { tenant, .. }
-            | Signal::Reading { tenant, .. }
-            | Signal::Forgotten { tenant, .. }
-            | Signal::Lost { tenant, .. }
-            | Signal::Returned { tenant }
-            | Signal::Refused { tenant }
-            | Signal::Stray { tenant, .. } => tenant,
-            Signal::Kicks { kicks, now } => return self.kick(kicks.clone(), *now).await,
-        };
-        let _ = self.mailbox(tenant).send(Input::Signal(signal)).await;
-    }
-
     /// Revokes tokens. From here on they are refused; their sockets close a moment later.
-    async fn kick(&self, kicks: Vec<Kick>, now: u64) {
+    pub async fn kick(&self, kicks: Vec<Kick>, now: u64) {
         let news = self.kicks.hear(kicks, now);
         if news.is_empty() {
             return;
@@ -232,6 +193,28 @@ impl Hub {
     }
 }
 
+impl Rooms for Hub {
+    async fn handle(&self, signal: Signal) {
+        let tenant = match &signal {
+            Signal::Message { tenant, .. }
+            | Signal::Reading { tenant, .. }
+            | Signal::Forgotten { tenant, .. }
+            | Signal::Lost { tenant, .. }
+            | Signal::Returned { tenant }
+            | Signal::Refused { tenant }
+            | Signal::Stray { tenant, .. } => tenant,
+            Signal::Kicks { kicks, now } => return self.kick(kicks.clone(), *now).await,
+        };
+        let _ = self.mailbox(tenant).send(Input::Signal(signal)).await;
+    }
+
+    fn kicks_beyond(&self, read: &[Kick], now: u64) -> Vec<Kick> {
+        let read: HashMap<&Kicked, u64> = read.iter().map(|kick| (&kick.who, kick.at)).collect();
+        let known = self.kicks.all().into_iter().map(|kick| Kick { at: kick.at.min(now), ..kick });
+        known.filter(|kick| read.get(&kick.who).is_none_or(|at| *at < kick.at)).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -242,25 +225,26 @@ mod tests {
 
     use super::*;
     use crate::engine::memory::{MemoryEngine, MemoryLimits};
+    use crate::socket::SocketId;
     use crate::socket::link::QueueLimits;
 
     #[tokio::test]
     async fn f60_a_snapshot_that_panics_answers_its_newcomers() {
         let (shutdown, metrics) = (Shutdown::default(), Metrics::register(1));
-        let rooms = Hub::prepare(Duration::from_secs(60));
-        let hub = rooms.hub();
         let recovery = Duration::from_secs(60);
         let limits = MemoryLimits { events_per_second: 10, recovery_events: 10, recovery };
-        let engine = Engine::Memory(MemoryEngine::start(limits, hub.clone(), &shutdown));
+        let (engine, feed) = MemoryEngine::new(limits);
+        let engine = Engine::Memory(engine);
         let snapshots = Snapshots::of_books(Arc::new(|_: &TenantId| panic!("on purpose")));
-        let figures = Figures::start(engine.clone(), snapshots.clone(), &shutdown);
+        let figures = MetricsRefresh::start(engine.clone(), snapshots.clone(), &shutdown);
         let limits = RoomLimits { heartbeat: recovery, linger: Duration::ZERO, max_per_tenant: 1 };
-        rooms.start(&engine, Some(&(snapshots, figures)), limits, &metrics, &shutdown);
+        let hub = Hub::start(&engine, Some(&(snapshots, figures)), limits, recovery, &metrics, &shutdown);
+        shutdown.spawn(feed.run(hub.clone()));
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let link = Arc::new(Link::new(MemberId(1), server, Arc::new(QueueLimits::new(10, 1 << 20))));
+        let link = Arc::new(Link::new(SocketId(1), server, Arc::new(QueueLimits::new(10, 1 << 20))));
         let permit = hub.turn().await.unwrap();
         hub.join(&"t1".parse().unwrap(), Join { link, subject: None, issued_at: 0, resume: None, permit }).await;
         let mut answer = [0; 1024];

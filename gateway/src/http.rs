@@ -33,7 +33,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use publisher::complaints::Complaints;
+use publisher::log_throttle::LogThrottle;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -107,13 +107,13 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metric
 
 async fn accept(listener: TcpListener, port: Port, seats: &Seats) {
     // Descriptors that come free one at a time make it work in between: once a minute all the same.
-    let mut complaints = Complaints::default();
+    let mut throttle = LogThrottle::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 prepare(&stream, port.limits.user_timeout);
                 let seat = seats.take(|| {
-                    if let Some(closed) = complaints.count("seats") {
+                    if let Some(closed) = throttle.count("seats") {
                         warn!(
                             closed,
                             seats = port.limits.seats,
@@ -128,7 +128,7 @@ async fn accept(listener: TcpListener, port: Port, seats: &Seats) {
                 debug!(%error, "a connection was gone before it was accepted")
             }
             Err(error) => {
-                if complaints.may_say("accept") {
+                if throttle.is_due("accept") {
                     warn!(%error, "accepting connections fails, trying again until it works");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;

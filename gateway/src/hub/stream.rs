@@ -16,15 +16,12 @@ use publisher::{Epoch, Message};
 
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
 use crate::snapshots::Snapshot;
+use crate::socket::SocketId;
 pub use load::Newcomer;
 use load::{Load, Recipients};
 
 /// Messages held while a read is under way. Beyond it the newest are dropped, and another read finds them in the log.
 const MAX_HELD: usize = 1024;
-
-/// Names a socket for as long as the process lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MemberId(pub u64);
 
 /// What the shard must do, in order.
 #[derive(Debug)]
@@ -36,7 +33,7 @@ pub enum Effect {
     /// Read the tenant's snapshot; nothing up to the room's present position may be missing in it.
     Load(Ticket),
     /// This member's answer waits for the snapshot, and for nothing else.
-    Waits(MemberId),
+    Waits(SocketId),
     /// Answer these members' joins, send them `replay`, and from then on everything that is delivered.
     Joined {
         /// Who joined.
@@ -78,7 +75,7 @@ pub enum Effect {
 
 /// A tenant's room.
 #[derive(Debug)]
-pub struct Room {
+pub struct Stream {
     phase: Phase,
     waiting: Vec<Waiting>,
     outage: Option<Outage>,
@@ -113,7 +110,7 @@ struct Read {
 /// A member whose join isn't answered yet.
 #[derive(Debug)]
 struct Waiting {
-    member: MemberId,
+    member: SocketId,
     /// Whether the member named a position.
     resumed: bool,
     /// That position, while it may be resumed from.
@@ -142,7 +139,7 @@ impl Tickets {
     }
 }
 
-impl Room {
+impl Stream {
     /// Opens a room; `generation` differs from that of any earlier room of the tenant. With `snapshots`, members start from
     /// one.
     pub fn open(generation: u32, snapshots: bool, effects: &mut Vec<Effect>) -> Self {
@@ -172,12 +169,12 @@ impl Room {
     }
 
     /// A socket wants to join, having seen everything up to `resume`.
-    pub fn join(&mut self, member: MemberId, resume: Option<Position>, effects: &mut Vec<Effect>) {
+    pub fn join(&mut self, member: SocketId, resume: Option<Position>, effects: &mut Vec<Effect>) {
         self.admit(Waiting { member, resumed: resume.is_some(), resume, stage: Stage::Opening }, false, effects);
     }
 
     /// A member is gone whose join was not answered; returns the question whose answer nobody waits for any more.
-    pub fn forget(&mut self, member: MemberId) -> Option<Ticket> {
+    pub fn forget(&mut self, member: SocketId) -> Option<Ticket> {
         if let Some(load) = &mut self.load {
             load.newcomers.retain(|newcomer| newcomer.member != member);
         }
@@ -500,5 +497,4 @@ pub(super) fn hold(held: &mut Vec<Message>, message: Message) -> bool {
 }
 
 #[cfg(test)]
-#[path = "room_histories.rs"]
 mod histories;

@@ -12,7 +12,7 @@ use crate::socket::protocol;
 
 /// The codes that `code` can return for reasons of our own, by its source: a new reason needs no change here.
 fn own_codes() -> BTreeSet<u64> {
-    let source = include_str!("close.rs");
+    let source = include_str!("../close.rs");
     let body = source.split_once("fn code(").unwrap().1.split_once("fn label(").unwrap().0;
     let codes = body.split(|letter: char| !letter.is_ascii_digit()).filter_map(|number| number.parse().ok());
     codes.filter(|code| *code >= 1000 && *code != u64::from(CloseReason::Lost.code())).collect()
@@ -20,7 +20,7 @@ fn own_codes() -> BTreeSet<u64> {
 
 #[test]
 fn the_published_close_codes_are_ours_exactly() {
-    let asyncapi: Value = serde_json::from_str(include_str!("../asyncapi.json")).unwrap();
+    let asyncapi: Value = serde_json::from_str(include_str!("../../asyncapi.json")).unwrap();
     let channel = &asyncapi["channels"]["dashboard"];
     let published: BTreeSet<_> =
         channel["x-close-codes"].as_array().unwrap().iter().map(|entry| entry["code"].as_u64().unwrap()).collect();

@@ -8,9 +8,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::close::{CloseReason, FullReason};
-use super::link::Link;
 use crate::metrics::Metrics;
+use crate::socket::close::{CloseReason, FullReason};
+use crate::socket::link::Link;
 use crate::tokens::Claims;
 
 /// The slots of an instance.
@@ -105,7 +105,7 @@ impl Slots {
         let mut strangers = self.0.strangers();
         if strangers.taken >= self.0.max {
             let oldest = std::iter::from_fn(|| strangers.links.pop_first()).find_map(|(_, link)| link.upgrade());
-            oldest?.condemn(CloseReason::Full(FullReason::Gateway));
+            oldest?.close_with(CloseReason::Full(FullReason::Gateway));
         }
         strangers.taken += 1;
         strangers.next += 1;

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use publisher::{DashboardEventType, Epoch, EventId, Message, MessageType};
 use time::OffsetDateTime;
 
-use super::{Effect, MemberId, Newcomer, Room};
+use super::{Effect, Newcomer, SocketId, Stream};
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
 use crate::snapshots::{Parts, Snapshot};
 
@@ -154,7 +154,7 @@ enum OnTheWire {
 
 struct World {
     server: Server,
-    room: Room,
+    room: Stream,
     subscribed: bool,
     requests: VecDeque<(Ticket, Option<Known>)>,
     wire: VecDeque<OnTheWire>,
@@ -162,13 +162,13 @@ struct World {
     loads: VecDeque<(Ticket, Position, u32)>,
     newest_load: Option<Ticket>,
     /// Joined members, each with the position it is at.
-    members: HashMap<MemberId, Position>,
+    members: HashMap<SocketId, Position>,
     /// What joined members lack of their snapshot.
-    lacks: HashMap<MemberId, Parts>,
+    lacks: HashMap<SocketId, Parts>,
     /// Waiting members, each with the position it named.
-    waiting: HashMap<MemberId, Option<Position>>,
+    waiting: HashMap<SocketId, Option<Position>>,
     /// Members that a stray event was missed by, and that have yet to be told.
-    owed: HashSet<MemberId>,
+    owed: HashSet<SocketId>,
     /// Positions that members have been at.
     seen: Vec<Position>,
     next: u64,
@@ -178,7 +178,7 @@ struct World {
 impl World {
     fn new(snapshots: bool) -> Self {
         let mut effects = Vec::new();
-        let room = Room::open(1, snapshots, &mut effects);
+        let room = Stream::open(1, snapshots, &mut effects);
         let mut world = Self {
             server: Server { epochs: 0, ids: 0, events: Vec::new(), log: VecDeque::new(), furthest: 0, strays: 0 },
             room,
@@ -199,7 +199,7 @@ impl World {
         world
     }
 
-    fn act(&mut self, act: impl FnOnce(&mut Room, &mut Vec<Effect>)) {
+    fn act(&mut self, act: impl FnOnce(&mut Stream, &mut Vec<Effect>)) {
         let mut effects = Vec::new();
         act(&mut self.room, &mut effects);
         self.judge(effects);
@@ -223,7 +223,7 @@ impl World {
                     resume = Some(self.server.head());
                 }
                 self.next += 1;
-                let member = MemberId(self.next);
+                let member = SocketId(self.next);
                 self.waiting.insert(member, resume.clone());
                 self.act(|room, effects| room.join(member, resume, effects));
             }
@@ -238,7 +238,7 @@ impl World {
                     self.room.forget(*member);
                 }
             }
-            Op::Check => self.act(Room::check),
+            Op::Check => self.act(Stream::check),
             Op::Restart => self.server.begin_epoch(),
             Op::Rewind(lost) => {
                 let left = self.server.events.len().saturating_sub(usize::from(lost));
@@ -260,7 +260,7 @@ impl World {
             }
             Op::Returned => {
                 self.subscribed = true;
-                self.act(Room::returned);
+                self.act(Stream::returned);
             }
             Op::Load { missing } => {
                 let Some((ticket, had, strays)) = self.loads.pop_front() else { return };
@@ -389,7 +389,7 @@ impl World {
             if self.room.head() == Some(&self.server.head()) && complete && round > 0 {
                 break;
             }
-            self.act(Room::check);
+            self.act(Stream::check);
         }
         assert!(self.owed.is_empty(), "an event that no stream has, and no word of it");
         assert!(self.waiting.is_empty(), "a join was never answered: {:?}", self.waiting);

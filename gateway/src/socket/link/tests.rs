@@ -27,7 +27,7 @@ async fn pair_within(limits: &Arc<QueueLimits>) -> (Arc<Link>, TcpStream) {
     socket.set_send_buffer_size(4096).unwrap();
     socket.set_nodelay(true).unwrap();
     server.writable().await.unwrap();
-    (Arc::new(Link::new(MemberId(1), server, limits.clone())), client)
+    (Arc::new(Link::new(SocketId(1), server, limits.clone())), client)
 }
 
 /// A frame that says its number, long enough for a few to fill the kernel.
@@ -203,12 +203,12 @@ async fn a_slow_client_gets_the_rest_of_its_frame_and_the_last_word() {
 }
 
 #[tokio::test]
-async fn a_verdict_wakes_the_task_and_is_given_once() {
+async fn a_close_reason_wakes_the_task_and_is_given_once() {
     let (link, _client) = pair(5).await;
-    link.condemn(CloseReason::Kicked);
+    link.close_with(CloseReason::Kicked);
     timeout(Duration::from_secs(5), link.woken()).await.expect("woken");
-    assert!(matches!(link.verdict(), Some(CloseReason::Kicked)));
-    assert!(link.verdict().is_none());
+    assert!(matches!(link.close_reason(), Some(CloseReason::Kicked)));
+    assert!(link.close_reason().is_none());
 }
 
 #[tokio::test]

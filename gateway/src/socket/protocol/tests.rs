@@ -159,7 +159,7 @@ fn a_farewell_ends_with_the_close_and_paces_the_return_where_it_must() {
 
 #[test]
 fn the_published_description_has_every_message_and_every_close_code() {
-    let asyncapi = include_str!("../asyncapi.json");
+    let asyncapi = include_str!("../../asyncapi.json");
     let description: Value = serde_json::from_str(asyncapi).unwrap();
     let messages = description["components"]["messages"].as_object().unwrap();
     let ours = ["joined", "left", "resync", "heartbeat", "token_expiring", "degraded", "restored", "disabled", "error"];

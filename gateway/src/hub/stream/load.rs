@@ -8,15 +8,16 @@ use std::sync::Arc;
 
 use publisher::Message;
 
-use super::{Effect, MemberId, Phase, Room, Waiting, hold};
+use super::{Effect, Phase, Stream, Waiting, hold};
 use crate::engine::{Position, Ticket};
 use crate::snapshots::{Parts, Snapshot};
+use crate::socket::SocketId;
 
 /// A member whose join is answered with a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Newcomer {
     /// Who joins.
-    pub member: MemberId,
+    pub member: SocketId,
     /// Whether it named a position.
     pub resumed: bool,
 }
@@ -94,7 +95,7 @@ impl Load {
     }
 }
 
-impl Room {
+impl Stream {
     /// The snapshot has come, as far as it could be had.
     pub fn loaded(&mut self, ticket: Ticket, snapshot: Arc<Snapshot>, effects: &mut Vec<Effect>) {
         let Some(load) = self.load.as_mut().filter(|load| load.ticket == ticket) else { return };

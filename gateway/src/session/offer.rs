@@ -5,9 +5,9 @@ use http::HeaderMap;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use publisher::TenantId;
 
-use super::protocol::MAX_SAFE_INTEGER;
 use crate::engine::Position;
 use crate::http::problem::Problem;
+use crate::socket::protocol::MAX_SAFE_INTEGER;
 
 /// The subprotocol that the gateway speaks.
 pub const SUBPROTOCOL: &str = "crechebooks.dashboard.v1";

@@ -1,25 +1,29 @@
-//! Where events come from: the contract between the rooms and whatever stores and carries events.
+//! The contract between the rooms and the engine that stores and carries events.
 //!
-//! Two engines keep it: [`redis`] for a cluster, [`memory`] for a single instance without Redis. What a room may rely on,
-//! whichever it is:
+//! Every engine keeps these promises:
 //!
 //! - Every [`Request`] for a reading is answered exactly once, in the end: an engine that lost its server answers when
 //!   it is back. Nothing waits for a request to be accepted.
-//! - A subscription is answered only when the server has proved that it holds, with the position read after that proof.
+//! - A subscription is answered only when the server has confirmed it, with the position read after that.
 //! - A message that was published before a reading was taken reaches the room before that reading does. (The reverse is
 //!   not promised: a reading can be older than the room's own position.)
 
-pub mod memory;
-pub mod redis;
-
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use publisher::outbox::{Relayed, Sink, Term};
-use publisher::script::Urgency;
-use publisher::{DashboardEvent, Epoch, EventId, Message, Outcome, PublishError, TenantId};
+use publisher::{Epoch, EventId, Message, TenantId};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
+
+/// What the engine tells the rooms. The hub implements it; the engine does not know that there is a hub.
+pub trait Rooms: Clone + Send + Sync + 'static {
+    /// Takes a signal. Called in the order in which the server sent them; waits while the rooms are busy.
+    fn handle(&self, signal: Signal) -> impl Future<Output = ()> + Send;
+
+    /// The kicks in force that are not among those that were `read` at this time of the engine's clock, in milliseconds: the server
+    /// has lost them.
+    fn kicks_beyond(&self, read: &[Kick], now: u64) -> Vec<Kick>;
+}
 
 /// A point in one tenant's stream of events: everything up to and including `seq` of `epoch`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,98 +234,4 @@ pub enum Claim {
         /// As of the same event: nothing is left to do when they come.
         covers: bool,
     },
-}
-
-/// The engine in use.
-#[derive(Clone)]
-pub enum Engine {
-    /// One instance, no server.
-    Memory(memory::MemoryEngine),
-    /// A cluster over Redis.
-    Redis(redis::RedisEngine),
-}
-
-impl Engine {
-    /// Hands a request over; never waits.
-    pub fn request(&self, request: Request) {
-        match self {
-            Self::Memory(engine) => engine.request(request),
-            Self::Redis(engine) => engine.request(request),
-        }
-    }
-
-    /// Publishes an event through the tenant's limit.
-    ///
-    /// # Errors
-    /// As [`publisher::Publisher::broadcast_to_tenant`]; the memory engine never fails.
-    pub async fn publish(&self, tenant: &TenantId, event: &DashboardEvent) -> Result<Outcome, PublishError> {
-        self.publish_with(tenant, event, Urgency::Usual).await
-    }
-
-    /// The same for figures that may have waited for too long.
-    ///
-    /// # Errors
-    /// The same.
-    pub async fn publish_with(
-        &self,
-        tenant: &TenantId,
-        event: &DashboardEvent,
-        urgency: Urgency,
-    ) -> Result<Outcome, PublishError> {
-        match self {
-            Self::Memory(engine) => match engine.publish(tenant, event, None, urgency).await? {
-                Relayed::Outcome(outcome) => Ok(outcome),
-                Relayed::Succeeded { .. } => unreachable!("only a term can be succeeded"),
-            },
-            Self::Redis(engine) => engine.publish(tenant, event, urgency).await,
-        }
-    }
-
-    /// Revokes tokens on every other gateway of the cluster; on this one the kick that is returned does.
-    ///
-    /// # Errors
-    /// [`KickError`].
-    pub async fn kick(&self, who: Kicked) -> Result<Kick, KickError> {
-        let at = match self {
-            Self::Memory(_) => memory::now_millis(),
-            Self::Redis(engine) => engine.kick(&who).await?,
-        };
-        Ok(Kick { who, at })
-    }
-
-    /// Claims a tenant's figures, as of its last change if one is known, for [`FIGURES_PAUSE`].
-    ///
-    /// # Errors
-    /// When Redis doesn't answer.
-    pub async fn claim(&self, tenant: &TenantId, at: Option<&Position>) -> Result<Claim, PublishError> {
-        match self {
-            // There is no other gateway.
-            Self::Memory(_) => Ok(Claim::Won),
-            Self::Redis(engine) => engine.claim(tenant, at).await,
-        }
-    }
-
-    /// When delivery was last proved to work; `None` before the first proof.
-    pub fn last_proof(&self) -> Option<Instant> {
-        match self {
-            Self::Memory(_) => Some(Instant::now()),
-            Self::Redis(engine) => engine.last_proof(),
-        }
-    }
-}
-
-impl Sink for Engine {
-    async fn relay(&self, tenant: &TenantId, event: &DashboardEvent, term: Term) -> Result<Relayed, PublishError> {
-        match self {
-            Self::Memory(engine) => engine.publish(tenant, event, Some(term), Urgency::Usual).await,
-            Self::Redis(engine) => engine.relay(tenant, event, term).await,
-        }
-    }
-
-    fn moved(&self) -> Option<tokio::time::Instant> {
-        match self {
-            Self::Memory(_) => None,
-            Self::Redis(engine) => engine.moved(),
-        }
-    }
 }

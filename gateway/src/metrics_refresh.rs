@@ -2,7 +2,7 @@
 //!
 //! Every gateway with a tenant's dashboards open keeps a clock for it. When it is due, the gateway claims the tenant's figures in
 //! Redis, so that one gateway of the cluster computes them; the others see them come. Publishing them takes a token like any event, and
-//! yields: when the tenant's tokens are short they wait, and are computed anew. Figures that are overdue yield no more, so that a tenant at
+//! yields: when the tenant's tokens are short they wait, and are computed anew. MetricsRefresh that are overdue yield no more, so that a tenant at
 //! its limit gets them too.
 
 mod clock;
@@ -40,9 +40,9 @@ enum Fact {
 
 /// The way to tell it; cheap to clone, and never waits.
 #[derive(Clone)]
-pub struct Figures(mpsc::UnboundedSender<Fact>);
+pub struct MetricsRefresh(mpsc::UnboundedSender<Fact>);
 
-impl Figures {
+impl MetricsRefresh {
     /// Starts the task.
     pub fn start(engine: Engine, snapshots: Snapshots, shutdown: &Shutdown) -> Self {
         let (facts, inbox) = mpsc::unbounded_channel();
@@ -74,7 +74,7 @@ impl Figures {
         self.tell(Fact::Changed { tenant: tenant.clone(), at });
     }
 
-    /// Figures came, from whoever published them.
+    /// MetricsRefresh came, from whoever published them.
     pub fn refreshed(&self, tenant: &TenantId) {
         self.tell(Fact::Refreshed { tenant: tenant.clone() });
     }

@@ -11,7 +11,7 @@ const CAUSES: usize = 32;
 
 /// The causes that were said of late.
 #[derive(Debug, Default)]
-pub struct Complaints {
+pub struct LogThrottle {
     said: Vec<Said>,
     open: bool,
 }
@@ -24,9 +24,9 @@ struct Said {
     unsaid: u64,
 }
 
-impl Complaints {
+impl LogThrottle {
     /// Whether to say this now.
-    pub fn may_say(&mut self, cause: &str) -> bool {
+    pub fn is_due(&mut self, cause: &str) -> bool {
         let due = self.count(cause).is_some();
         // Who doesn't ask for counts doesn't ask what is overdue either.
         self.said.iter_mut().filter(|said| said.cause == cause).for_each(|said| said.unsaid = 0);
@@ -78,27 +78,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_cause_is_said_once_a_minute() {
-        let mut complaints = Complaints::default();
-        assert!(!complaints.is_over());
-        assert!(
-            complaints.may_say("refused") && !complaints.may_say("refused") && complaints.may_say("wrong password")
-        );
-        assert!(complaints.is_over() && !complaints.is_over());
+        let mut throttle = LogThrottle::default();
+        assert!(!throttle.is_over());
+        assert!(throttle.is_due("refused") && !throttle.is_due("refused") && throttle.is_due("wrong password"));
+        assert!(throttle.is_over() && !throttle.is_over());
         tokio::time::advance(AGAIN).await;
-        assert!(complaints.may_say("refused"));
-        let distinct = (0..100).filter(|n| complaints.may_say(&n.to_string())).count();
+        assert!(throttle.is_due("refused"));
+        let distinct = (0..100).filter(|n| throttle.is_due(&n.to_string())).count();
         assert_eq!(distinct, CAUSES - 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn b71_what_was_not_said_is_counted_and_said_when_its_minute_is_over() {
-        let mut complaints = Complaints::default();
-        let counts: Vec<_> = (0..200).filter_map(|_| complaints.count("wrong key")).collect();
-        assert_eq!((counts, complaints.overdue()), (vec![1], vec![]));
+        let mut throttle = LogThrottle::default();
+        let counts: Vec<_> = (0..200).filter_map(|_| throttle.count("wrong key")).collect();
+        assert_eq!((counts, throttle.overdue()), (vec![1], vec![]));
         tokio::time::advance(AGAIN).await;
-        assert_eq!(complaints.overdue(), [("wrong key".to_owned(), 199)]);
-        assert_eq!((complaints.overdue(), complaints.count("wrong key")), (vec![], None));
+        assert_eq!(throttle.overdue(), [("wrong key".to_owned(), 199)]);
+        assert_eq!((throttle.overdue(), throttle.count("wrong key")), (vec![], None));
         tokio::time::advance(AGAIN).await;
-        assert_eq!((complaints.count("wrong key"), complaints.overdue()), (Some(2), vec![]));
+        assert_eq!((throttle.count("wrong key"), throttle.overdue()), (Some(2), vec![]));
     }
 }

@@ -20,9 +20,7 @@ use sha1::{Digest, Sha1};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::close::{CloseReason, FullReason};
 use super::connection::Connection;
-use super::link::Link;
 use super::offer::{Choice, Offer, SUBPROTOCOL};
 use super::slots::Slot;
 use crate::gateway::Shared;
@@ -30,6 +28,8 @@ use crate::http::WatchedStream;
 use crate::http::address::ClientAddress;
 use crate::http::bearer::{self, BearerError};
 use crate::http::problem::Problem;
+use crate::socket::close::{CloseReason, FullReason};
+use crate::socket::link::Link;
 use crate::tokens::Claims;
 
 /// RFC 6455 §1.3.
@@ -119,7 +119,7 @@ async fn open(
     let Newcomer { slot, claims, choice, from } = newcomer;
     let (stream, early) = raw_stream(upgraded).await?;
     let config = &gateway.config;
-    let link = Link::new(gateway.next_member(), stream, gateway.queues.clone());
+    let link = Link::new(gateway.next_socket(), stream, gateway.queues.clone());
     let (claims, refusal) = match claims {
         _ if !config.realtime_dashboard => (None, Some(CloseReason::Disabled)),
         Ok(claims) => (claims, None),
