@@ -114,7 +114,7 @@ mod tests {
         let log = written(|| warn!(tenant = %"acorn", count = 3, name = "two words", "something happened"));
         assert!(
             log.ends_with(
-                "WARN gateway::log::plain::tests: something happened tenant=acorn count=3 name=\"two words\"\n"
+                "WARN gateway::logging::plain::tests: something happened tenant=acorn count=3 name=\"two words\"\n"
             ),
             "{log}"
         );
