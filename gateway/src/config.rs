@@ -39,7 +39,7 @@ const DATABASE_URL_ELSEWHERE: [&str; 4] = ["DB_URL", "PG_URL", "POSTGRES_URL", "
 /// Every variable is also a flag, and a flag wins. Secrets belong in variables or files, since
 /// everyone on the machine sees flags.
 #[derive(Debug, clap::Parser)]
-#[command(name = "gateway", version)]
+#[command(name = "gateway", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GIT_COMMIT"), ")"))]
 pub struct Cli {
     /// What to do; `serve` when left out.
     #[command(subcommand)]

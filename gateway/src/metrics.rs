@@ -90,7 +90,7 @@ impl Metrics {
     /// Resolves every handle, so that each metric is there from the start, at zero.
     pub fn register(max_connections: usize) -> Self {
         describe();
-        gauge!("gateway_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        gauge!("gateway_build_info", "version" => env!("CARGO_PKG_VERSION"), "commit" => env!("GIT_COMMIT")).set(1.0);
         for result in HANDSHAKE_RESULTS {
             counter!("gateway_handshakes_total", "result" => result).absolute(0);
         }
@@ -273,7 +273,7 @@ pub const API_KEY_REFUSALS: [&str; 3] = ["missing", "malformed", "wrong"];
 pub const HANDSHAKE_RESULTS: [&str; 5] = ["accepted", "refused", "forbidden", "full", "draining"];
 
 fn describe() {
-    describe_gauge!("gateway_build_info", "The version that runs; always 1");
+    describe_gauge!("gateway_build_info", "The version and the commit that run; always 1");
     describe_gauge!("gateway_connections", "Open sockets whose token was verified");
     describe_gauge!("gateway_connections_max", "MAX_CONNECTIONS");
     describe_gauge!("gateway_unauthenticated", "Open sockets that have yet to join");

@@ -18,6 +18,7 @@ mod cluster;
 mod configuration;
 mod cross_origin;
 mod demo;
+mod documents;
 mod emit;
 mod engine;
 mod frames;

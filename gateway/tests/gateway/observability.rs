@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Interval, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::documents;
 use crate::harness::events::{metrics_json, payment_json};
 use crate::harness::prometheus::Prometheus;
 use crate::harness::{
@@ -22,7 +23,6 @@ const DASHBOARD: &str = include_str!("../../../deploy/grafana/dashboard.json");
 const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yml");
 const ALERT_TESTS: &str = include_str!("../../../deploy/prometheus/alerts_test.yml");
 const RUNBOOK: &str = include_str!("../../../deploy/README.md");
-const README: &str = include_str!("../../../README.md");
 
 /// A busy machine starts and scrapes slowly.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,10 +78,10 @@ async fn every_rule_is_evaluated_and_silent(prometheus: &Prometheus) {
     }
 }
 
-/// What the README promises is exported, what is exported is in the README, and all of it is on a panel or in an alert.
+/// What the gateway's README lists is exported, what is exported is in the README, and all of it is on a panel or in an alert.
 async fn every_metric_is_documented_and_watched(stack: &Stack) {
-    let section = README.split("\n## ").find(|section| section.starts_with("Metrics\n")).unwrap();
-    let quoted = section.split('`').skip(1).step_by(2).map(|name| name.split('{').next().unwrap());
+    let quoted =
+        documents::section("Metrics").split('`').skip(1).step_by(2).map(|name| name.split('{').next().unwrap());
     let documented: HashSet<_> = quoted.filter(|name| name.contains('_')).collect();
     let scrape = stack.gateway().scrape().await;
     let exported: HashSet<_> = scrape.names().into_iter().collect();
