@@ -12,8 +12,6 @@ use std::time::Duration;
 use moka::{future, sync};
 use publisher::snapshot::{self, LeftOut, SnapshotError};
 use publisher::{MetricsUpdated, TenantId};
-use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgConnection, PgPool, Postgres};
@@ -22,6 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use crate::engine::Position;
+use crate::socket::snapshot::{Parts, Snapshot};
 
 /// For how long a snapshot is good for others, from the moment it was asked for.
 pub const LIFE: Duration = Duration::from_secs(1);
@@ -55,62 +54,6 @@ const NAMED_ROWS: u64 = 1_000;
 const NAME_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
 /// Rows that are named within [`LOG_AGAIN`].
 const NAMES_A_MINUTE: u32 = 10;
-
-/// A tenant's snapshot as JSON, written once for all who start from it.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// The figures as in `metrics_updated`, or `null`.
-    pub metrics: Box<RawValue>,
-    /// The newest payments, or `null`.
-    pub payments: Box<RawValue>,
-    /// What is `null` only for now.
-    pub missing: Parts,
-}
-
-/// Parts of a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Parts {
-    /// `metrics`.
-    pub figures: bool,
-    /// `payments`.
-    pub payments: bool,
-}
-
-impl Parts {
-    /// Every part.
-    pub const ALL: Self = Self { figures: true, payments: true };
-
-    /// No part.
-    pub const NONE: Self = Self { figures: false, payments: false };
-
-    /// Those that are in both.
-    pub fn and(self, other: Self) -> Self {
-        Self { figures: self.figures && other.figures, payments: self.payments && other.payments }
-    }
-
-    /// Those that are in either.
-    pub fn or(self, other: Self) -> Self {
-        Self { figures: self.figures || other.figures, payments: self.payments || other.payments }
-    }
-}
-
-impl Snapshot {
-    fn write(metrics: &impl Serialize, payments: &impl Serialize, missing: Parts) -> serde_json::Result<Self> {
-        Ok(Self { metrics: to_raw_value(metrics)?, payments: to_raw_value(payments)?, missing })
-    }
-
-    /// No part could be had.
-    pub fn none() -> Self {
-        Self { metrics: RawValue::NULL.to_owned(), payments: RawValue::NULL.to_owned(), missing: Parts::ALL }
-    }
-
-    /// Anything, for tests of what carries it.
-    #[cfg(test)]
-    pub fn of_json(metrics: &str, missing: Parts) -> Self {
-        let raw = |text: &str| RawValue::from_string(text.to_owned()).expect("the test's JSON");
-        Self { metrics: raw(metrics), payments: raw("[]"), missing }
-    }
-}
 
 /// A snapshot with the position that it is no older than. Without real time there are no positions, and without a database there are no
 /// snapshots.

@@ -4,6 +4,7 @@ pub mod close;
 pub mod frame;
 pub mod link;
 pub mod protocol;
+pub mod snapshot;
 
 /// Names a socket for as long as the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::snapshots::Parts;
 use crate::socket::link::{Link, Overflow, RawWriter};
+use crate::socket::snapshot::Parts;
 
 /// A socket in a room.
 pub struct Member {

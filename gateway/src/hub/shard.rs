@@ -22,10 +22,11 @@ use crate::engine::{Engine, Kicked, Request, Signal, Ticket};
 use crate::metrics::Metrics;
 use crate::metrics_refresh::MetricsRefresh;
 use crate::shutdown::spawn_brief;
-use crate::snapshots::{LIFE, Parts, Snapshot, Snapshots};
+use crate::snapshots::{LIFE, Snapshots};
 use crate::socket::SocketId;
 use crate::socket::close::{CloseReason, FullReason};
 use crate::socket::link::Link;
+use crate::socket::snapshot::{Parts, Snapshot};
 use crate::socket::{frame, protocol};
 
 /// Inputs taken from the mailbox at once: events among them that are for the same room go out in one write.

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use publisher::{Epoch, Message};
 
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
-use crate::snapshots::Snapshot;
 use crate::socket::SocketId;
+use crate::socket::snapshot::Snapshot;
 pub use load::Newcomer;
 use load::{Load, Recipients};
 

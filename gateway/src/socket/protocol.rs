@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use super::close::CloseReason;
 use super::frame;
 use crate::engine::{Outage, Position};
-use crate::snapshots::Snapshot;
+use crate::socket::snapshot::Snapshot;
 
 /// The largest whole number that JavaScript, and so a browser's JSON, holds exactly.
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;

@@ -1,7 +1,7 @@
 //! Seats after any history of comings and goings, against a plain vector of who is in.
 #![allow(clippy::unwrap_used)]
 
-use crate::snapshots::Parts;
+use crate::socket::snapshot::Parts;
 use std::collections::BTreeSet;
 
 use proptest::collection::vec;

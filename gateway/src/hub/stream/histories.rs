@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use super::{Effect, Newcomer, SocketId, Stream};
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
-use crate::snapshots::{Parts, Snapshot};
+use crate::socket::snapshot::{Parts, Snapshot};
 
 /// Small, so that histories run past its end.
 const LOG_LENGTH: usize = 6;

@@ -10,8 +10,8 @@ use publisher::Message;
 
 use super::{Effect, Phase, Stream, Waiting, hold};
 use crate::engine::{Position, Ticket};
-use crate::snapshots::{Parts, Snapshot};
 use crate::socket::SocketId;
+use crate::socket::snapshot::{Parts, Snapshot};
 
 /// A member whose join is answered with a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
