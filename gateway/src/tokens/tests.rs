@@ -36,7 +36,7 @@ async fn with_secret() -> Tokens {
 }
 
 fn key_file(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/keys").join(name)
+    testkit::key(name)
 }
 
 fn key(name: &str) -> Vec<u8> {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::harness::ports::free_port;
 use crate::harness::process::scratch;
-use crate::harness::redis::{RedisServer, free_port};
+use crate::harness::redis::RedisServer;
 use crate::harness::tls::self_signed;
 use crate::harness::{Database, Gateway, PostgresServer, Setup, eventually, within};
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::harness::http::{self, Response};
-use crate::harness::redis::free_port;
+use crate::harness::ports::free_port;
 use crate::harness::{Setup, Token, tenant};
 use crate::signatures::key_set_and_token;
 

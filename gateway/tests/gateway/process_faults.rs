@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::harness::balancer::Behind;
+use crate::harness::ports::free_port;
 use crate::harness::process::{Signal, scratch};
-use crate::harness::redis::free_port;
 use crate::harness::wait::PATIENCE;
 use crate::harness::{Balancer, Bring, Dashboard, Gateway, Setup, Stack, eventually, http, payment, tenant};
 use crate::signatures::{Listener, key_set_and_token};

@@ -8,8 +8,9 @@ use serde_json::json;
 use crate::harness::events::payment_json;
 use crate::harness::failover::{assert_sockets_stayed_open, until_all_arrives};
 use crate::harness::ledger::{Entry, Ledger};
+use crate::harness::ports::free_port;
 use crate::harness::process::scratch;
-use crate::harness::redis::{RedisServer, free_port};
+use crate::harness::redis::RedisServer;
 use crate::harness::resp::Reply;
 use crate::harness::tls::self_signed;
 use crate::harness::{

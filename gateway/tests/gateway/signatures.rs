@@ -35,7 +35,7 @@ fn hmac() -> EncodingKey {
 }
 
 fn key_path(name: &str) -> String {
-    format!("{}/tests/gateway/keys/test-only-{name}.pem", env!("CARGO_MANIFEST_DIR"))
+    testkit::key(&format!("{name}.pem")).display().to_string()
 }
 
 fn pem(name: &str) -> Vec<u8> {
@@ -43,15 +43,15 @@ fn pem(name: &str) -> Vec<u8> {
 }
 
 fn rsa() -> EncodingKey {
-    EncodingKey::from_rsa_pem(&pem("rsa")).unwrap()
+    EncodingKey::from_rsa_pem(&pem("rsa.private")).unwrap()
 }
 
 fn ec() -> EncodingKey {
-    EncodingKey::from_ec_pem(&pem("ec")).unwrap()
+    EncodingKey::from_ec_pem(&pem("p256.private")).unwrap()
 }
 
 fn ed() -> EncodingKey {
-    EncodingKey::from_ed_pem(&pem("ed")).unwrap()
+    EncodingKey::from_ed_pem(&pem("ed25519.private")).unwrap()
 }
 
 /// Gateways that know this public key and no secret.
@@ -143,8 +143,8 @@ async fn b39_algorithm_confusion_is_4401_against_a_secret() {
 
 #[tokio::test]
 async fn b39_algorithm_confusion_is_4401_against_an_rsa_key() {
-    quietly(with_public_key("rsa.pub"), async |stack| {
-        let public_pem = pem("rsa.pub");
+    quietly(with_public_key("rsa.public"), async |stack| {
+        let public_pem = pem("rsa.public");
         let der = {
             let text = String::from_utf8(public_pem.clone()).unwrap();
             let body: String = text.lines().filter(|line| !line.starts_with('-')).collect();
@@ -173,8 +173,8 @@ async fn b39_algorithm_confusion_is_4401_against_an_rsa_key() {
 
 #[tokio::test]
 async fn b39_algorithm_confusion_is_4401_against_an_ec_key() {
-    quietly(with_public_key("ec.pub"), async |stack| {
-        let public_pem = pem("ec.pub");
+    quietly(with_public_key("p256.public"), async |stack| {
+        let public_pem = pem("p256.public");
         let es256 = good().header("alg", json!("ES256"));
         let signed_by = |bytes: [u8; 64]| format!("{}.{}", es256.unsigned(), URL_SAFE_NO_PAD.encode(bytes));
         refused(
@@ -199,7 +199,7 @@ async fn b39_algorithm_confusion_is_4401_against_an_ec_key() {
 
 #[tokio::test]
 async fn b39_ed25519_key_takes_eddsa_only() {
-    quietly(with_public_key("ed.pub"), async |stack| {
+    quietly(with_public_key("ed25519.public"), async |stack| {
         refused(stack, 4401, &[("ES256", claiming("ES256", &ec(), Algorithm::ES256)), ("HS256", good().sign())]).await;
         accepted(stack, &[("EdDSA", claiming("EdDSA", &ed(), Algorithm::EdDSA))]).await;
     })

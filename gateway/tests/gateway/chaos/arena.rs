@@ -13,8 +13,9 @@ use crate::harness::events::bulky;
 use crate::harness::follower::Whim;
 use crate::harness::ledger::Cursor;
 use crate::harness::oracle::Receipt;
+use crate::harness::ports::free_port;
 use crate::harness::proxy::Proxy;
-use crate::harness::redis::{RedisServer, free_port};
+use crate::harness::redis::RedisServer;
 use crate::harness::traffic::publish;
 use crate::harness::{Database, Follower, Gateway, Holdings, PostgresServer, Setup, eventually, tenant};
 

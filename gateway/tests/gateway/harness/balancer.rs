@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::http;
+use super::ports::free_port;
 use super::process::{Process, scratch};
-use super::redis::free_port;
 use super::stack::Stack;
 use super::tls::self_signed;
 use super::wait::{PATIENCE, eventually};

@@ -9,9 +9,9 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::http::{self, Response};
+use super::ports::free_port;
 use super::postgres::Database;
 use super::process::Process;
-use super::redis::free_port;
 use super::wait::{PATIENCE, eventually};
 
 static BUILT: OnceCell<PathBuf> = OnceCell::const_new();

@@ -3,9 +3,9 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::ports::free_port;
 use super::postgres::{Database, as_its_user, directory};
 use super::process::Process;
-use super::redis::free_port;
 use super::wait::eventually;
 
 pub struct Pooler {

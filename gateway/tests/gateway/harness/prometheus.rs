@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::http;
+use super::ports::free_port;
 use super::process::{Process, scratch};
-use super::redis::free_port;
 use super::wait::{PATIENCE, eventually};
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus");

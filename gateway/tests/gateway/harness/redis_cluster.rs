@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use publisher::TenantId;
 
-use super::redis::{RedisServer, free_port};
+use super::ports::free_port;
+use super::redis::RedisServer;
 use super::resp::Reply;
 use super::wait::eventually;
 

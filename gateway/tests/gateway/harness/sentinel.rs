@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::ports::free_port;
 use super::process::{Process, Signal, scratch};
-use super::redis::{RedisClient, RedisServer, free_port};
+use super::redis::{RedisClient, RedisServer};
 use super::resp::Reply;
 use super::wait::eventually;
 

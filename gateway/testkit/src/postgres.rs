@@ -11,10 +11,9 @@ use rustix::process::Pid;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::OnceCell;
 
-use super::gateway::Gateway;
-use super::process::{Process, Signal, scratch_outside};
-use super::redis::free_port;
-use super::wait::{PATIENCE, eventually};
+use crate::ports::free_port;
+use crate::process::{Process, Signal, gateway_binary, scratch_outside};
+use crate::wait::{PATIENCE, eventually};
 
 /// Where every server's template database has been migrated, reference tables included.
 const TEMPLATE: &str = "template_of_tests";
@@ -40,7 +39,7 @@ static USER: LazyLock<Option<(u32, u32)>> = LazyLock::new(|| {
     Some((ids.next().unwrap(), ids.next().unwrap()))
 });
 
-pub(super) fn as_its_user(command: &mut Command) -> &mut Command {
+pub fn as_its_user(command: &mut Command) -> &mut Command {
     if let Some((user, group)) = *USER {
         command.uid(user).gid(group);
     }
@@ -53,7 +52,7 @@ fn program(name: &str) -> Command {
     command
 }
 
-pub(super) fn directory(name: &str) -> PathBuf {
+pub fn directory(name: &str) -> PathBuf {
     let directory = scratch_outside(name);
     if let Some((user, group)) = *USER {
         std::os::unix::fs::chown(&directory, Some(user), Some(group)).unwrap();
@@ -77,9 +76,10 @@ async fn original() -> PathBuf {
         let mut client = server.connect("postgres").await.unwrap();
         sqlx::raw_sql("create database template_of_tests").execute(&mut client).await.unwrap();
         client.close().await.unwrap();
-        let environment = [("DATABASE_URL".to_owned(), server.url_of(TEMPLATE))];
-        let (status, log) = Gateway::run(&["migrate", "--reference"], &environment).await;
-        assert!(status.success(), "{}", log.text());
+        let mut migrate = Command::new(gateway_binary());
+        migrate.args(["migrate", "--reference"]).env_clear().env("DATABASE_URL", server.url_of(TEMPLATE));
+        let migrated = migrate.output().unwrap();
+        assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
         server.stop().await;
         data
     });

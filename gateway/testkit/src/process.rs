@@ -40,7 +40,7 @@ impl Reaper {
 static REAPER: LazyLock<Mutex<Reaper>> = LazyLock::new(|| {
     use std::os::unix::process::CommandExt;
 
-    let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("run-{}", std::process::id()));
+    let scratch = profile().with_file_name("tmp").join(format!("run-{}", std::process::id()));
     let outside = std::env::temp_dir().join(format!("gateway-tests-{}", std::process::id()));
     std::fs::create_dir_all(&scratch).unwrap();
     std::fs::create_dir_all(&outside).unwrap();
@@ -55,6 +55,19 @@ static REAPER: LazyLock<Mutex<Reaper>> = LazyLock::new(|| {
         .unwrap();
     Mutex::new(Reaper { child, scratch, outside })
 });
+
+/// `target/<profile>`: test binaries lie in its `deps`.
+fn profile() -> PathBuf {
+    let binary = std::env::current_exe().unwrap();
+    binary.ancestors().nth(2).expect("a binary that Cargo has built").to_owned()
+}
+
+/// `GATEWAY_BIN`, or the gateway that Cargo has built beside this test.
+pub fn gateway_binary() -> PathBuf {
+    let binary = std::env::var_os("GATEWAY_BIN").map_or_else(|| profile().join("gateway"), PathBuf::from);
+    assert!(binary.is_file(), "{} is not there: cargo build -p gateway", binary.display());
+    binary
+}
 
 /// A directory of this run, gone when the run is over.
 pub fn scratch(name: &str) -> PathBuf {

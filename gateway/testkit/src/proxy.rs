@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::resp::Reply;
+use crate::resp::Reply;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {

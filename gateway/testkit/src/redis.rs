@@ -3,28 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::process::{Process, Signal, scratch};
-use super::resp::Reply;
-use super::wait::{PATIENCE, eventually};
-
-/// Below the ephemeral range, so that no outgoing connection takes the port while the server is down.
-static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
-
-pub fn free_port() -> u16 {
-    loop {
-        let offset = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
-        let port = 20_000 + ((std::process::id() as u16).wrapping_mul(37).wrapping_add(offset)) % 10_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
+use crate::ports::free_port;
+use crate::process::{Process, Signal, scratch};
+use crate::resp::Reply;
+use crate::wait::{PATIENCE, eventually};
 
 pub struct RedisServer {
     port: u16,
