@@ -1,4 +1,8 @@
-//! One dashboard, blocking: dials, upgrades, joins, and says goodbye in any way a browser might.
+//! One dashboard with blocking calls: it connects, upgrades, joins, and ends its connection in the ways of a browser.
+
+pub mod attackers;
+pub mod fleet;
+pub mod token;
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -11,8 +15,8 @@ use clap::ValueEnum;
 use serde_json::json;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::message::{Message, Scanner};
-use crate::websocket::{self, Frame};
+use crate::wire::message::{Message, Position, Scanner};
+use crate::wire::websocket::{self, Frame};
 
 /// Where a gateway listens: `ws://host:port[/path]`, the path `/dashboard` unless given.
 #[derive(Debug, Clone)]
@@ -44,21 +48,21 @@ impl fmt::Display for GatewayUrl {
     }
 }
 
-/// The `index`th socket's own address towards a gateway of this machine.
+/// The source address of socket number `index` towards a gateway of this machine.
 ///
-/// An address has some 28,000 ports towards one listener, and a closed connection holds its port for a
-/// minute: sixteen addresses keep 10,000 sockets and 20,000 cycles away from that limit.
+/// One address has some 28,000 ports towards one listener, and a closed connection keeps its port for a minute. Sixteen
+/// addresses are enough for 10,000 sockets and 20,000 cycles.
 fn source(index: usize, gateway: SocketAddr) -> Option<SocketAddr> {
     let own = Ipv4Addr::new(127, 0, 0, 2 + (index % 16) as u8);
     gateway.ip().is_loopback().then(|| SocketAddr::from((own, 0))).filter(|_| gateway.is_ipv4())
 }
 
-/// How a client that comes back says where it was.
+/// How a client that reconnects sends its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Resume {
-    /// With the handshake, as subprotocol offers: one round trip.
+    /// In the handshake, as subprotocol offers: one round trip.
     Handshake,
-    /// In a `join` message after the handshake: two.
+    /// In a `join` message after the handshake: two round trips.
     Message,
 }
 
@@ -69,57 +73,50 @@ pub struct Client {
     parsed: usize,
 }
 
-/// The position a room was joined at.
+/// The content of a `joined` message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
-    pub epoch: Box<[u8]>,
-    pub seq: u64,
-}
-
-/// What `joined` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Welcome {
+pub struct Joined {
     pub position: Position,
-    /// What was missed since the position that was asked for follows.
+    /// Whether the events since the requested position follow.
     pub recovered: bool,
 }
 
-/// How long a gateway may take to answer anything.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for any answer of a gateway.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// A connection on which nothing was said yet.
+/// Opens a TCP connection and sends nothing.
 pub fn dial(gateway: &GatewayUrl, index: usize) -> anyhow::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(gateway.address), Type::STREAM, None)?;
     if let Some(source) = source(index, gateway.address) {
-        socket.bind(&source.into()).with_context(|| format!("no port left at {source}"))?;
+        socket.bind(&source.into()).with_context(|| format!("no free port at {source}"))?;
     }
     socket
-        .connect_timeout(&gateway.address.into(), PATIENCE)
-        .with_context(|| format!("nobody answers at {gateway}; is the gateway running, and --gateway right?"))?;
+        .connect_timeout(&gateway.address.into(), ANSWER_LIMIT)
+        .with_context(|| format!("no gateway answers at {gateway}; is the gateway running, and --gateway right?"))?;
     let stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     Ok(stream)
 }
 
 impl Client {
-    /// Dials and upgrades, with the token in the header: a token of one tenant joins at once.
+    /// Connects and upgrades with the token in a header: a token of one tenant joins at once.
     pub fn upgrade(gateway: &GatewayUrl, index: usize, token: &str) -> anyhow::Result<Self> {
         Self::open(gateway, index, &format!("Authorization: Bearer {token}\r\n"))
     }
 
-    /// Dials, upgrades and asks for what was missed since `position`; answers `joined` will follow.
+    /// Connects, upgrades and asks for the events since `position`; the next message is `joined`.
     pub fn resume(
         gateway: &GatewayUrl,
         index: usize,
         token: &str,
         tenant: &str,
         position: &Position,
-        way: Resume,
+        resume: Resume,
     ) -> anyhow::Result<Self> {
         let epoch = str::from_utf8(&position.epoch).context("an epoch is text")?;
         let seq = position.seq;
-        match way {
+        match resume {
             Resume::Handshake => {
                 let offers = format!(
                     "Sec-WebSocket-Protocol: crechebooks.dashboard.v1, bearer.{token}, tenant.{tenant}, resume.{epoch}.{seq}\r\n"
@@ -129,29 +126,29 @@ impl Client {
             Resume::Message => {
                 let mut client = Self::open(gateway, index, "")?;
                 let data = json!({ "tenantId": tenant, "token": token, "epoch": epoch, "lastSeq": seq });
-                client.say(&json!({ "event": "join", "data": data }).to_string())?;
+                client.send(&json!({ "event": "join", "data": data }).to_string())?;
                 Ok(client)
             }
         }
     }
 
-    /// Dials and upgrades without a token.
-    pub fn stranger(gateway: &GatewayUrl, index: usize) -> anyhow::Result<Self> {
+    /// Connects and upgrades without a token.
+    pub fn without_token(gateway: &GatewayUrl, index: usize) -> anyhow::Result<Self> {
         Self::open(gateway, index, "")
     }
 
     /// Sends a text message.
-    pub fn say(&mut self, message: &str) -> io::Result<()> {
+    pub fn send(&mut self, message: &str) -> io::Result<()> {
         self.stream.write_all(&websocket::text(message.as_bytes()))
     }
 
     fn open(gateway: &GatewayUrl, index: usize, headers: &str) -> anyhow::Result<Self> {
         let mut client = Self { stream: dial(gateway, index)?, received: Vec::new(), parsed: 0 };
-        client.shake_hands(gateway, headers)?;
+        client.handshake(gateway, headers)?;
         Ok(client)
     }
 
-    fn shake_hands(&mut self, gateway: &GatewayUrl, headers: &str) -> anyhow::Result<()> {
+    fn handshake(&mut self, gateway: &GatewayUrl, headers: &str) -> anyhow::Result<()> {
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n{headers}\r\n",
@@ -183,19 +180,19 @@ impl Client {
         Ok(())
     }
 
-    /// Waits for `joined`, which a token of one tenant brings by itself.
-    pub fn joined(&mut self, scanner: &Scanner) -> anyhow::Result<Welcome> {
+    /// Waits for `joined`. The gateway sends it without a request when the token names one tenant.
+    pub fn joined(&mut self, scanner: &Scanner) -> anyhow::Result<Joined> {
         self.until("joined", |payload| match scanner.scan(payload) {
             Some(Message::Joined { epoch, seq, recovered }) => {
-                Some(Welcome { position: Position { epoch: epoch.into(), seq }, recovered })
+                Some(Joined { position: Position { epoch: epoch.into(), seq }, recovered })
             }
             _ => None,
         })
     }
 
-    /// Leaves the room and waits until the gateway says so.
+    /// Leaves the room and waits for the gateway's `left`.
     pub fn leave(&mut self, scanner: &Scanner) -> anyhow::Result<()> {
-        self.say(r#"{"event":"leave"}"#)?;
+        self.send(r#"{"event":"leave"}"#)?;
         self.until("left", |payload| (scanner.scan(payload) == Some(Message::Left)).then_some(()))
     }
 
@@ -204,8 +201,8 @@ impl Client {
         self.until("a message", |payload| Some(payload.to_vec()))
     }
 
-    /// Reads without a limit from now on: on a quiet socket a heartbeat is all that comes.
-    pub fn wait_for_ever(&self) -> io::Result<()> {
+    /// Removes the limit on the wait for a message: a quiet socket receives nothing but heartbeats.
+    pub fn remove_read_limit(&self) -> io::Result<()> {
         self.stream.set_read_timeout(None)
     }
 
@@ -236,7 +233,7 @@ impl Client {
         }
     }
 
-    /// The polite way: says goodbye and waits for the gateway to end the connection.
+    /// Sends a close frame and waits until the gateway ends the connection.
     pub fn close(mut self) -> anyhow::Result<()> {
         self.stream.write_all(&websocket::close(1000))?;
         while self.receive_more().context("waiting for the gateway to close")? {
@@ -245,12 +242,12 @@ impl Client {
         Ok(())
     }
 
-    /// The rude way: the gateway gets a reset, as from a laptop whose network changed.
+    /// Resets the connection, as a laptop does whose network changes.
     pub fn reset(self) -> io::Result<()> {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
     }
 
-    /// The stream, and what came after the last message that was waited for.
+    /// The stream, and the bytes received after the last message that was read.
     pub fn into_parts(mut self) -> (TcpStream, Vec<u8>) {
         self.received.drain(..self.parsed);
         (self.stream, self.received)
@@ -259,11 +256,12 @@ impl Client {
     fn receive(&mut self) -> io::Result<()> {
         match self.receive_more() {
             Ok(true) => Ok(()),
-            Ok(false) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the gateway hung up")),
+            Ok(false) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the gateway closed the connection")),
             Err(error) => Err(error),
         }
     }
 
+    /// Reads once; `false` at the end of the connection.
     fn receive_more(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 4096];
         let size = self.stream.read(&mut buffer)?;

@@ -1,57 +1,38 @@
-//! Proves the promises of the dashboard gateway under load: what operators run before a release.
+//! Checks the promises of the dashboard gateway under load: operators run it before a release.
 //!
-//! A run goes `schedule` → `publishing` → a `door` → gateway → `driver` → `watch` → `ledger`; `load` is that run, the
-//! `commands` are its uses, and a `report` is what is left of it.
+//! An event goes from the `schedule` through `publishing` to a gateway, and from there through the `sockets` to the
+//! ledger in `measure`. `load` is that run, the `commands` use it, and a `report` shows its outcome.
+//!
+//! Modules import downwards only: `commands`, `load`, `sockets` and `publishing`, `client` and `measure`, and last
+//! `servers`, `report`, `schedule`, `machine` and `wire`.
 
-// epoll, /proc and processor affinity are what it is made of.
+// It is built on epoll, /proc and processor affinity.
 #![cfg(target_os = "linux")]
 
-mod attackers;
-mod bare_server;
-mod bench;
-mod chaos;
-mod chart;
-mod child;
 mod client;
 mod commands;
-mod dialler;
-mod door;
-mod driver;
-mod fleet;
-mod holdings;
-mod latency;
-mod ledger;
-mod limit_watch;
 mod load;
-mod memo;
-mod message;
-mod monitor;
-mod outcome;
-mod process;
-mod progress;
+mod machine;
+mod measure;
 mod publishing;
-mod redis_server;
 mod report;
-mod resp;
 mod schedule;
-mod scrape;
-mod server;
-mod slope;
+mod servers;
 mod sockets;
-mod token;
-mod watch;
-mod websocket;
+mod wire;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use commands::{
-    Findings, Redis, attack, churn, fanout, floor, idle, knee, limit, payments, ramp, relay, snapshot, soak, storm,
-};
+use commands::options::Redis;
+use commands::{attack, churn, fanout, floor, idle, knee, limit, payments, ramp, relay, snapshot, soak, storm};
+use machine::child;
+use report::findings::Findings;
 use report::{Output, Report};
+use servers::bare;
 
-/// Proves the gateway's promises under load. Exit code: 0 every bound held, 1 one failed, 2 the run did not happen.
+/// Checks the gateway's promises under load. Exit code: 0 every bound held, 1 a bound failed, 2 the run did not happen.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -76,7 +57,7 @@ enum Command {
     Payments(payments::Options),
     Relay(relay::Options),
     Snapshot(snapshot::Options),
-    /// The floor itself: started by `floor` and `knee`.
+    /// The bare server, which `floor` and `knee` start.
     #[command(hide = true)]
     BareServer {
         #[command(flatten)]
@@ -86,7 +67,7 @@ enum Command {
         #[arg(long)]
         join: bool,
     },
-    /// Become another program that ends with its parent, on one core if asked for.
+    /// Become another program, which is killed when its parent ends; on one core if given.
     #[command(hide = true)]
     Exec {
         #[arg(long)]
@@ -131,7 +112,7 @@ fn run(command: Command) -> anyhow::Result<Findings> {
         Command::Relay(options) => relay::run(options),
         Command::Snapshot(options) => snapshot::run(options),
         Command::BareServer { redis, tenants, join } => {
-            bare_server::run(&redis.redis_url, &redis.redis_prefix, tenants, join).map(|never| match never {})
+            bare::run(&redis.redis_url, &redis.redis_prefix, tenants, join).map(|never| match never {})
         }
         Command::Exec { core, program } => child::exec(core, &program).map(|never| match never {}),
     }

@@ -1,98 +1,98 @@
-//! Sockets up, events out, every delivery judged, costs taken: what `fanout`, `floor`, `ramp`, `storm`, `soak` and
-//! `limit` have in common.
+//! A run: joins sockets, publishes events, checks every delivery and measures the cost. `attack`, `fanout`, `floor`,
+//! `knee`, `limit`, `ramp`, `soak` and `storm` are built on it.
+
+pub mod chaos;
+pub mod monitor;
+pub mod outcome;
+pub mod progress;
 
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::chaos::PubsubKiller;
-use crate::driver::Driver;
-use crate::fleet::Fleet;
-use crate::ledger::Verdict;
-use crate::limit_watch::LimitWatch;
-use crate::monitor::{Monitor, Sample};
-use crate::outcome::{Outcome, ServerCost, generator_limit};
-use crate::process;
-use crate::publishing::{Billing, Publishing, Target};
+use self::chaos::PubsubKiller;
+use self::monitor::{Monitor, Sample};
+use self::outcome::{Outcome, ServerCost, generator_limit};
+use crate::client::fleet::{Dashboard, Fleet};
+use crate::machine::process;
+use crate::measure::ledger::Verdict;
+use crate::measure::limit_watch::LimitWatch;
+use crate::publishing::door::Target;
+use crate::publishing::{Billing, Publishing};
 use crate::schedule::{Clock, Schedule, Stamp};
 use crate::sockets::Sockets;
-use crate::watch::{Live, Watch};
+use crate::sockets::dialler::Dialler;
+use crate::sockets::driver::Driver;
+use crate::sockets::watch::{Live, Watch};
 
-/// What to load, and with what.
+/// The settings of a run.
 pub struct Load {
     pub fleet: Fleet,
     pub sockets: usize,
     pub target: Target,
     pub publishers: usize,
-    /// Kill every subscription this often.
+    /// Interval at which every subscription is killed.
     pub kill_pubsub: Option<Duration>,
-    /// Gateways of this machine, to be charged for what they use.
+    /// Gateway processes of this machine whose resources are measured.
     pub pids: Vec<u32>,
-    /// How long the last deliveries may take.
+    /// Longest time until the last delivery.
     pub settle: Duration,
 }
 
-/// More than a heartbeat, by which a gateway must have found a lost tail.
+/// Longer than a heartbeat, at which a gateway finds lost events at the end of the stream.
 pub const SETTLE: Duration = Duration::from_secs(35);
 /// Sockets that are opened before those already open are served again.
 const BATCH: usize = 500;
-/// Between the last preparation and the first event.
+/// Time between the preparations and the first event.
 const LEAD: Duration = Duration::from_millis(300);
-/// Between two looks at whether everything has come.
-const LOOK: Duration = Duration::from_millis(50);
+/// Time between two checks whether every event has arrived.
+const POLL: Duration = Duration::from_millis(50);
 
-/// Runs it: `rate` events a second of each tenant, for so long.
+/// Runs one load: `rate` events a second of each tenant.
 pub fn run(load: Load, rate: f64, duration: Duration) -> anyhow::Result<Outcome> {
     Session::open(load)?.publish("publishing", rate, duration)
 }
 
-/// Joined sockets, to be loaded once or again and again.
+/// Joined sockets, for one stage of publishing or several.
 pub struct Session {
-    pub fleet: Arc<Fleet>,
     pub served: Sockets,
     pub live: Arc<Live>,
-    load: Settings,
+    load: Load,
     clock: Clock,
-    /// Events of each tenant that were planned so far.
+    /// Events of each tenant planned so far.
     planned: u32,
     idle: Sample,
     joined: Sample,
 }
 
-/// What of a [`Load`] is asked for again.
-struct Settings {
-    sockets: usize,
-    target: Target,
-    publishers: usize,
-    kill_pubsub: Option<Duration>,
-    pids: Vec<u32>,
-    settle: Duration,
-}
-
 impl Session {
     /// Joins all sockets.
     pub fn open(load: Load) -> anyhow::Result<Self> {
-        let Load { fleet, sockets, target, publishers, kill_pubsub, pids, settle } = load;
         process::raise_file_limit()?;
         let clock = Clock::new();
-        let idle = Sample::take(&pids)?;
-        let mut watch = Watch::new(fleet.tenants, clock);
+        let idle = Sample::take(&load.pids)?;
+        let mut watch = Watch::new(load.fleet.tenants, clock);
         let live = watch.live.clone();
-        let driver = join_all(&fleet, sockets, &mut watch)?;
-        let joined = Sample::take(&pids)?;
+        let driver = join_all(&load.fleet, load.sockets, &mut watch)?;
+        let joined = Sample::take(&load.pids)?;
         let served = Sockets::serve(driver, watch)?;
-        let load = Settings { sockets, target, publishers, kill_pubsub, pids, settle };
-        Ok(Self { fleet: Arc::new(fleet), served, live, load, clock, planned: 0, idle, joined })
+        Ok(Self { served, live, load, clock, planned: 0, idle, joined })
     }
 
-    /// Publishes `rate` events a second of each tenant for so long; `what` is shown meanwhile.
+    /// Starts the threads that reconnect or replace sockets.
+    pub fn dialler(&self) -> Dialler {
+        Dialler::start(self.load.fleet.clone(), self.served.clone())
+    }
+
+    /// Publishes `rate` events a second of each tenant; `what` names the stage in the progress display.
     pub fn publish(&mut self, what: &str, rate: f64, duration: Duration) -> anyhow::Result<Outcome> {
-        let schedule = Schedule::new(self.fleet.tenants, self.planned, rate, self.load.target.limit, duration);
+        let Load { fleet, target, .. } = &self.load;
+        let schedule = Schedule::new(fleet.tenants, self.planned, rate, target.limit, duration);
         let publish = |billing: Billing, clock, start| billing.publish(&schedule, clock, start);
         self.stage(what, duration, schedule.end(), schedule.rate(), publish)
     }
 
-    /// Has all publishers press on the first tenant for so long.
+    /// Lets all publishers publish to the first tenant as fast as the limit allows.
     pub fn press(&mut self, what: &str, duration: Duration) -> anyhow::Result<Outcome> {
         let limit = self.load.target.limit;
         let most = f64::from(limit) * (duration.as_secs_f64() + 2.0) + self.load.publishers as f64;
@@ -108,11 +108,11 @@ impl Session {
         offered_per_second: f64,
         publish: impl FnOnce(Billing, Clock, u64) -> Publishing,
     ) -> anyhow::Result<Outcome> {
-        let Settings { target, pids, .. } = &self.load;
+        let Load { fleet, target, publishers, kill_pubsub, pids, .. } = &self.load;
         let Target { redis_url, redis_prefix, limit, .. } = target;
-        let billing = Billing::connect(target, self.load.publishers, self.fleet.tenants)?;
-        let limit_watch = LimitWatch::start(redis_url, redis_prefix, self.fleet.tenants, *limit)?;
-        let killer = self.load.kill_pubsub.map(|every| PubsubKiller::start(redis_url, every)).transpose()?;
+        let billing = Billing::connect(target, *publishers, fleet.tenants)?;
+        let limit_watch = LimitWatch::start(redis_url, redis_prefix, fleet.tenants, *limit)?;
+        let killer = kill_pubsub.map(|interval| PubsubKiller::start(redis_url, interval)).transpose()?;
 
         let start_micros = self.clock.micros() + LEAD.as_micros() as u64;
         self.served.ask(move |_, watch| {
@@ -130,7 +130,7 @@ impl Session {
         let mut verdict = self.judge(publishing.stamps.clone())?;
         let deadline = Instant::now() + self.load.settle;
         while verdict.missed > 0 && Instant::now() < deadline {
-            thread::sleep(LOOK);
+            thread::sleep(POLL);
             verdict = self.judge(Vec::new())?;
         }
         let end = Sample::take(pids)?;
@@ -166,7 +166,7 @@ impl Session {
         })
     }
 
-    /// What the ledger says once it knows that these were accepted.
+    /// Enters these accepted events into the ledger and returns its verdict.
     pub fn judge(&self, accepted: Vec<Stamp>) -> anyhow::Result<Verdict> {
         self.served.ask(move |_, watch| {
             accepted.into_iter().for_each(|stamp| watch.ledger.accepted(stamp));
@@ -175,13 +175,13 @@ impl Session {
     }
 }
 
-/// Opens the sockets, in turns with serving those that are open already.
+/// Opens the sockets in batches, and serves the open ones in between.
 fn join_all(fleet: &Fleet, sockets: usize, watch: &mut Watch) -> anyhow::Result<Driver> {
     let mut driver = Driver::new()?;
     for start in (0..sockets).step_by(BATCH) {
-        for joined in fleet.join(start..(start + BATCH).min(sockets))? {
-            watch.ledger.joined(joined.tenant, &joined.position.epoch, joined.position.seq);
-            let (stream, received) = joined.client.into_parts();
+        for Dashboard { client, tenant, position } in fleet.join(start..(start + BATCH).min(sockets))? {
+            watch.ledger.joined(tenant, &position.epoch, position.seq);
+            let (stream, received) = client.into_parts();
             driver.add(stream, received, watch)?;
         }
         driver.turn(Duration::ZERO, watch)?;

@@ -1,4 +1,7 @@
-//! What is left of a run: lines for a terminal, JSON for programs, and one page for people.
+//! The report of a run: lines for a terminal, JSON for programs, and one HTML page for people.
+
+pub mod chart;
+pub mod findings;
 
 use std::fmt::Write;
 use std::fs;
@@ -9,8 +12,8 @@ use clap::{ArgMatches, Args};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::chart::{Chart, escape};
-use crate::commands::Findings;
+use self::chart::{Chart, escape};
+use self::findings::Findings;
 
 /// How a run is reported.
 #[derive(Debug, Args)]
@@ -18,7 +21,7 @@ pub struct Output {
     /// Print the report as JSON.
     #[arg(long, global = true)]
     json: bool,
-    /// Write the report to this file as well, as one HTML page.
+    /// Also write the report to this file, as one HTML page.
     #[arg(long, global = true, value_name = "FILE")]
     report: Option<PathBuf>,
 }
@@ -38,7 +41,7 @@ impl Output {
     }
 }
 
-/// A run that is over.
+/// The report of one run.
 #[derive(Debug, Serialize)]
 pub struct Report {
     command: String,
@@ -74,7 +77,7 @@ impl Report {
         self.passed
     }
 
-    /// One file that needs no other, to be looked at on a screen or on paper.
+    /// One HTML file without references to others, for the screen and for paper.
     fn page(&self) -> String {
         let verdict = if self.passed { "Passed" } else { "Failed" };
         let class = if self.passed { "passed" } else { "failed" };
@@ -113,10 +116,10 @@ impl Report {
         page + "</section></main></html>\n"
     }
 
-    /// The figures that are asked for first, of those that the run has.
+    /// The most important figures, as far as this run has them.
     fn tiles(&self) -> Vec<(&'static str, String)> {
         let figure = |path: &str| self.figures.pointer(path).and_then(Value::as_f64);
-        // Three digits say enough.
+        // Three digits are enough.
         let micros = |us: f64| match us {
             ..1e3 => format!("{us:.0} µs"),
             ..1e4 => format!("{:.2} ms", us / 1e3),
@@ -150,14 +153,14 @@ impl Report {
     }
 }
 
-/// `1234567` as `1 234 567`, with spaces that don't break.
+/// `1234567` as `1 234 567`, with non-breaking spaces.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     groups.join("\u{202f}")
 }
 
-/// Every argument with its value, but no secret: what the help hides, a report hides as well.
+/// Every argument with its value, except secrets: arguments whose values the help hides.
 fn settings(command: Option<&clap::Command>, matches: &ArgMatches) -> Vec<(String, String)> {
     let shown = command.into_iter().flat_map(clap::Command::get_arguments);
     let shown = shown.filter(|argument| !argument.is_hide_env_values_set() && argument.get_long().is_some());
@@ -187,14 +190,14 @@ fn machine() -> Vec<(&'static str, String)> {
     ]
 }
 
-const STYLE: &str = include_str!("report.css");
+const STYLE: &str = include_str!("report/page.css");
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
+    use super::chart::{Series, Unit};
     use super::*;
-    use crate::chart::{Series, Unit};
 
     fn report(failures: Vec<String>) -> Report {
         let series = vec![Series { name: "p99".to_owned(), points: vec![(0.0, 900.0), (1.0, 1100.0)] }];
@@ -211,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_says_the_verdict_first_and_holds_every_figure_and_nothing_from_elsewhere() {
+    fn a_page_has_the_verdict_first_and_all_figures_and_loads_no_other_file() {
         let page = report(vec!["p99 is 60ms, above 50ms".to_owned()]).page();
         let order =
             ["<strong>Failed", "above 50ms", "9\u{202f}900", "1.47 ms", "<svg", "9900 of 9900", "--rate", "6.18"];
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_is_told_in_secret_is_not_in_its_report() {
+    fn a_report_has_no_secrets() {
         let program = clap::Command::new("loadtest").subcommand(
             clap::Command::new("fanout")
                 .arg(clap::Arg::new("key").long("key").hide_env_values(true))

@@ -1,75 +1,79 @@
-//! All sockets of a run, served by a thread of their own; whoever wants something of them asks that thread.
+//! All sockets of a run on one thread. Other threads give it work; it runs the work between two turns of the sockets.
 
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+pub mod dialler;
+pub mod driver;
+pub mod memo;
+pub mod watch;
+
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
 use rustix::thread::{Pid, gettid};
 
-use crate::driver::Driver;
-use crate::process;
-use crate::watch::Watch;
+use self::driver::Driver;
+use self::watch::Watch;
+use crate::machine::process;
 
-type Order = Box<dyn FnOnce(&mut Driver, &mut Watch) -> anyhow::Result<()> + Send>;
+type Work = Box<dyn FnOnce(&mut Driver, &mut Watch) -> anyhow::Result<()> + Send>;
 
-/// A handle to the thread; it ends with the last handle.
+/// A handle to the thread, which ends when its last handle is dropped.
 #[derive(Clone)]
 pub struct Sockets {
-    orders: Sender<Order>,
+    work: Sender<Work>,
     thread: Pid,
 }
 
 impl Sockets {
-    /// How long an order may wait behind silent sockets.
-    const PATIENCE: Duration = Duration::from_millis(5);
+    /// Longest time that work waits while the sockets are silent.
+    const TURN: Duration = Duration::from_millis(5);
 
-    /// Serves what `driver` has, for `watch`, from now on.
+    /// Starts the thread with the sockets of `driver`.
     pub fn serve(driver: Driver, watch: Watch) -> anyhow::Result<Self> {
-        let (orders, ordered) = channel();
-        let (tell, told) = sync_channel(1);
+        let (sender, work) = channel();
+        let (send_id, id) = sync_channel(1);
         thread::Builder::new().name("sockets".to_owned()).spawn(move || {
-            tell.send(gettid()).expect("the spawner waits");
-            if let Err(error) = run(driver, watch, &ordered) {
-                // Whoever asks next learns that nobody is there; here is why.
+            send_id.send(gettid()).expect("the spawner waits");
+            if let Err(error) = run(driver, watch, &work) {
+                // The next `ask` fails because the thread is gone; this line says why.
                 eprintln!("the sockets' thread ended: {error:#}");
             }
         })?;
-        Ok(Self { orders, thread: told.recv().context("starting the sockets' thread")? })
+        Ok(Self { work: sender, thread: id.recv().context("starting the sockets' thread")? })
     }
 
-    /// Has it done between two turns, without waiting for it.
-    pub fn order(&self, order: impl FnOnce(&mut Driver, &mut Watch) -> anyhow::Result<()> + Send + 'static) {
-        // Without the thread the run is over, and its next question says so.
-        let _ = self.orders.send(Box::new(order));
+    /// Queues work and does not wait for it.
+    pub fn queue(&self, work: impl FnOnce(&mut Driver, &mut Watch) -> anyhow::Result<()> + Send + 'static) {
+        // This fails only when the thread is gone, and then the run's next `ask` fails.
+        let _ = self.work.send(Box::new(work));
     }
 
-    /// Has it done and waits for what it gives.
+    /// Queues work and waits for its result.
     pub fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&mut Driver, &mut Watch) -> anyhow::Result<T> + Send + 'static,
+        work: impl FnOnce(&mut Driver, &mut Watch) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let (answer, answered) = sync_channel(1);
-        self.order(move |driver, watch| {
-            // The asker waits, unless the whole process is going.
-            let _ = answer.send(question(driver, watch));
+        let (send_result, result) = sync_channel(1);
+        self.queue(move |driver, watch| {
+            // This fails only while the whole process ends.
+            let _ = send_result.send(work(driver, watch));
             Ok(())
         });
-        answered.recv().context("the sockets' thread is gone")?
+        result.recv().context("the sockets' thread is gone")?
     }
 
-    /// What the thread has used of the processor.
+    /// Processor time of the thread.
     pub fn cpu_time(&self) -> anyhow::Result<Duration> {
         process::thread_cpu_time(self.thread)
     }
 }
 
-fn run(mut driver: Driver, mut watch: Watch, orders: &Receiver<Order>) -> anyhow::Result<()> {
-    use std::sync::mpsc::TryRecvError;
+fn run(mut driver: Driver, mut watch: Watch, work: &Receiver<Work>) -> anyhow::Result<()> {
     loop {
-        match orders.try_recv() {
-            Ok(order) => order(&mut driver, &mut watch)?,
-            Err(TryRecvError::Empty) => driver.turn(Sockets::PATIENCE, &mut watch).context("serving the sockets")?,
+        match work.try_recv() {
+            Ok(work) => work(&mut driver, &mut watch)?,
+            Err(TryRecvError::Empty) => driver.turn(Sockets::TURN, &mut watch).context("serving the sockets")?,
             Err(TryRecvError::Disconnected) => return Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! `churn`: sockets that come and go by the thousand must leave nothing behind.
+//! `churn`: thousands of sockets connect and close; the gateway must free everything that they used.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,37 +9,32 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Findings, Gateways, Redis};
-use crate::client::Resume;
-use crate::fleet::Fleet;
-use crate::holdings::Holdings;
-use crate::message::Scanner;
-use crate::process;
-use crate::token::Mint;
+use super::options::{Gateways, Internal, OneGateway, Redis};
+use crate::client::fleet::Fleet;
+use crate::machine::process;
+use crate::measure::holdings::Holdings;
+use crate::report::findings::Findings;
+use crate::wire::message::Scanner;
 
-/// Connect, join and close over and over on one gateway; what it holds afterwards must be what it held before.
+/// Connect, join and close over and over on one gateway; afterwards it must hold the same as before.
 #[derive(Debug, Args)]
+#[command(mut_arg("tenants", |arg| arg.default_value("100")))]
 pub struct Options {
     #[command(flatten)]
     gateways: Gateways,
     #[command(flatten)]
     redis: Redis,
-    /// The gateway's internal port, host:port.
-    #[arg(long, default_value = "127.0.0.1:9090")]
-    internal: String,
-    /// The gateway's process.
-    #[arg(long)]
-    pid: u32,
+    #[command(flatten)]
+    internal: Internal,
+    #[command(flatten)]
+    gateway: OneGateway,
     /// Sockets to open and close.
     #[arg(long, default_value_t = 20_000)]
     cycles: usize,
     /// Sockets open at once.
     #[arg(long, default_value_t = 50)]
     concurrency: usize,
-    /// Tenants that the sockets are dealt over.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    tenants: u32,
-    /// Fail when memory grows by more bytes than this for each closed socket, over the last half of the run.
+    /// Fail when memory grows by more bytes than this for each closed socket, in the second half of the run.
     #[arg(long, default_value_t = 64.0)]
     max_slope: f64,
 }
@@ -72,29 +67,24 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     ensure!(before.connections == 0 && before.tenants == 0, "the gateway is in use: {before}");
 
     let began = Instant::now();
-    let fleet = Fleet {
-        gateways: options.gateways.urls.clone(),
-        tenants: options.tenants,
-        mint: Mint::new(&options.gateways.jwt_secret),
-        resume: Resume::Handshake,
-    };
+    let fleet = options.gateways.fleet(options.gateway.tenants);
     let mut rss_bytes = [0; 4];
     for (quarter, rss) in rss_bytes.iter_mut().enumerate() {
         let bound = |quarter| options.cycles * quarter / 4;
         churn(&fleet, bound(quarter), bound(quarter + 1), options.concurrency)?;
-        *rss = process::resident_bytes(options.pid)?;
+        *rss = process::resident_bytes(options.gateway.pid)?;
         eprintln!("{} of {} cycles", bound(quarter + 1), options.cycles);
     }
     let seconds = began.elapsed().as_secs_f64();
 
-    let after = before.restored(|| holdings(&options))?;
+    let after = before.wait_until_restored(|| holdings(&options))?;
 
-    // The first half warms the allocator up; what still grows after that would never stop.
+    // The allocator warms up in the first half; growth after that would never end.
     let grown = rss_bytes[3] as f64 - rss_bytes[1] as f64;
     let slope_bytes_per_socket = grown / (options.cycles as f64 / 2.0);
     let mut failures = Vec::new();
     if !after.is_back_at(&before) {
-        failures.push(format!("what was left is {after}, not {before}"));
+        failures.push(format!("the gateway holds {after} afterwards, not {before}"));
     }
     if slope_bytes_per_socket > options.max_slope {
         failures.push(format!("memory grows by {slope_bytes_per_socket:.1} bytes for each closed socket"));
@@ -105,7 +95,7 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
 
 fn holdings(options: &Options) -> anyhow::Result<Holdings> {
     let Redis { redis_url, redis_prefix } = &options.redis;
-    Holdings::of(&options.internal, options.pid, redis_url, redis_prefix)
+    Holdings::of(&options.internal.internal, options.gateway.pid, redis_url, redis_prefix)
 }
 
 /// Opens and closes the sockets numbered `start` to `end`.
@@ -127,10 +117,10 @@ fn churn(fleet: &Fleet, start: usize, end: usize, concurrency: usize) -> anyhow:
     })
 }
 
-/// One socket's life, which ends in one of the ways that sockets end.
+/// Opens one socket and ends it in one of four ways, in turn.
 fn cycle(fleet: &Fleet, socket: usize, scanner: &Scanner) -> anyhow::Result<()> {
     let mut client = fleet.upgrade(socket)?;
-    // A tab that is closed while it loads.
+    // As a tab that is closed while it loads.
     if socket % 4 == 3 {
         return Ok(client.reset()?);
     }

@@ -1,40 +1,34 @@
-//! `floor`: the gateway and a bare write loop side by side, under the same load, so that its cost is a ratio.
+//! `floor`: the ratio of the gateway's cost to that of a bare write loop under the same load.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{Findings, duration};
-use crate::bench::Bench;
+use super::bench::Bench;
+use super::options::{Compared, duration};
 use crate::load;
-use crate::server::Kind;
+use crate::report::findings::Findings;
+use crate::servers::server::Kind;
 
 /// Compare the gateway with a bare write loop: the same load, one after the other, each on one core.
 #[derive(Debug, Args)]
+#[command(mut_arg("sockets", |arg| arg.default_value("1000")), mut_arg("tenants", |arg| arg.default_value("20")))]
 pub struct Options {
-    /// A release build of the gateway.
-    #[arg(long, default_value = "target/release/gateway")]
-    gateway_bin: PathBuf,
-    /// Sockets, dealt over the tenants.
-    #[arg(long, default_value_t = 1000)]
-    sockets: usize,
-    /// Tenants.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    tenants: u32,
+    #[command(flatten)]
+    compared: Compared,
     /// Events a second of each tenant; 10 is the specified maximum.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
     /// How long to publish in each run.
     #[arg(long, default_value = "10s", value_parser = duration)]
     duration: Duration,
-    /// Rounds: each runs both servers, one after the other, and the next in the other order, so that a machine that is faster or
-    /// slower for a while is so to both. The median round counts.
+    /// Rounds: each runs both servers, one after the other, and the next round in the other order, so that a slow phase of
+    /// the machine affects both. The median round counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Fail when the gateway's CPU per delivery is more than this many times that of the floor.
+    /// Fail when the ratio of the CPU per delivery, gateway to floor, is above this.
     #[arg(long)]
     max_ratio: Option<f64>,
 }
@@ -42,9 +36,9 @@ pub struct Options {
 #[derive(Serialize)]
 struct Report {
     runs: Vec<Run>,
-    /// The gateway's CPU per delivery over the floor's, in the median round.
+    /// The ratio of the CPU per delivery, gateway to floor, in the median round.
     ratio: f64,
-    /// The gateway's p99 over the floor's, in the median round.
+    /// The ratio of the p99, gateway to floor, in the median round.
     p99_ratio: f64,
 }
 
@@ -76,7 +70,8 @@ impl fmt::Display for Report {
 }
 
 pub fn run(options: Options) -> anyhow::Result<Findings> {
-    Bench::reserve_core(&options.gateway_bin)?;
+    options.compared.gateway_bin()?;
+    Bench::reserve_core()?;
 
     let mut runs = Vec::new();
     for round in 1..=options.rounds {
@@ -97,7 +92,7 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     Findings::new(&Report { runs, ratio, p99_ratio }, failures)
 }
 
-/// What the gateway has over what the floor has, in the median of the rounds.
+/// The median over the rounds of the ratio gateway to floor.
 fn median_ratio(runs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
     let of = |round: &[Run], kind| round.iter().find(|run| run.server == kind).map_or(f64::NAN, &of);
     let mut ratios: Vec<_> = runs.chunks(2).map(|round| of(round, Kind::Gateway) / of(round, Kind::Bare)).collect();
@@ -106,9 +101,9 @@ fn median_ratio(runs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
     if ratios.len() % 2 == 1 { ratios[middle] } else { (ratios[middle - 1] + ratios[middle]) / 2.0 }
 }
 
-/// One run on a fresh Redis and a fresh server.
+/// One run on a new Redis and a new server.
 fn measure(kind: Kind, options: &Options) -> anyhow::Result<Run> {
-    let bench = Bench::start(kind, &options.gateway_bin, options.sockets, options.tenants, options.rate)?;
+    let bench = Bench::start(kind, &options.compared, options.rate)?;
     let outcome = load::run(bench.load(), options.rate.into(), options.duration)?;
     Ok(Run {
         server: kind,
@@ -127,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_round_that_the_machine_spoiled_does_not_count() {
+    fn one_disturbed_round_does_not_count() {
         let run = |server, cpu_us_per_delivery| Run {
             server,
             cpu_us_per_delivery,

@@ -1,4 +1,4 @@
-//! `idle`: what a joined socket on which nothing happens costs the gateway in memory.
+//! `idle`: the gateway's memory for a joined socket without traffic.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -7,27 +7,21 @@ use anyhow::ensure;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Findings, Gateways};
-use crate::client::Resume;
-use crate::driver::{Audience, Driver};
-use crate::fleet::Fleet;
-use crate::process;
-use crate::token::Mint;
+use super::options::{Gateways, OneGateway};
+use crate::machine::process;
+use crate::report::findings::Findings;
+use crate::sockets::driver::{Driver, Handler};
 
 /// Open idle sockets on one gateway; report its memory for each of them.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
     gateways: Gateways,
-    /// The gateway's process.
-    #[arg(long)]
-    pid: u32,
+    #[command(flatten)]
+    gateway: OneGateway,
     /// Numbers of sockets to measure at, in rising order; the gateway's MAX_CONNECTIONS must allow them.
     #[arg(long, value_delimiter = ',', default_value = "1000,10000")]
     at: Vec<usize>,
-    /// Tenants that the sockets are dealt over.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    tenants: u32,
     /// Fail when a socket costs more than this.
     #[arg(long)]
     max_kib: Option<f64>,
@@ -63,62 +57,56 @@ impl fmt::Display for Report {
 
 /// Sockets opened before those already open are served again.
 const BATCH: usize = 500;
-/// From the last join to the measurement: handshakes have given their memory back by then.
+/// Time from the last join to the measurement: enough for handshakes to free their memory.
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub fn run(options: Options) -> anyhow::Result<Findings> {
     let files = process::raise_file_limit()?;
     let most = options.at.last().copied().unwrap_or(0);
     ensure!(options.at.is_sorted(), "--at must rise");
-    ensure!(most + 100 <= files, "{most} sockets need more than the {files} files this process may open");
+    ensure!(most + 100 <= files, "{most} sockets need more than the {files} files that this process may open");
 
-    let fleet = Fleet {
-        gateways: options.gateways.urls,
-        tenants: options.tenants,
-        mint: Mint::new(&options.gateways.jwt_secret),
-        resume: Resume::Handshake,
-    };
-    let rss_before_bytes = process::resident_bytes(options.pid)?;
-    let (mut driver, mut witness) = (Driver::new()?, Witness::default());
+    let OneGateway { pid, tenants } = options.gateway;
+    let fleet = options.gateways.fleet(tenants);
+    let rss_before_bytes = process::resident_bytes(pid)?;
+    let (mut driver, mut ended) = (Driver::new()?, EndCount::default());
     let (mut open, mut steps) = (0, Vec::new());
     for &sockets in &options.at {
         while open < sockets {
             let end = sockets.min(open + BATCH);
-            for joined in fleet.join(open..end)? {
-                let (stream, received) = joined.client.into_parts();
-                driver.add(stream, received, &mut witness)?;
+            for dashboard in fleet.join(open..end)? {
+                let (stream, received) = dashboard.client.into_parts();
+                driver.add(stream, received, &mut ended)?;
             }
             open = end;
-            driver.turn(Duration::ZERO, &mut witness)?;
+            driver.turn(Duration::ZERO, &mut ended)?;
         }
         let settled = Instant::now() + SETTLE;
         while Instant::now() < settled {
-            driver.turn(Duration::from_millis(50), &mut witness)?;
+            driver.turn(Duration::from_millis(50), &mut ended)?;
         }
-        ensure!(witness.ended == 0, "{} sockets were closed: nothing to measure", witness.ended);
-        let rss_bytes = process::resident_bytes(options.pid)?;
+        ensure!(ended.0 == 0, "{} sockets were closed: the memory can't be measured", ended.0);
+        let rss_bytes = process::resident_bytes(pid)?;
         let bytes_per_socket = rss_bytes.saturating_sub(rss_before_bytes) as f64 / sockets as f64;
         eprintln!("{sockets} sockets joined and idle");
         steps.push(Step { sockets, rss_bytes, bytes_per_socket });
     }
 
     let max = options.max_kib.unwrap_or(f64::INFINITY);
-    let too_dear = steps.iter().filter(|step| step.bytes_per_socket / 1024.0 > max);
+    let too_large = steps.iter().filter(|step| step.bytes_per_socket / 1024.0 > max);
     let failures: Vec<_> =
-        too_dear.map(|step| format!("{} sockets cost more than {max} KiB each", step.sockets)).collect();
+        too_large.map(|step| format!("{} sockets cost more than {max} KiB each", step.sockets)).collect();
     Findings::new(&Report { rss_before_bytes, steps }, failures)
 }
 
-/// Counts the sockets that did not stay.
+/// Counts the sockets that end.
 #[derive(Default)]
-struct Witness {
-    ended: usize,
-}
+struct EndCount(usize);
 
-impl Audience for Witness {
+impl Handler for EndCount {
     fn text(&mut self, _: usize, _: &[u8]) {}
 
     fn ended(&mut self, _: usize) {
-        self.ended += 1;
+        self.0 += 1;
     }
 }

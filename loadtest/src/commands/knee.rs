@@ -1,34 +1,28 @@
-//! `knee`: how far the gateway's ramp goes, as a ratio to that of a bare write loop that joins waiting events.
+//! `knee`: the ratio of the gateway's knee to that of a bare write loop that joins waiting events.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 
+use super::bench::Bench;
+use super::options::{Bounds, Compared};
 use super::ramp::{self, Climb, SETTLE, Steps, climb};
-use super::{Bounds, Findings};
-use crate::bench::Bench;
 use crate::load::Load;
-use crate::server::Kind;
+use crate::report::findings::Findings;
+use crate::servers::server::Kind;
 
 /// Ramp a bare write loop that joins waiting events, then the gateway with its limit lifted, each on one core.
 #[derive(Debug, Args)]
+#[command(mut_arg("sockets", |arg| arg.default_value("3000")), mut_arg("tenants", |arg| arg.default_value("4")))]
 pub struct Options {
-    /// A release build of the gateway.
-    #[arg(long, default_value = "target/release/gateway")]
-    gateway_bin: PathBuf,
-    /// Sockets, dealt over the tenants.
-    #[arg(long, default_value_t = 3000)]
-    sockets: usize,
-    /// Tenants, each of which may have 1000 events a second.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
-    tenants: u32,
+    #[command(flatten)]
+    compared: Compared,
     #[command(flatten)]
     steps: Steps,
     #[command(flatten)]
     bounds: Bounds,
-    /// Fail when the gateway's knee is below this part of the bare loop's.
+    /// Fail when the ratio of the knees, gateway to bare loop, is below this.
     #[arg(long)]
     min_ratio: Option<f64>,
 }
@@ -37,7 +31,7 @@ pub struct Options {
 struct Report {
     joining: Climb,
     gateway: Climb,
-    /// The gateway's deliveries a second at its knee over the bare loop's.
+    /// The ratio of the deliveries a second at the knees, gateway to bare loop.
     ratio: f64,
 }
 
@@ -48,22 +42,23 @@ impl fmt::Display for Report {
     }
 }
 
-/// The highest that a gateway can be set to.
+/// The highest EVENTS_PER_SECOND.
 const LIMIT: u32 = 1000;
 
 pub fn run(options: Options) -> anyhow::Result<Findings> {
-    Bench::reserve_core(&options.gateway_bin)?;
+    options.compared.gateway_bin()?;
+    Bench::reserve_core()?;
     let [joining, gateway] = [climb_of(Kind::Joining, &options)?, climb_of(Kind::Gateway, &options)?];
     let at = |climb: &Climb| climb.knee.as_ref().map_or(0.0, |knee| knee.deliveries_per_second);
     let ratio = if joining.knee.is_some() { at(&gateway) / at(&joining) } else { 0.0 };
     let mut failures = Vec::new();
     for (kind, climb) in [(Kind::Joining, &joining), (Kind::Gateway, &gateway)] {
         if climb.knee.is_none() {
-            failures.push(format!("{kind}: not even the first step held: {}", climb.ended));
+            failures.push(format!("{kind}: the first step failed: {}", climb.ended));
         }
     }
     if !joining.broke() {
-        failures.push("the bare loop was never at its limit: give it more --sockets".to_owned());
+        failures.push("the bare loop did not reach its limit: use more --sockets".to_owned());
     }
     if let Some(min) = options.min_ratio.filter(|&min| ratio < min) {
         failures.push(format!("the gateway's knee is at {ratio:.2} of the bare loop's, below {min}"));
@@ -74,6 +69,6 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
 
 fn climb_of(kind: Kind, options: &Options) -> anyhow::Result<Climb> {
     eprintln!("{kind}");
-    let bench = Bench::start(kind, &options.gateway_bin, options.sockets, options.tenants, LIMIT)?;
+    let bench = Bench::start(kind, &options.compared, LIMIT)?;
     climb(Load { settle: SETTLE, ..bench.load() }, LIMIT, &options.steps, &options.bounds)
 }

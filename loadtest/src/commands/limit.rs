@@ -1,4 +1,4 @@
-//! `limit`: many publishers press on one tenant, and its dashboards get what the limit allows: no more, and no less.
+//! `limit`: many publishers press on one tenant; its dashboards must get as many events as the limit allows, and no more.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,12 +6,13 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Crowd, Findings, Gateways, Redis, duration};
+use super::options::{Crowd, Dashboards, Gateways, Redis, duration};
+use crate::load::outcome::Outcome;
 use crate::load::{Load, Session};
-use crate::outcome::Outcome;
-use crate::publishing::wait_that_was_told;
+use crate::publishing::probe::wait_as_told;
+use crate::report::findings::Findings;
 
-/// Press on one tenant with many publishers; verify the limit by Redis' clock, and that all it allows is used.
+/// Press on one tenant with many publishers; check the limit by Redis' clock, and that it is used up.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
@@ -27,7 +28,7 @@ pub struct Options {
     /// The limit that publishers keep: EVENTS_PER_SECOND.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
-    /// For how long.
+    /// How long to publish.
     #[arg(long, default_value = "10s", value_parser = duration)]
     duration: Duration,
 }
@@ -35,11 +36,11 @@ pub struct Options {
 #[derive(Serialize)]
 struct Report {
     events_per_second: f64,
-    /// The least and the most that the limit makes of the time.
+    /// The least and the most events that are right for this time.
     allowed: [u64; 2],
-    /// Alone, and told to wait, a publisher waited so long …
+    /// The `retry_after` of a publisher that was alone.
     told_to_wait: Duration,
-    /// … and was then let in.
+    /// Whether its event was accepted after that wait.
     told_the_truth: bool,
     #[serde(flatten)]
     outcome: Outcome,
@@ -52,21 +53,22 @@ impl fmt::Display for Report {
             f,
             "allowed       {least} to {most} events in this time; {events_per_second:.2} a second were accepted"
         )?;
-        let truth = if *told_the_truth { "then let in" } else { "and refused again" };
+        let truth = if *told_the_truth { "then accepted" } else { "then throttled again" };
         writeln!(f, "told to wait  {told_to_wait:?} when alone, {truth}")?;
         write!(f, "{outcome}")
     }
 }
 
-/// The part of what is allowed that pressing publishers must get: each asks again only when it was told to.
+/// The part of the limit that the publishers must use. It is below 1 because each waits as long as it was told.
 const USED: f64 = 0.9;
 
 pub fn run(options: Options) -> anyhow::Result<Findings> {
     let Options { gateways, redis, sockets, publishers, limit, duration } = options;
-    let load = Crowd { sockets, tenants: 1, limit, pids: Vec::new() }.load(gateways, redis);
+    let crowd = Crowd { dashboards: Dashboards { sockets, tenants: 1 }, limit, pids: Vec::new() };
+    let load = crowd.load(&gateways, redis);
     let target = load.target.clone();
     let outcome = Session::open(Load { publishers: publishers.into(), ..load })?.press("pressing", duration)?;
-    let (told_to_wait, told_the_truth) = wait_that_was_told(&target)?;
+    let (told_to_wait, told_the_truth) = wait_as_told(&target)?;
 
     let accepted = outcome.publishing.accepted;
     let full = f64::from(limit) * duration.as_secs_f64();
@@ -76,14 +78,14 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
         failures.push(format!("{accepted} events were accepted, not {} to {}", allowed[0], allowed[1]));
     }
     if outcome.publishing.throttled == 0 {
-        failures.push("nobody was throttled: more publishers must press".to_owned());
+        failures.push("no publisher was throttled: use more --publishers".to_owned());
     }
     let longest = Duration::from_micros(outcome.publishing.longest_retry_after_us);
     if longest > Duration::from_secs(1) {
-        failures.push(format!("a publisher was told to wait {longest:?}, though each token is back after a second"));
+        failures.push(format!("a publisher was told to wait {longest:?}, though every token returns after a second"));
     }
     if !told_the_truth {
-        failures.push(format!("a publisher that waited {told_to_wait:?}, as it was told, was refused again"));
+        failures.push(format!("a publisher that waited {told_to_wait:?}, as told, was throttled again"));
     }
     let charts = outcome.charts();
     let events_per_second = accepted as f64 / duration.as_secs_f64();

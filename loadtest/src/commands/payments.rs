@@ -1,4 +1,4 @@
-//! `payments`: from `POST /payments` on the reference billing API to a dashboard's socket, and the figures after it.
+//! `payments`: the time from `POST /payments` at the reference billing API to a dashboard's socket, and to new figures.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,13 +11,14 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Findings, Gateways, duration};
+use super::options::{Gateways, MaxP99, Writing, duration};
 use crate::client::Client;
-use crate::latency::{Latency, Recorder};
-use crate::message::Scanner;
-use crate::token::Mint;
+use crate::measure::latency::{Latency, Recorder};
+use crate::report::findings::Findings;
+use crate::wire::message::Scanner;
 
-/// Record payments through the reference billing API (`--seed-load 50`); report how long they take to a socket.
+/// Record payments of the centres `load-1`, `load-2` … through the reference billing API (`--seed-load 50`); report how long
+/// they take to the one dashboard of their centre.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
@@ -25,21 +26,13 @@ pub struct Options {
     /// The billing API, http://host:port.
     #[arg(long, default_value = "http://127.0.0.1:8090")]
     api: String,
-    /// Centres `load-1` and on that pay, each with one dashboard.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
-    tenants: u32,
-    /// Payments a second, of all centres together.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    rate: u32,
-    /// For how long.
-    #[arg(long, default_value = "30s", value_parser = duration)]
-    duration: Duration,
-    /// Fail when the median is above.
+    #[command(flatten)]
+    writing: Writing,
+    /// Fail when the median of the latency is above this.
     #[arg(long, value_parser = duration)]
     max_p50: Option<Duration>,
-    /// Fail when the 99th percentile is above.
-    #[arg(long, value_parser = duration)]
-    max_p99: Option<Duration>,
+    #[command(flatten)]
+    latency: MaxP99,
 }
 
 #[derive(Serialize)]
@@ -51,7 +44,7 @@ struct Report {
     /// Tenants whose last figures equal the books.
     figures_right: usize,
     tenants: u32,
-    /// From a tenant's last payment to the figures that have it, the longest.
+    /// The longest time from a tenant's last payment to figures that include it.
     figures_after: Duration,
 }
 
@@ -67,37 +60,36 @@ impl fmt::Display for Report {
     }
 }
 
-/// What one tenant's socket has seen.
+/// What one tenant's socket has received.
 #[derive(Default)]
 struct Seen {
-    /// When each payment came first.
+    /// When each payment arrived first.
     payments: HashMap<String, Instant>,
     twice: usize,
     figures: Option<(Instant, Value)>,
 }
 
-type Ledgers = Arc<Vec<Mutex<Seen>>>;
+type AllSeen = Arc<Vec<Mutex<Seen>>>;
 
-/// How long after the last payment everything must have come.
+/// Time from the last payment until everything must have arrived.
 const SETTLE: Duration = Duration::from_secs(5);
 
 pub fn run(options: Options) -> anyhow::Result<Findings> {
-    let mint = Mint::new(&options.gateways.jwt_secret);
-    let ledgers: Ledgers = Arc::new((0..options.tenants).map(|_| Mutex::default()).collect());
-    for index in 0..options.tenants as usize {
-        let gateway = &options.gateways.urls[index % options.gateways.urls.len()];
-        let tenant = tenant(index);
-        let mut client = Client::upgrade(gateway, index, &mint.token(&format!("payments-{index}"), &tenant)?)?;
+    let mint = options.gateways.mint();
+    let seen: AllSeen = Arc::new((0..options.writing.tenants).map(|_| Mutex::default()).collect());
+    for index in 0..options.writing.tenants as usize {
+        let token = mint.token(&format!("payments-{index}"), &tenant(index))?;
+        let mut client = Client::upgrade(options.gateways.of(index), index, &token)?;
         client.joined(&Scanner::new())?;
-        client.wait_for_ever()?;
-        let ledgers = ledgers.clone();
-        thread::spawn(move || watch(client, &ledgers[index]));
+        client.remove_read_limit()?;
+        let seen = seen.clone();
+        thread::spawn(move || watch(client, &seen[index]));
     }
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let posted = runtime.block_on(post_all(&options))?;
     thread::sleep(SETTLE);
-    let report = runtime.block_on(judge(&options, &posted, &ledgers))?;
+    let report = runtime.block_on(judge(&options, &posted, &seen))?;
 
     let mut failures = Vec::new();
     if report.shown < report.posted {
@@ -107,22 +99,20 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
         failures.push(format!("{} payments were shown twice", report.shown_twice));
     }
     if report.figures_right < report.tenants as usize {
-        failures.push("not everybody's figures equal the books".into());
+        failures.push("some tenants' figures differ from the books".into());
     }
     if report.figures_after > FIGURES_LIMIT {
         failures.push(format!("figures came {:?} after their payment", report.figures_after));
     }
-    let micros = Duration::from_micros;
-    if options.max_p50.is_some_and(|limit| micros(report.latency.p50_us) > limit) {
-        failures.push("the median is above the limit".into());
+    let p50 = Duration::from_micros(report.latency.p50_us);
+    if let Some(max) = options.max_p50.filter(|&max| p50 > max) {
+        failures.push(format!("p50 is {p50:?}, above {max:?}"));
     }
-    if options.max_p99.is_some_and(|limit| report.latency.p99() > limit) {
-        failures.push("the 99th percentile is above the limit".into());
-    }
+    failures.extend(options.latency.failure(report.latency.p99()));
     Findings::new(&report, failures)
 }
 
-/// The promise is a second after the change, and a second after the figures before it.
+/// The gateway promises new figures within a second of a change, but at most once a second.
 const FIGURES_LIMIT: Duration = Duration::from_millis(1500);
 
 fn tenant(index: usize) -> String {
@@ -154,24 +144,25 @@ struct Posted {
     at: Instant,
 }
 
-/// Posts at the rate, in turn for each tenant, whether or not earlier ones have been answered.
+/// Posts payments of the tenants in turn, each when it is due, without waiting for earlier answers.
 async fn post_all(options: &Options) -> anyhow::Result<Vec<Posted>> {
     let http = reqwest::Client::new();
+    let Writing { tenants, rate, duration } = options.writing;
     let mut invoices = Vec::new();
-    for index in 0..options.tenants as usize {
+    for index in 0..tenants as usize {
         let url = format!("{}/tenants/{}/invoices?status=PENDING", options.api, tenant(index));
         let open: Value = serde_json::from_str(&http.get(url).send().await?.text().await?)?;
         let invoice =
             open[0]["invoiceId"].as_str().context("a centre has no open invoice: run the API with --seed-load")?;
         invoices.push(invoice.to_owned());
     }
-    let total = (options.duration.as_secs_f64() * f64::from(options.rate)) as usize;
+    let total = (duration.as_secs_f64() * f64::from(rate)) as usize;
     let begin = Instant::now();
     let mut posting = Vec::with_capacity(total);
     for number in 0..total {
-        let at = begin + Duration::from_secs_f64(number as f64 / f64::from(options.rate));
+        let at = begin + Duration::from_secs_f64(number as f64 / f64::from(rate));
         tokio::time::sleep_until(at.into()).await;
-        let index = number % options.tenants as usize;
+        let index = number % tenants as usize;
         let body = json!({ "tenantId": tenant(index), "invoiceId": invoices[index], "amount": 1 }).to_string();
         let request =
             http.post(format!("{}/payments", options.api)).header("content-type", "application/json").body(body);
@@ -191,30 +182,30 @@ async fn post_all(options: &Options) -> anyhow::Result<Vec<Posted>> {
     Ok(posted)
 }
 
-async fn judge(options: &Options, posted: &[Posted], ledgers: &Ledgers) -> anyhow::Result<Report> {
+async fn judge(options: &Options, posted: &[Posted], all_seen: &AllSeen) -> anyhow::Result<Report> {
     let http = reqwest::Client::new();
     let mut recorder = Recorder::new();
     let (mut shown, mut shown_twice, mut figures_right) = (0, 0, 0);
     let mut figures_after = Duration::ZERO;
-    for (index, ledger) in ledgers.iter().enumerate() {
+    for (index, seen) in all_seen.iter().enumerate() {
         let url = format!("{}/tenants/{}/metrics", options.api, tenant(index));
         let mut books: Value = serde_json::from_str(&http.get(url).send().await?.text().await?)?;
-        let seen = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         shown_twice += seen.twice;
         let mut own = posted.iter().filter(|posted| posted.tenant == index);
         for Posted { payment, at, .. } in own.clone() {
-            if let Some(came) = seen.payments.get(payment) {
+            if let Some(arrived) = seen.payments.get(payment) {
                 shown += 1;
-                recorder.record((*came - *at).as_micros() as u64);
+                recorder.record((*arrived - *at).as_micros() as u64);
             }
         }
-        if let (Some((came, figures)), Some(last)) = (&seen.figures, own.next_back()) {
+        if let (Some((arrived, figures)), Some(last)) = (&seen.figures, own.next_back()) {
             let mut figures = figures.clone();
             for metrics in [&mut figures, &mut books] {
                 metrics.as_object_mut().context("figures are an object")?.remove("asOf");
             }
             figures_right += usize::from(figures == books);
-            figures_after = figures_after.max(came.saturating_duration_since(last.at));
+            figures_after = figures_after.max(arrived.saturating_duration_since(last.at));
         }
     }
     Ok(Report {
@@ -223,7 +214,7 @@ async fn judge(options: &Options, posted: &[Posted], ledgers: &Ledgers) -> anyho
         shown_twice,
         latency: recorder.summary(),
         figures_right,
-        tenants: options.tenants,
+        tenants: options.writing.tenants,
         figures_after,
     })
 }

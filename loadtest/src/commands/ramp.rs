@@ -1,4 +1,4 @@
-//! `ramp`: raises the rate step by step until a bound breaks; the last step that held is the knee.
+//! `ramp`: raises the rate step by step until a bound fails. The last step that held is the knee.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,12 +7,13 @@ use anyhow::ensure;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Bounds, Crowd, Findings, Gateways, Redis, duration};
-use crate::chart::{Chart, Series, Unit};
+use super::options::{Bounds, Crowd, Gateways, Redis, duration};
+use crate::load::outcome::Outcome;
 use crate::load::{Load, Session};
-use crate::outcome::Outcome;
+use crate::report::chart::{Chart, Series, Unit};
+use crate::report::findings::Findings;
 
-/// Raise the rate step by step until the latency, a loss or the rate itself breaks; report the last step that held.
+/// Raise the rate step by step until latency, losses or throughput break a bound; report the last step that held.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
@@ -25,7 +26,7 @@ pub struct Options {
     bounds: Bounds,
     #[command(flatten)]
     steps: Steps,
-    /// Fail when the knee is at fewer deliveries a second.
+    /// Fail when the knee is at fewer deliveries a second than this.
     #[arg(long)]
     min_knee: Option<f64>,
 }
@@ -36,47 +37,47 @@ pub struct Steps {
     /// Events a second of each tenant in the first step.
     #[arg(long, default_value_t = 1.0)]
     pub start: f64,
-    /// How many times the rate of a step the next one has.
+    /// The factor from the rate of one step to that of the next.
     #[arg(long, default_value_t = 1.25)]
     pub factor: f64,
-    /// How long a step takes.
+    /// The duration of a step.
     #[arg(long, default_value = "5s", value_parser = duration)]
     pub step: Duration,
 }
 
-/// The way up, and where it ended.
+/// The steps of a ramp and its end.
 #[derive(Debug, Serialize)]
 pub struct Climb {
     pub steps: Vec<Step>,
     /// The last step that held.
     pub knee: Option<Step>,
-    /// Why it ended.
+    /// Why the ramp ended.
     pub ended: String,
-    /// Why the generator, and not the servers, was the limit, if it was.
+    /// Set when the generator was the limit and not the servers: the reason.
     pub generator_limit: Option<String>,
 }
 
 impl Climb {
-    /// Whether it went up to something that broke, and not only as far as the tenants' limit allows.
+    /// Whether the last step failed: otherwise the ramp ended at the tenants' limit.
     pub fn broke(&self) -> bool {
         self.steps.last().is_some_and(|step| step.broken.is_some())
     }
 
-    /// Whose limit the end was, as far as the processors tell.
+    /// What was the limit at the end, as far as the use of the cores tells.
     fn limited_by(&self) -> String {
-        let Some(Step { server_cores, sockets_cores, .. }) = self.steps.last() else { return "nothing ran".to_owned() };
+        let Some(Step { server_cores, sockets_cores, .. }) = self.steps.last() else { return "no step ran".to_owned() };
         match &self.generator_limit {
             Some(why) => format!("the generator was the limit: {why}"),
             None if *server_cores > 0.0 && *server_cores < BUSY => format!(
                 "neither the servers ({server_cores:.2} cores) nor the generator ({sockets_cores:.2}) were busy: \
-                 something else on this machine may have been"
+                 another process on this machine may have been"
             ),
             None => "the generator had time left".to_owned(),
         }
     }
 }
 
-/// One rate, and what it gave.
+/// One rate and its result.
 #[derive(Debug, Clone, Serialize)]
 pub struct Step {
     pub events_per_second_of_a_tenant: f64,
@@ -86,30 +87,30 @@ pub struct Step {
     pub p99_us: u64,
     pub server_cores: f64,
     pub sockets_cores: f64,
-    /// What it broke.
+    /// The bound that failed.
     pub broken: Option<String>,
 }
 
-/// The latency that a step may have where no bound is given: a fifth of what a dashboard is promised.
+/// The bound on a step's p99 unless one is given: a fifth of what a dashboard is promised.
 const MAX_P99: Duration = Duration::from_millis(100);
-/// Before the first step, unjudged: connections come up, caches and allocators fill.
+/// Publishing before the first step, without bounds: connections are made, caches and allocators fill.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Cores of a server that has little time left.
+/// Cores from which a server counts as busy.
 const BUSY: f64 = 0.7;
-/// The part of what was offered that must be delivered.
+/// The part of the offered deliveries that must be made.
 const REACHED: f64 = 0.95;
-/// How long a step's last deliveries may take: far beyond any latency worth having.
+/// Longest time until a step's last delivery: far above any acceptable latency.
 pub const SETTLE: Duration = Duration::from_secs(5);
 
 pub fn run(options: Options) -> anyhow::Result<Findings> {
     let Options { gateways, redis, crowd, bounds, steps, min_knee } = options;
     let limit = crowd.limit;
-    let load = Load { settle: SETTLE, ..crowd.load(gateways, redis) };
+    let load = Load { settle: SETTLE, ..crowd.load(&gateways, redis) };
     let climb = climb(load, limit, &steps, &bounds)?;
     let mut failures = Vec::new();
     let knee = climb.knee.as_ref().map_or(0.0, |knee| knee.deliveries_per_second);
     if climb.knee.is_none() {
-        failures.push(format!("not even the first step held: {}", climb.ended));
+        failures.push(format!("the first step failed: {}", climb.ended));
     }
     if let Some(min) = min_knee.filter(|&min| knee < min) {
         failures.push(format!("the knee is at {knee:.0} deliveries a second, below {min:.0}"));
@@ -118,7 +119,7 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     Ok(Findings::new(&climb, failures)?.with(charts))
 }
 
-/// Climbs until something breaks, or until the tenants' limit allows no more.
+/// Raises the rate until a bound fails or the tenants' limit is reached.
 pub fn climb(load: Load, limit: u32, steps: &Steps, bounds: &Bounds) -> anyhow::Result<Climb> {
     ensure!(steps.start > 0.0 && steps.factor > 1.0, "--start must be above 0 and --factor above 1");
     let sockets_of_a_tenant = load.sockets as f64 / f64::from(load.fleet.tenants);
@@ -149,12 +150,12 @@ pub fn climb(load: Load, limit: u32, steps: &Steps, bounds: &Bounds) -> anyhow::
         rate *= steps.factor;
     }
     let ended = climbed.last().and_then(|step| step.broken.clone());
-    let ended = ended.unwrap_or_else(|| format!("{limit} events a second of a tenant are all that is allowed"));
+    let ended = ended.unwrap_or_else(|| format!("the tenants' limit of {limit} events a second is reached"));
     Ok(Climb { knee: knee(&climbed).cloned(), steps: climbed, ended, generator_limit })
 }
 
 fn broken(outcome: &Outcome, offered: f64, bounds: &Bounds) -> Option<String> {
-    let (p99, max) = (outcome.latency.p99(), bounds.max_p99.unwrap_or(MAX_P99));
+    let (p99, max) = (outcome.latency.p99(), bounds.latency.max_p99.unwrap_or(MAX_P99));
     let delivered = outcome.deliveries_per_second;
     if let Some(failure) = outcome.verdict.failures(bounds.max_missed).into_iter().next() {
         return Some(failure);
@@ -162,11 +163,11 @@ fn broken(outcome: &Outcome, offered: f64, bounds: &Bounds) -> Option<String> {
     if p99 > max {
         return Some(format!("p99 is {p99:?}, above {max:?}"));
     }
-    // The schedule ends one interval after the last event, which a short step notices.
+    // The schedule ends one interval after the last event, which matters in a short step.
     (delivered < offered * REACHED).then(|| format!("{delivered:.0} of {offered:.0} deliveries a second"))
 }
 
-/// The last step before the first that broke.
+/// The last step before the first that failed.
 fn knee(steps: &[Step]) -> Option<&Step> {
     steps.iter().take_while(|step| step.broken.is_none()).last()
 }
@@ -198,7 +199,7 @@ impl fmt::Display for Climb {
     }
 }
 
-/// Latency and processors over deliveries a second, one line for each climb.
+/// Latency and cores over deliveries a second, with a line for each climb.
 pub fn charts(climbs: &[(&str, &Climb)]) -> Vec<Chart> {
     let line = |of: fn(&Step) -> f64| {
         move |(name, climb): &(&str, &Climb)| {

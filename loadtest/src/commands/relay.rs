@@ -1,35 +1,28 @@
-//! `relay`: how many events a second go from the outbox to Redis, while they are being written.
+//! `relay`: how many events a second the relay moves from the outbox to Redis while more are written.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
-use sqlx::{Connection, PgConnection};
 use tokio::time::sleep;
 
-use super::{Findings, duration};
-use crate::scrape::Scrape;
+use super::options::{Database, Internal, Writing};
+use crate::report::findings::Findings;
+use crate::wire::scrape::Scrape;
 
-/// Write events through `dashboard.emit`, a little below every tenant's limit; report what the relay sustains.
+/// Write events with `dashboard.emit`, a little below every tenant's limit; report the rate that the relay sustains.
+/// `--internal` is the leader's: its metric `relay_leader` is 1.
 #[derive(Debug, Args)]
+#[command(mut_arg("tenants", |arg| arg.default_value("1000")), mut_arg("rate", |arg| arg.default_value("6000")))]
 pub struct Options {
-    /// The gateways' DATABASE_URL.
-    #[arg(long, env, hide_env_values = true)]
-    database_url: String,
-    /// The leading gateway's internal port, host:port.
-    #[arg(long, default_value = "127.0.0.1:9090")]
-    internal: String,
-    /// Tenants that events are written for, in turn.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
-    tenants: u32,
-    /// Events a second to write.
-    #[arg(long, default_value_t = 6000, value_parser = clap::value_parser!(u32).range(1..))]
-    rate: u32,
-    /// For how long.
-    #[arg(long, default_value = "30s", value_parser = duration)]
-    duration: Duration,
-    /// Fail when fewer a second are relayed while they are written.
+    #[command(flatten)]
+    database: Database,
+    #[command(flatten)]
+    internal: Internal,
+    #[command(flatten)]
+    writing: Writing,
+    /// Fail when fewer events a second than this are relayed during the writing.
     #[arg(long)]
     min_rate: Option<f64>,
 }
@@ -55,9 +48,9 @@ impl fmt::Display for Report {
 }
 
 /// Events of one transaction, each of another tenant.
-const PORTION: u32 = 100;
+const BATCH: u32 = 100;
 
-/// Events for tenants `relay-n`, from one on and wrapping around.
+/// Writes `$3` events of the tenants `relay-0` to `relay-($2 - 1)` in turn, the first with number `$1`.
 const EMIT: &str = "select count(dashboard.emit('relay-' || n % $2, 'payment_received', jsonb_build_object(
         'paymentId', 'p-' || n, 'amount', 1500.00, 'parentName', 'Thandi Mokoena', 'childName', 'Lwazi',
         'invoiceNumber', 'INV-' || n)))
@@ -68,29 +61,31 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     let report = runtime.block_on(measure(&options))?;
     let mut failures = Vec::new();
     if options.min_rate.is_some_and(|least| report.relayed_per_second < least) {
-        failures.push(format!("{:.0} events a second are too few", report.relayed_per_second));
+        failures.push(format!("the relay moved {:.0} events a second, too few", report.relayed_per_second));
     }
     Findings::new(&report, failures)
 }
 
 async fn measure(options: &Options) -> anyhow::Result<Report> {
-    let before = Scrape::of(&options.internal)?;
-    let mut database = PgConnection::connect_with(&publisher::database::options(&options.database_url)?).await?;
+    let internal = &options.internal.internal;
+    let Writing { tenants, rate, duration } = options.writing;
+    let before = Scrape::of(internal)?;
+    let mut database = options.database.connect().await?;
     let begin = Instant::now();
     let mut written = 0_u64;
-    while begin.elapsed() < options.duration {
-        let due = begin + Duration::from_secs_f64(written as f64 / f64::from(options.rate));
+    while begin.elapsed() < duration {
+        let due = begin + Duration::from_secs_f64(written as f64 / f64::from(rate));
         sleep(due.saturating_duration_since(Instant::now())).await;
         sqlx::query(EMIT)
             .bind(i64::try_from(written)?)
-            .bind(i64::from(options.tenants))
-            .bind(i64::from(PORTION))
+            .bind(i64::from(tenants))
+            .bind(i64::from(BATCH))
             .execute(&mut database)
             .await?;
-        written += u64::from(PORTION);
+        written += u64::from(BATCH);
     }
     let took = begin.elapsed().as_secs_f64();
-    let at_the_end = Scrape::of(&options.internal)?;
+    let at_the_end = Scrape::of(internal)?;
     let relayed = at_the_end.value("relay_published_total")? - before.value("relay_published_total")?;
     let ended = Instant::now();
     while sqlx::query_scalar("select exists (select from dashboard.outbox where relayed_at is null)")
@@ -100,8 +95,7 @@ async fn measure(options: &Options) -> anyhow::Result<Report> {
         sleep(Duration::from_millis(20)).await;
     }
     let drained_after = ended.elapsed();
-    let condensed =
-        Scrape::of(&options.internal)?.value("relay_condensed_total")? - before.value("relay_condensed_total")?;
+    let condensed = Scrape::of(internal)?.value("relay_condensed_total")? - before.value("relay_condensed_total")?;
     Ok(Report {
         written,
         written_per_second: written as f64 / took,

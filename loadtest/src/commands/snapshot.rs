@@ -1,4 +1,4 @@
-//! `snapshot`: what a join costs that starts from a snapshot, on books of years.
+//! `snapshot`: how long a join with a snapshot takes on the books of several years.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -6,33 +6,33 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use publisher::snapshot::{METRICS, PAYMENTS};
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Row};
 
-use super::{Findings, Gateways, duration};
+use super::options::{Database, Gateways, MaxP99};
 use crate::client::Client;
-use crate::latency::{Latency, Recorder};
-use crate::token::Mint;
+use crate::client::token::Mint;
+use crate::measure::latency::{Latency, Recorder};
+use crate::report::findings::Findings;
 
-/// Fill the reference tables with years of payments and the outbox with old rows (once), then join; report how long it takes.
+/// Fill the reference tables with years of payments and the outbox with old rows (once), then join; report how long a join
+/// takes. The database must have been migrated with `--reference`.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
     gateways: Gateways,
-    /// The gateways' DATABASE_URL, migrated with `--reference`.
-    #[arg(long, env, hide_env_values = true)]
-    database_url: String,
-    /// Payments in the books; one tenant has ten times as many as the others.
+    #[command(flatten)]
+    database: Database,
+    /// Payments in the books; one tenant has ten times as many as each other.
     #[arg(long, default_value_t = 10_000_000)]
     payments: i64,
     /// Relayed rows in the outbox.
     #[arg(long, default_value_t = 1_000_000)]
     outbox: i64,
-    /// Joins to measure, of random tenants; a few of the largest come on top.
+    /// Joins of random tenants to measure; twenty joins of the largest tenant follow.
     #[arg(long, default_value_t = 1000)]
     joins: usize,
-    /// Fail when the 99th percentile is above.
-    #[arg(long, value_parser = duration)]
-    max_p99: Option<Duration>,
+    #[command(flatten)]
+    latency: MaxP99,
 }
 
 #[derive(Serialize)]
@@ -54,12 +54,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// Tenants of the books; the first has the share of ten.
+/// Tenants of the books; the first has ten times as many payments as each other.
 const TENANTS: i64 = 1000;
-/// Joins of the largest.
+/// Joins of the largest tenant.
 const LARGEST_JOINS: usize = 20;
 
-/// The books: invoices in the same number as payments over twenty, all paid but two in a hundred.
+/// The books: one invoice for every twenty payments, two of a hundred unpaid.
 const FILL: [&str; 6] = [
     "insert into billing.tenants (id, name) select 'books-' || t, 'Centre ' || t from generate_series(0, 999) t on conflict do nothing",
     "insert into billing.parents (tenant_id, id, name)
@@ -74,7 +74,7 @@ const FILL: [&str; 6] = [
          current_date - (n % 1000)::int - 20, current_date - (n % 1000)::int
      from generate_series(0, 999) t, generate_series(1, case when t = 0 then $1 / 1009 / 2 else $1 / 1009 / 20 end) n
      on conflict do nothing",
-    // A tenth of a percent of them today.
+    // 0.1 % of the payments are of today.
     "insert into billing.payments (tenant_id, id, invoice_id, amount, received_at)
      select 'books-' || t, 'p-' || n, 'inv-' || 1 + n % ($1 / 1009 / 20), 100, now() - n * interval '90 minutes' / case when t = 0 then 10 else 1 end
      from generate_series(0, 999) t, generate_series(1, case when t = 0 then $1 / 1009 * 10 else $1 / 1009 end) n
@@ -90,13 +90,13 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (payments, outbox) = runtime.block_on(fill(&options))?;
     let (mut all, mut largest) = (Recorder::new(), Recorder::new());
-    let mint = Mint::new(&options.gateways.jwt_secret);
+    let mint = options.gateways.mint();
     for join in 0..options.joins {
         let index = rand::random_range(1..TENANTS);
         all.record(join_once(&options, &mint, join, index)?);
     }
     for join in 0..LARGEST_JOINS {
-        // A snapshot is shared for a second: each of these needs one of its own.
+        // The gateway reuses a snapshot for a second: each of these joins needs a new one.
         std::thread::sleep(Duration::from_millis(1100));
         largest.record(join_once(&options, &mint, join, 0)?);
     }
@@ -108,30 +108,25 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
         latency_of_the_largest: largest.summary(),
         plan_of_the_largest,
     };
-    let mut failures = Vec::new();
     let slowest = report.latency.p99().max(report.latency_of_the_largest.p99());
-    if options.max_p99.is_some_and(|limit| slowest > limit) {
-        failures.push("the 99th percentile is above the limit".into());
-    }
-    Findings::new(&report, failures)
+    Findings::new(&report, options.latency.failure(slowest).into_iter().collect())
 }
 
 /// From the first byte of the handshake to the last of `joined`, in microseconds.
 fn join_once(options: &Options, mint: &Mint, join: usize, tenant: i64) -> anyhow::Result<u64> {
-    let gateway = &options.gateways.urls[join % options.gateways.urls.len()];
     let token = mint.token("snapshot", &format!("books-{tenant}"))?;
     let begun = Instant::now();
-    let mut client = Client::upgrade(gateway, join, &token)?;
+    let mut client = Client::upgrade(options.gateways.of(join), join, &token)?;
     let joined = client.next_text()?;
     let micros = begun.elapsed().as_micros() as u64;
-    anyhow::ensure!(memchr::memmem::find(&joined, b"totalOutstanding").is_some(), "joined without figures");
+    anyhow::ensure!(memchr::memmem::find(&joined, b"totalOutstanding").is_some(), "`joined` has no figures");
     client.close()?;
     Ok(micros)
 }
 
-/// What is there already stays.
+/// Fills the tables up to the wanted numbers of rows.
 async fn fill(options: &Options) -> anyhow::Result<(i64, i64)> {
-    let mut database = PgConnection::connect_with(&publisher::database::options(&options.database_url)?).await?;
+    let mut database = options.database.connect().await?;
     let payments = "select count(*) from billing.payments";
     let outbox = "select count(*) from dashboard.outbox where relayed_at is not null";
     if sqlx::query_scalar::<_, i64>(payments).fetch_one(&mut database).await? < options.payments * 99 / 100 {
@@ -152,7 +147,7 @@ async fn fill(options: &Options) -> anyhow::Result<(i64, i64)> {
 }
 
 async fn explain(options: &Options) -> anyhow::Result<Vec<String>> {
-    let mut database = PgConnection::connect_with(&publisher::database::options(&options.database_url)?).await?;
+    let mut database = options.database.connect().await?;
     let mut plans = Vec::new();
     for statement in [METRICS, PAYMENTS] {
         let explain = AssertSqlSafe(format!("explain (analyze, buffers, costs off) {statement}"));

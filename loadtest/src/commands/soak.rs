@@ -1,4 +1,5 @@
-//! `soak`: browsers come and go for hours under a steady load; what the gateway holds must neither grow nor stay.
+//! `soak`: browsers connect and leave for hours under a steady load. The gateway's resources must not grow, and must be
+//! freed at the end.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,20 +12,23 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Bounds, Crowd, Findings, Gateways, Redis, duration};
-use crate::chart::{Chart, Series, Unit};
-use crate::dialler::Dialler;
-use crate::driver::Farewell;
-use crate::holdings::Holdings;
+use super::options::{Bounds, Crowd, Gateways, Internal, Pace, Redis, duration};
+use crate::load::outcome::Outcome;
 use crate::load::{Load, Session};
-use crate::outcome::Outcome;
-use crate::process;
-use crate::scrape::Scrape;
-use crate::slope::slope;
+use crate::machine::process;
+use crate::measure::holdings::Holdings;
+use crate::measure::slope::slope;
+use crate::report::chart::{Chart, Series, Unit};
+use crate::report::findings::Findings;
 use crate::sockets::Sockets;
+use crate::sockets::dialler::Dialler;
+use crate::sockets::driver::Farewell;
+use crate::wire::scrape::Scrape;
 
-/// Load one gateway with browsers that come and go; fail when what it holds grows, or is not given back at the end.
+/// Load one gateway with browsers that connect and leave; fail when its memory grows, or when it does not free everything at
+/// the end.
 #[derive(Debug, Args)]
+#[command(mut_arg("rate", |arg| arg.default_value("1")), mut_arg("duration", |arg| arg.default_value("1h")))]
 pub struct Options {
     #[command(flatten)]
     gateways: Gateways,
@@ -33,23 +37,18 @@ pub struct Options {
     #[command(flatten)]
     crowd: Crowd,
     #[command(flatten)]
+    pace: Pace,
+    #[command(flatten)]
     bounds: Bounds,
-    /// The gateway's internal port, host:port.
-    #[arg(long, default_value = "127.0.0.1:9090")]
-    internal: String,
-    /// Events a second of each tenant.
-    #[arg(long, default_value_t = 1.0)]
-    rate: f64,
-    /// How long.
-    #[arg(long, default_value = "1h", value_parser = duration)]
-    duration: Duration,
-    /// How long a browser stays, on average.
+    #[command(flatten)]
+    internal: Internal,
+    /// The average time that a browser stays connected.
     #[arg(long, default_value = "30s", value_parser = duration)]
     life: Duration,
-    /// Between two looks at what the gateway holds.
+    /// Interval between two measurements of the gateway's resources.
     #[arg(long, default_value = "2s", value_parser = duration)]
     every: Duration,
-    /// Fail when resident memory grows faster than this, after a warm-up of a quarter of the time.
+    /// Fail when resident memory grows faster than this; the first quarter of the time is a warm-up and does not count.
     #[arg(long, default_value = "1MB/h", value_parser = bytes_per_hour)]
     max_rss_slope: BytesPerHour,
 }
@@ -59,7 +58,7 @@ struct BytesPerHour(f64);
 
 /// Reads `500kB/h` or `1MB/h`.
 fn bytes_per_hour(text: &str) -> anyhow::Result<BytesPerHour> {
-    let size = text.strip_suffix("/h").context("a slope is a size an hour, such as 1MB/h")?;
+    let size = text.strip_suffix("/h").context("a slope is a size per hour, such as 1MB/h")?;
     let (number, unit) = match (size.strip_suffix("MB"), size.strip_suffix("kB")) {
         (Some(number), _) => (number, 1e6),
         (_, Some(number)) => (number, 1e3),
@@ -68,9 +67,9 @@ fn bytes_per_hour(text: &str) -> anyhow::Result<BytesPerHour> {
     Ok(BytesPerHour(number.parse::<f64>().context("a size starts with a number")? * unit))
 }
 
-/// What the gateway held at one moment.
+/// The gateway's resources at one moment.
 #[derive(Debug, Clone, Copy, Serialize)]
-struct Look {
+struct Reading {
     at_seconds: f64,
     rss_bytes: u64,
     tasks: f64,
@@ -80,7 +79,7 @@ struct Look {
 
 #[derive(Serialize)]
 struct Report {
-    /// Browsers that came after the first ones.
+    /// Browsers that took the place of another.
     replaced: usize,
     failed_attempts: u64,
     before: Holdings,
@@ -91,7 +90,8 @@ struct Report {
     rooms_per_hour: f64,
     subscriptions_per_hour: f64,
     tasks_per_hour: f64,
-    looks: Vec<Look>,
+    #[serde(rename = "looks")]
+    readings: Vec<Reading>,
     #[serde(flatten)]
     outcome: Outcome,
 }
@@ -99,7 +99,7 @@ struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { replaced, failed_attempts, before, after, rss_bytes_per_hour, files_per_hour, .. } = self;
-        writeln!(f, "browsers      {replaced} came and went, {failed_attempts} attempts failed")?;
+        writeln!(f, "browsers      {replaced} left and were replaced, {failed_attempts} attempts failed")?;
         writeln!(f, "before        {before}")?;
         writeln!(f, "after         {after}")?;
         writeln!(
@@ -120,54 +120,55 @@ const WARM_UP: f64 = 0.25;
 const SETTLE: Duration = Duration::from_secs(5);
 
 pub fn run(options: Options) -> anyhow::Result<Findings> {
-    let Options { gateways, redis, crowd, bounds, internal, rate, duration, life, every, max_rss_slope } = options;
-    let &[pid] = crowd.pids.as_slice() else { anyhow::bail!("soak looks at one gateway: give its process with --pid") };
+    let Options { gateways, redis, crowd, pace, bounds, internal, life, every, max_rss_slope } = options;
+    let (Pace { rate, duration }, Internal { internal }) = (pace, internal);
+    let &[pid] = crowd.pids.as_slice() else { anyhow::bail!("soak measures one gateway: give its process with --pid") };
     ensure!(!life.is_zero(), "--life must be above 0");
-    let (limit, sockets) = (crowd.limit, crowd.sockets);
-    let Redis { redis_url, redis_prefix } = &redis;
+    let (limit, sockets) = (crowd.limit, crowd.dashboards.sockets);
     let holdings = {
-        let (internal, redis_url, redis_prefix) = (internal.clone(), redis_url.clone(), redis_prefix.clone());
+        let (internal, redis_url, redis_prefix) =
+            (internal.clone(), redis.redis_url.clone(), redis.redis_prefix.clone());
         move || Holdings::of(&internal, pid, &redis_url, &redis_prefix)
     };
     let before = holdings()?;
     ensure!(before.connections == 0 && before.tenants == 0, "the gateway is in use: {before}");
 
-    let mut session = Session::open(Load { settle: SETTLE, ..crowd.load(gateways, redis) })?;
-    let dialler = Dialler::start(session.fleet.clone(), session.served.clone());
-    let (stop_lives, lives_end) = mpsc::channel();
-    let (stop_looks, looks_end) = mpsc::channel();
-    let lives = {
+    let mut session = Session::open(Load { settle: SETTLE, ..crowd.load(&gateways, redis) })?;
+    let dialler = session.dialler();
+    let (stop_browsers, browsers_end) = mpsc::channel();
+    let (stop_readings, readings_end) = mpsc::channel();
+    let browsers = {
         let (served, dialler) = (session.served.clone(), dialler.clone());
-        thread::spawn(move || live_and_leave(&served, &dialler, sockets, life, &lives_end))
+        thread::spawn(move || replace_browsers(&served, &dialler, sockets, life, &browsers_end))
     };
-    let looking = {
+    let readings = {
         let holdings = holdings.clone();
-        thread::spawn(move || look(&internal, pid, holdings, every, &looks_end))
+        thread::spawn(move || read_resources(&internal, pid, holdings, every, &readings_end))
     };
     let outcome = session.publish("a soak", rate, duration)?;
-    drop((stop_lives, stop_looks));
-    lives.join().expect("the browsers' thread does not panic");
-    let looks = looking.join().expect("the onlooker does not panic")?;
-    let returns = dialler.stop();
+    drop((stop_browsers, stop_readings));
+    browsers.join().expect("the browsers' thread does not panic");
+    let readings = readings.join().expect("the reading thread does not panic")?;
+    let reconnects = dialler.stop();
     session.served.ask(|driver, _| driver.leave_all().map_err(Into::into))?;
-    let after = before.restored(&holdings)?;
+    let after = before.wait_until_restored(&holdings)?;
 
-    let warm: Vec<&Look> = looks.iter().filter(|look| look.at_seconds > duration.as_secs_f64() * WARM_UP).collect();
-    let an_hour = |of: fn(&Look) -> f64| {
-        let points: Vec<(f64, f64)> = warm.iter().map(|look| (look.at_seconds / 3600.0, of(look))).collect();
+    let warm = || readings.iter().filter(|reading| reading.at_seconds > duration.as_secs_f64() * WARM_UP);
+    let per_hour = |of: fn(&Reading) -> f64| {
+        let points: Vec<(f64, f64)> = warm().map(|reading| (reading.at_seconds / 3600.0, of(reading))).collect();
         slope(&points)
     };
     let report = Report {
-        replaced: returns.back.len(),
-        failed_attempts: returns.failed,
+        replaced: reconnects.back.len(),
+        failed_attempts: reconnects.failed,
         before,
         after,
-        rss_bytes_per_hour: an_hour(|look| look.rss_bytes as f64),
-        files_per_hour: an_hour(|look| look.holdings.files as f64),
-        rooms_per_hour: an_hour(|look| look.holdings.tenants as f64),
-        subscriptions_per_hour: an_hour(|look| look.holdings.subscriptions as f64),
-        tasks_per_hour: an_hour(|look| look.tasks),
-        looks,
+        rss_bytes_per_hour: per_hour(|reading| reading.rss_bytes as f64),
+        files_per_hour: per_hour(|reading| reading.holdings.files as f64),
+        rooms_per_hour: per_hour(|reading| reading.holdings.tenants as f64),
+        subscriptions_per_hour: per_hour(|reading| reading.holdings.subscriptions as f64),
+        tasks_per_hour: per_hour(|reading| reading.tasks),
+        readings,
         outcome,
     };
     let mut failures = bounds.failures(&report.outcome, limit);
@@ -176,15 +177,15 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
         failures.push(format!("memory grows by {grows:.2} MB an hour, more than {max:.2}"));
     }
     if !after.is_back_at(&before) {
-        failures.push(format!("what was left is {after}, not {before}"));
+        failures.push(format!("the gateway holds {after} afterwards, not {before}"));
     }
-    let charts = [charts(&report.looks), report.outcome.charts()].concat();
+    let charts = [charts(&report.readings), report.outcome.charts()].concat();
     Ok(Findings::new(&report, failures)?.with(charts))
 }
 
-/// Ends each socket when its life is over, in one of the ways that browsers go, and has another take its place.
-fn live_and_leave(served: &Sockets, dialler: &Dialler, sockets: usize, life: Duration, end: &Receiver<()>) {
-    // The time between independent departures.
+/// Ends each socket after a random time, in one of the ways of browsers, and replaces it, until `end`.
+fn replace_browsers(served: &Sockets, dialler: &Dialler, sockets: usize, life: Duration, end: &Receiver<()>) {
+    // Exponential, as independent departures are.
     let life = || life.mul_f64(-(1.0 - rand::random::<f64>()).ln());
     let mut ends: BinaryHeap<_> = (0..sockets).map(|socket| Reverse((Instant::now() + life(), socket))).collect();
     while let Some(&Reverse((at, socket))) = ends.peek() {
@@ -197,8 +198,8 @@ fn live_and_leave(served: &Sockets, dialler: &Dialler, sockets: usize, life: Dur
             _ => Farewell::Silence,
         };
         let next = dialler.clone();
-        served.order(move |driver, _| {
-            // A socket that is being dialled still can't leave; its turn comes again.
+        served.queue(move |driver, _| {
+            // A socket that is still connecting can't leave; it does so in a later turn.
             if driver.leave(socket, farewell)? {
                 next.replace(socket);
             }
@@ -209,43 +210,43 @@ fn live_and_leave(served: &Sockets, dialler: &Dialler, sockets: usize, life: Dur
     }
 }
 
-fn look(
+fn read_resources(
     internal: &str,
     pid: u32,
     holdings: impl Fn() -> anyhow::Result<Holdings>,
-    every: Duration,
+    interval: Duration,
     end: &Receiver<()>,
-) -> anyhow::Result<Vec<Look>> {
+) -> anyhow::Result<Vec<Reading>> {
     let began = Instant::now();
-    let mut looks = Vec::new();
-    while end.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-        looks.push(Look {
+    let mut readings = Vec::new();
+    while end.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+        readings.push(Reading {
             at_seconds: began.elapsed().as_secs_f64(),
             rss_bytes: process::resident_bytes(pid)?,
             tasks: Scrape::of(internal)?.value("gateway_tasks")?,
             holdings: holdings()?,
         });
     }
-    Ok(looks)
+    Ok(readings)
 }
 
-fn charts(looks: &[Look]) -> Vec<Chart> {
-    let line = |name: &str, of: fn(&Look) -> f64| Series {
+fn charts(readings: &[Reading]) -> Vec<Chart> {
+    let line = |name: &str, of: fn(&Reading) -> f64| Series {
         name: name.to_owned(),
-        points: looks.iter().map(|look| (look.at_seconds, of(look))).collect(),
+        points: readings.iter().map(|reading| (reading.at_seconds, of(reading))).collect(),
     };
     let chart = |title: &str, y, series| Chart { title: title.to_owned(), x: Unit::Seconds, y, series };
     vec![
-        chart("Resident memory of the gateway", Unit::Bytes, vec![line("RSS", |look| look.rss_bytes as f64)]),
+        chart("Resident memory of the gateway", Unit::Bytes, vec![line("RSS", |reading| reading.rss_bytes as f64)]),
         chart(
             "What the gateway holds",
             Unit::Count,
             vec![
-                line("sockets", |look| look.holdings.connections as f64),
-                line("files", |look| look.holdings.files as f64),
-                line("rooms", |look| look.holdings.tenants as f64),
-                line("subscriptions", |look| look.holdings.subscriptions as f64),
-                line("tasks", |look| look.tasks),
+                line("sockets", |reading| reading.holdings.connections as f64),
+                line("files", |reading| reading.holdings.files as f64),
+                line("rooms", |reading| reading.holdings.tenants as f64),
+                line("subscriptions", |reading| reading.holdings.subscriptions as f64),
+                line("tasks", |reading| reading.tasks),
             ],
         ),
     ]

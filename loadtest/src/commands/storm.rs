@@ -1,5 +1,5 @@
-//! `storm`: sockets are cut all at once and return as browsers do; how long that takes, that nobody misses a thing, and that those
-//! who were left alone hardly notice.
+//! `storm`: all sockets, or all but some, are cut at once and reconnect as browsers do. It measures how long that takes,
+//! checks that no socket misses an event, and measures the latency of the sockets that were not cut.
 
 use std::fmt;
 use std::thread;
@@ -10,21 +10,19 @@ use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
-use super::{Bounds, Crowd, Findings, Gateways, Redis, duration};
-use crate::chart::{Chart, Series, Unit};
+use super::options::{Bounds, Crowd, Gateways, Pace, Redis, duration};
 use crate::client::Resume;
-use crate::dialler::Dialler;
-use crate::driver::{Audience, Farewell};
-use crate::latency::{Latency, Recorder};
+use crate::load::outcome::{Outcome, generator_limit};
 use crate::load::{Load, Session};
-use crate::outcome::{Outcome, generator_limit};
+use crate::measure::latency::{Latency, Recorder};
+use crate::report::chart::{Chart, Series, Unit};
+use crate::report::findings::Findings;
+use crate::sockets::driver::{Farewell, Handler};
 
-/// Between two looks at whether all are back.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// Cut all sockets at once, or all but some, while events are published; report how they return, hold each to what it missed, and say
-/// what it cost the others.
+/// Cut all sockets at once, or all but some, while events are published; report how they reconnect, check that each gets the
+/// events that it missed, and report the latency of the others.
 #[derive(Debug, Args)]
+#[command(mut_arg("rate", |arg| arg.default_value("1")), mut_arg("duration", |arg| arg.default_value("30s")))]
 pub struct Options {
     #[command(flatten)]
     gateways: Gateways,
@@ -33,32 +31,28 @@ pub struct Options {
     #[command(flatten)]
     crowd: Crowd,
     #[command(flatten)]
+    pace: Pace,
+    #[command(flatten)]
     bounds: Bounds,
-    /// Events a second of each tenant.
-    #[arg(long, default_value_t = 1.0)]
-    rate: f64,
-    /// How long to publish.
-    #[arg(long, default_value = "30s", value_parser = duration)]
-    duration: Duration,
-    /// How long after the first event the sockets are cut.
+    /// Time from the first event to the cut.
     #[arg(long, default_value = "3s", value_parser = duration)]
     cut_after: Duration,
-    /// Cut them by killing this process, a gateway or a balancer, instead of resetting each.
+    /// Cut the sockets by killing this process, a gateway or a balancer, instead of resetting each.
     #[arg(long, value_name = "PID")]
     kill: Option<u32>,
-    /// Leave so many of the sockets alone, and report what the storm costs those.
+    /// Number of sockets that are not cut; their latency is reported.
     #[arg(long, default_value_t = 0, conflicts_with = "kill")]
     untouched: usize,
-    /// Fail when the 99th percentile of their latency, from the cut until all others are back, is above this.
+    /// Fail when the 99th percentile of their latency, from the cut until all others have reconnected, is above this.
     #[arg(long, value_parser = duration, requires = "untouched")]
     max_untouched_p99: Option<Duration>,
-    /// Fail when it takes longer until all are back.
+    /// Fail when it takes longer than this until all sockets have reconnected.
     #[arg(long, default_value = "60s", value_parser = duration)]
     max_return: Duration,
-    /// How the sockets say where they were.
+    /// How the sockets send their position.
     #[arg(long, value_enum, default_value_t = Resume::Handshake)]
     resume: Resume,
-    /// Fail when more sockets than this are told to start anew rather than get what they missed.
+    /// Fail when more sockets than this are told to start anew instead of getting the events that they missed.
     #[arg(long, default_value_t = 0)]
     max_told: u64,
 }
@@ -72,11 +66,11 @@ struct Report {
     all_back_after_seconds: f64,
     /// From the cut to each socket's `joined`.
     returns: Latency,
-    /// From the dial to `joined`, without the wait before it.
+    /// From the TCP connect to `joined`, without the wait before it.
     connects: Latency,
-    /// Sockets that came back in each second after the cut.
+    /// Sockets that reconnected in each second after the cut.
     back_in_second: Vec<u64>,
-    /// Of the sockets that were left alone, from the cut until all others were back.
+    /// Of the sockets that were not cut, from the cut until all others had reconnected.
     untouched: Option<Latency>,
     #[serde(flatten)]
     outcome: Outcome,
@@ -102,18 +96,18 @@ impl fmt::Display for Report {
 }
 
 pub fn run(options: Options) -> anyhow::Result<Findings> {
-    let Options { gateways, redis, crowd, bounds, rate, duration, cut_after, kill, max_return, max_told, .. } = options;
+    let Options { gateways, redis, crowd, pace, bounds, cut_after, kill, max_return, max_told, .. } = options;
     let Options { untouched, max_untouched_p99, .. } = options;
-    let (limit, sockets) = (crowd.limit, crowd.sockets);
+    let (limit, sockets) = (crowd.limit, crowd.dashboards.sockets);
     anyhow::ensure!(untouched < sockets, "--untouched {untouched} of --sockets {sockets} leaves none to cut");
-    // What nobody is back to receive need not be waited for any longer.
-    let mut load = Load { settle: max_return, ..crowd.load(gateways, redis) };
+    // A socket that has not reconnected by then will not receive its events any more.
+    let mut load = Load { settle: max_return, ..crowd.load(&gateways, redis) };
     load.fleet.resume = options.resume;
     let mut session = Session::open(load)?;
-    let dialler = Dialler::start(session.fleet.clone(), session.served.clone());
-    let returning = dialler.clone();
+    let dialler = session.dialler();
+    let reconnect = Box::new(dialler.clone());
     session.served.ask(move |_, watch| {
-        watch.dialler = Some(returning);
+        watch.reconnect = Some(reconnect);
         Ok(())
     })?;
 
@@ -132,14 +126,13 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
                 Ok(())
             })?,
         }
-        wait_for_return(&storm, at, max_return);
+        storm.wait_for_all(at + max_return);
         let latencies = served.ask(|_, watch| Ok(watch.set_apart(0)))?;
         anyhow::Ok((at, (latencies.count() > 0).then(|| latencies.summary())))
     });
-    let mut outcome = session.publish("a storm", rate, duration)?;
+    let mut outcome = session.publish("a storm", pace.rate, pace.duration)?;
     let (cut_at, untouched_latency) = cutter.join().expect("the cutter does not panic")?;
-    wait_for_return(&dialler, cut_at, max_return);
-    let missing = dialler.missing();
+    let missing = dialler.wait_for_all(cut_at + max_return);
     outcome.verdict = session.judge(Vec::new())?;
     let returns = dialler.stop();
 
@@ -159,10 +152,10 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     let mut failures = bounds.failures(&outcome, limit);
     if missing > 0 {
         let why = returns.last_failure.as_deref().unwrap_or("no attempt ended");
-        failures.push(format!("{missing} sockets were not back {max_return:?} after the cut: {why}"));
+        failures.push(format!("{missing} sockets had not reconnected {max_return:?} after the cut: {why}"));
     }
     if last > max_return {
-        failures.push(format!("the last socket was back after {last:?}, later than {max_return:?}"));
+        failures.push(format!("the last socket reconnected after {last:?}, later than {max_return:?}"));
     }
     if outcome.verdict.told > max_told {
         failures.push(format!("{} sockets were told to start anew, more than {max_told}", outcome.verdict.told));
@@ -198,13 +191,7 @@ pub fn run(options: Options) -> anyhow::Result<Findings> {
     Ok(Findings::new(&report, failures)?.with(charts))
 }
 
-fn wait_for_return(dialler: &Dialler, cut_at: Instant, limit: Duration) {
-    while dialler.missing() > 0 && cut_at.elapsed() < limit {
-        thread::sleep(LOOK);
-    }
-}
-
 fn kill_pid(pid: u32) -> anyhow::Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("--kill is no process id")?;
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("--kill is not a process id")?;
     kill_process(pid, Signal::KILL).context("killing the process of --kill")
 }
