@@ -15,7 +15,11 @@ pub mod process;
 pub mod proxy;
 #[cfg(target_os = "linux")] // /proc, and faults that only Linux has
 pub mod redis;
+#[cfg(target_os = "linux")]
+pub mod redis_cluster;
 pub mod resp;
+#[cfg(target_os = "linux")]
+pub mod sentinel;
 pub mod tls;
 pub mod token;
 pub mod wait;

@@ -57,6 +57,12 @@ struct Mode {
     latency: Option<Latency>,
     /// Bytes a second, each way.
     bandwidth: Option<usize>,
+    /// Connections accepted before this one are black holes.
+    swallowed_below: usize,
+    /// What this connection brings waits on its way to the server.
+    held: Option<usize>,
+    /// What servers answer is lost.
+    answers_lost: bool,
     /// Connections of an older generation end, in this way.
     generation: u64,
     end: End,
@@ -113,8 +119,16 @@ impl Proxy {
     async fn start(target: SocketAddr, rule: Option<Rule>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let mode =
-            watch::Sender::new(Mode { frozen: false, latency: None, bandwidth: None, generation: 0, end: End::Close });
+        let mode = watch::Sender::new(Mode {
+            frozen: false,
+            latency: None,
+            bandwidth: None,
+            swallowed_below: 0,
+            held: None,
+            answers_lost: false,
+            generation: 0,
+            end: End::Close,
+        });
         let shared = Arc::new(Shared { target: Mutex::new(target), rule, mode, accepted: AtomicUsize::new(0) });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { addr, shared, accepting }
@@ -135,6 +149,21 @@ impl Proxy {
 
     pub fn thaw(&self) {
         self.shared.mode.send_modify(|mode| mode.frozen = false);
+    }
+
+    /// Every connection that there is becomes a black hole; new ones work.
+    pub fn swallow_connections(&self) {
+        self.shared.mode.send_modify(|mode| mode.swallowed_below = self.accepted());
+    }
+
+    /// What one connection brings, by its number from 0, goes on to the server when it is let go.
+    pub fn hold(&self, connection: Option<usize>) {
+        self.shared.mode.send_modify(|mode| mode.held = connection);
+    }
+
+    /// Whether answers vanish. The questions arrive.
+    pub fn lose_answers(&self, lose: bool) {
+        self.shared.mode.send_modify(|mode| mode.answers_lost = lose);
     }
 
     /// Bytes take so long from now on, give or take `jitter`, and stay in order.
@@ -190,13 +219,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
-        shared.accepted.fetch_add(1, Ordering::Relaxed);
-        connections.spawn(connection(client, Arc::clone(&shared)));
+        let number = shared.accepted.fetch_add(1, Ordering::Relaxed);
+        connections.spawn(connection(client, number, Arc::clone(&shared)));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn connection(client: TcpStream, shared: Arc<Shared>) {
+async fn connection(client: TcpStream, number: usize, shared: Arc<Shared>) {
     let target = *shared.target.lock().unwrap();
     let mut mode = shared.mode.subscribe();
     let Mode { generation, bandwidth, .. } = *mode.borrow_and_update();
@@ -206,11 +235,11 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
     let (mut from_server, mut to_server) = server.into_split();
     {
         let hole = CancellationToken::new();
-        let mut onward = pin!(pump(Direction::ToServer, &mut from_client, &mut to_server, &shared, &hole));
+        let mut onward = pin!(pump((Direction::ToServer, number), &mut from_client, &mut to_server, &shared, &hole));
         // The first direction to end ends both, unless it is the fault that only one of them does.
         let end = tokio::select! {
             () = &mut onward => return,
-            () = pump(Direction::ToClient, &mut from_server, &mut to_client, &shared, &hole) => return,
+            () = pump((Direction::ToClient, number), &mut from_server, &mut to_client, &shared, &hole) => return,
             ended = mode.wait_for(|mode| mode.generation != generation) => ended.map_or(End::Close, |mode| mode.end),
         };
         match end {
@@ -239,7 +268,7 @@ async fn connect(target: SocketAddr, narrow: bool) -> std::io::Result<TcpStream>
 
 /// Carries one direction until its source ends.
 async fn pump(
-    direction: Direction,
+    way: (Direction, usize),
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     shared: &Shared,
@@ -248,7 +277,7 @@ async fn pump(
     // Room for what is on its way when there is latency; beyond it the source has to wait.
     let (sender, receiver) = mpsc::channel(64);
     let receiving = async {
-        receive(direction, from, sender, shared, hole).await;
+        receive(way, from, sender, shared, hole).await;
         // What is on its way still arrives.
         std::future::pending::<()>().await;
     };
@@ -270,7 +299,7 @@ enum Doom {
 type InFlight = (Instant, Vec<u8>);
 
 async fn receive(
-    direction: Direction,
+    (direction, number): (Direction, usize),
     from: &mut OwnedReadHalf,
     onward: mpsc::Sender<InFlight>,
     shared: &Shared,
@@ -280,14 +309,20 @@ async fn receive(
     let mut pending = Vec::new();
     let mut due = Instant::now();
     loop {
-        if mode.wait_for(|mode| !mode.frozen).await.is_err() {
+        let holds = |mode: &Mode| direction == Direction::ToServer && mode.held == Some(number);
+        if mode.wait_for(|mode| !mode.frozen && !holds(mode)).await.is_err() {
             return;
         }
         pending.reserve(16 * 1024);
         tokio::select! {
             biased;
-            _ = mode.wait_for(|mode| mode.frozen) => continue,
+            _ = mode.wait_for(|mode| mode.frozen || holds(mode)) => continue,
             read = from.read_buf(&mut pending) => if !matches!(read, Ok(1..)) { return },
+        }
+        let Mode { swallowed_below, answers_lost, .. } = *shared.mode.borrow();
+        if number < swallowed_below || answers_lost && direction == Direction::ToClient {
+            pending.clear();
+            continue;
         }
         let passing = match judge(direction, &mut pending, shared.rule.as_ref()) {
             Ok(passing) => passing,

@@ -67,6 +67,13 @@ impl Reply {
         }
     }
 
+    pub fn array(self) -> Vec<Reply> {
+        match self {
+            Self::Array(items) => items,
+            other => panic!("expected an array, got {other:?}"),
+        }
+    }
+
     pub fn integer(&self) -> i64 {
         match self {
             Self::Integer(number) => *number,

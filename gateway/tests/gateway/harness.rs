@@ -17,9 +17,7 @@ pub mod oracle;
 pub mod pooler;
 pub mod prometheus;
 pub mod raw;
-pub mod redis_cluster;
 pub mod refusals;
-pub mod sentinel;
 pub mod stack;
 pub mod traffic;
 
@@ -30,16 +28,16 @@ pub use follower::Follower;
 pub use gateway::Gateway;
 pub use holdings::Holdings;
 pub use oracle::Oracle;
-pub use redis_cluster::RedisCluster;
-pub use sentinel::Sentinels;
 pub use stack::{Bystanders, Setup, Stack, hostile};
 pub use traffic::Traffic;
 
 pub use testkit::events::{payment, tenant, tenants};
 pub use testkit::postgres::{Database, PostgresServer};
+pub use testkit::redis_cluster::RedisCluster;
+pub use testkit::sentinel::Sentinels;
 pub use testkit::token::Token;
 pub use testkit::wait::{eventually, within};
-pub use testkit::{events, ports, postgres, process, proxy, redis, resp, tls, token, wait};
+pub use testkit::{events, ports, postgres, process, proxy, redis, resp, sentinel, tls, token, wait};
 
 /// The key of every publish API in these tests.
 pub const PUBLISH_API_KEY: &str = "the-publish-key-of-these-tests-32-bytes";

@@ -17,7 +17,7 @@ use crate::harness::follower::judge;
 use crate::harness::ledger::Entry;
 use crate::harness::oracle::Receipt;
 use crate::harness::redis::RedisServer;
-use crate::harness::sentinel::StaleSentinel;
+use crate::harness::sentinel::Sentinel;
 use crate::harness::{
     Follower, Holdings, Sentinels, Setup, Stack, Traffic, eventually, payment, tenant, tenants, traffic,
 };
@@ -275,7 +275,8 @@ async fn f43_all_processes_follow_a_failover_at_the_same_moment() {
 /// A Sentinel that was cut off during a failover, with the old master: both go on as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f43_a_stale_sentinel_splits_no_processes() {
-    let (sentinels, stale) = tokio::join!(Sentinels::start(), StaleSentinel::start());
+    let (sentinels, old_master) = tokio::join!(Sentinels::start(), RedisServer::start());
+    let stale = Sentinel::watching(&old_master).await;
     sentinels.fail_over().await;
     sentinels.master_becomes(1).await;
     let setup = Setup::new().gateways(4).redis_url(&sentinels.url_with(&stale));
@@ -297,7 +298,7 @@ async fn f43_a_stale_sentinel_splits_no_processes() {
     }
     // Every dashboard of every gateway has all of them.
     assert_sockets_stayed_open(&judge(followers, receipts).await);
-    assert_eq!(stale.server.command(&["DBSIZE"]).await.integer(), 0, "something was written to the old master");
+    assert_eq!(old_master.command(&["DBSIZE"]).await.integer(), 0, "something was written to the old master");
     billing.close().await;
     stack.finish().await;
 }

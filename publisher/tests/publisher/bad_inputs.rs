@@ -2,7 +2,7 @@
 
 use publisher::{ConnectError, DashboardEvent, InvalidEvent, PublishError, Publisher, PublisherConfig};
 
-use crate::harness::{Redis, log, payment, publisher, tenant};
+use crate::harness::{RedisServer, log, payment, publisher, tenant};
 
 const PAYMENT: &str = r#"{"type":"payment_received","data":{"paymentId":"p1","amount":1500.00,"parentName":"Thandi","childName":"Lwazi","invoiceNumber":"INV-1"}}"#;
 const METRICS: &str = r#"{"type":"metrics_updated","data":{"totalOutstanding":-5,"totalArrears":0.50,"accountsInArrears":1,"paymentsToday":2,"amountReceivedToday":3.1,"invoicesByStatus":{"PENDING":1,"PAID":2},"asOf":"2026-11-23T10:00:00+02:00"}}"#;
@@ -178,7 +178,7 @@ fn a_refusal_echoes_little_and_nothing_that_moves_a_cursor() {
 
 #[tokio::test]
 async fn an_invalid_event_built_in_rust_never_reaches_redis() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let publisher = publisher(&redis).await;
     let mut event = payment();
     let publisher::EventData::PaymentReceived(data) = &mut event.data else { unreachable!() };
@@ -187,7 +187,7 @@ async fn an_invalid_event_built_in_rust_never_reaches_redis() {
         panic!("201 characters were published");
     };
     assert_eq!(refusal.field, "data.parentName");
-    assert!(log(&redis, &tenant("acorn")).is_empty());
+    assert!(log(&redis, &tenant("acorn")).await.is_empty());
 }
 
 #[tokio::test]

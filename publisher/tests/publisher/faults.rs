@@ -8,7 +8,10 @@ use std::{
 use publisher::{DashboardEvent, EventId, Outcome, PublishError, Publisher, PublisherConfig};
 use tokio::task::JoinSet;
 
-use crate::harness::{Proxy, Redis, assert_once_and_in_order, eventually, fill, log, payment, publisher, tenant};
+use crate::harness::{
+    Proxy, RedisClient, RedisServer, Sentinel, assert_once_and_in_order, eventually, fill, log, payment, publisher,
+    tenant,
+};
 
 /// The configured 250 ms, and what a machine that compiles and runs other tests meanwhile takes to wake a task.
 const LIMIT: Duration = Duration::from_millis(300);
@@ -40,22 +43,22 @@ async fn insist(publisher: &Publisher, event: &DashboardEvent) -> Outcome {
 
 #[tokio::test]
 async fn redis_down_at_the_start_is_no_error_and_heals() {
-    let mut redis = Redis::start();
-    redis.kill();
+    let mut redis = RedisServer::start().await;
+    redis.kill9();
     let publisher = publisher(&redis).await;
     let (result, took) = timed(&publisher, &payment()).await;
     assert_eq!(result, Err(PublishError::Unavailable));
     assert!(took < Duration::from_millis(50), "{took:?}");
-    redis.start_again();
+    redis.restart().await;
     eventually(Duration::from_secs(5), "published again", async || timed(&publisher, &payment()).await.0.is_ok()).await;
 }
 
 #[tokio::test]
 async fn f03_redis_killed_is_unavailable_at_once_and_heals() {
-    let mut redis = Redis::start();
+    let mut redis = RedisServer::start().await;
     let publisher = publisher(&redis).await;
     timed(&publisher, &payment()).await.0.unwrap();
-    redis.kill();
+    redis.kill9();
     // The kernel tells of the end within moments; whoever publishes before that gets an honest answer in time.
     let (_, took) = timed(&publisher, &payment()).await;
     assert!(took < LIMIT, "{took:?}");
@@ -65,25 +68,24 @@ async fn f03_redis_killed_is_unavailable_at_once_and_heals() {
         assert_eq!(result, Err(PublishError::Unavailable));
         assert!(took < Duration::from_millis(50), "{took:?}");
     }
-    redis.start_again();
+    redis.restart().await;
     eventually(Duration::from_secs(5), "published again", async || timed(&publisher, &payment()).await.0.is_ok()).await;
 }
 
 #[tokio::test]
 async fn f04_a_restart_with_its_data_begins_an_epoch_and_keeps_the_bucket() {
-    let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let acorn = tenant("acorn");
     let mut config = PublisherConfig::new(redis.url());
     // So that the restart falls within the second.
     config.events_per_second = 1;
     let publisher = Publisher::connect(config).await.unwrap();
     publisher.broadcast_to_tenant(&acorn, &payment()).await.unwrap();
-    let before = log(&redis, &acorn);
-    let bucket = || redis_field(&redis, "bucket");
-    let spent = bucket();
-    redis.kill();
-    redis.start_again();
-    assert_eq!(log(&redis, &acorn), before, "the data is back");
+    let before = log(&redis, &acorn).await;
+    let spent = redis_field(&redis, "bucket").await;
+    redis.kill9();
+    redis.restart().await;
+    assert_eq!(log(&redis, &acorn).await, before, "the data is back");
 
     let event = payment();
     let outcome = loop {
@@ -93,19 +95,19 @@ async fn f04_a_restart_with_its_data_begins_an_epoch_and_keeps_the_bucket() {
         }
     };
     assert_eq!(outcome, Outcome::Published { seq: 1, receivers: 0 });
-    let after = log(&redis, &acorn);
+    let after = log(&redis, &acorn).await;
     assert_ne!(after[0].epoch, before[0].epoch);
     assert_eq!(after.len(), 1, "the old epoch's log is gone");
     assert!(after[0].published_micros >= spent.parse::<u64>().unwrap() + 1_000_000, "the limit holds over the restart");
 }
 
-fn redis_field(redis: &Redis, field: &str) -> String {
-    redis.connection().send(&["HGET", "dash:{acorn}:state", field]).text()
+async fn redis_field(redis: &RedisServer, field: &str) -> String {
+    redis.command(&["HGET", "dash:{acorn}:state", field]).await.text().to_owned()
 }
 
 #[tokio::test]
 async fn f05_a_frozen_redis_costs_nobody_more_than_the_timeout_and_doubles_nothing() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let publisher = unlimited(&redis.url()).await;
     let events: Vec<_> = (0..20).map(|_| payment()).collect();
     timed(&publisher, &events[0]).await.0.unwrap();
@@ -129,7 +131,7 @@ async fn f05_a_frozen_redis_costs_nobody_more_than_the_timeout_and_doubles_nothi
     for event in &events {
         insist(&publisher, event).await;
     }
-    let log = log(&redis, &tenant("acorn"));
+    let log = log(&redis, &tenant("acorn")).await;
     assert_once_and_in_order(&log);
     let shown: HashSet<&EventId> = log.iter().map(|message| &message.id).collect();
     assert!(events.iter().all(|event| shown.contains(&event.id)));
@@ -138,7 +140,7 @@ async fn f05_a_frozen_redis_costs_nobody_more_than_the_timeout_and_doubles_nothi
 
 #[tokio::test]
 async fn f02_connections_killed_under_load_lose_and_double_nothing() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let publisher = unlimited(&redis.url()).await;
     let mut tasks = JoinSet::new();
     for _ in 0..10 {
@@ -153,44 +155,44 @@ async fn f02_connections_killed_under_load_lose_and_double_nothing() {
             ids
         });
     }
-    let mut admin = redis.connection();
+    let mut admin = redis.client().await;
     let mut ids = HashSet::new();
     while !tasks.is_empty() {
-        admin.send(&["CLIENT", "KILL", "TYPE", "normal"]);
+        admin.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
         tokio::time::sleep(Duration::from_millis(150)).await;
         while let Some(done) = tasks.try_join_next() {
             ids.extend(done.unwrap());
         }
     }
-    let log = log(&redis, &tenant("acorn"));
+    let log = log(&redis, &tenant("acorn")).await;
     assert_once_and_in_order(&log);
     assert_eq!(log.into_iter().map(|message| message.id).collect::<HashSet<_>>(), ids);
 }
 
 #[tokio::test]
 async fn a_lost_reply_is_asked_for_again_under_the_same_id() {
-    let redis = Redis::start();
-    let proxy = Proxy::start(redis.port()).await;
-    let publisher = unlimited(&proxy.url()).await;
+    let redis = RedisServer::start().await;
+    let proxy = Proxy::to(redis.addr()).await;
+    let publisher = unlimited(&format!("redis://{}", proxy.addr())).await;
     // Redis must know the script already, or the reply that is lost is only "NOSCRIPT".
     timed(&publisher, &payment()).await.0.unwrap();
-    proxy.lose_replies(true);
+    proxy.lose_answers(true);
     let event = payment();
     let (result, took) = timed(&publisher, &event).await;
     assert_eq!(result, Err(PublishError::Unknown { id: event.id.clone() }));
     assert!(took < LIMIT, "{took:?}");
     // Sent over more than one connection, and published by the first.
-    proxy.lose_replies(false);
+    proxy.lose_answers(false);
     assert_eq!(insist(&publisher, &event).await, Outcome::Duplicate { seq: 2 });
-    assert_eq!(log(&redis, &tenant("acorn")).len(), 2);
+    assert_eq!(log(&redis, &tenant("acorn")).await.len(), 2);
 }
 
 /// "Nothing was published" is an answer about one attempt. It is true of the event only when no other attempt is under way.
 #[tokio::test]
 async fn f51_throttled_does_not_count_while_another_attempt_is_under_way() {
-    let redis = Redis::start();
-    let proxy = Proxy::start(redis.port()).await;
-    let mut config = PublisherConfig::new(proxy.url());
+    let redis = RedisServer::start().await;
+    let proxy = Proxy::to(redis.addr()).await;
+    let mut config = PublisherConfig::new(format!("redis://{}", proxy.addr()));
     config.connections = 2;
     let slow = Publisher::connect(config).await.unwrap();
     fill(&publisher(&redis).await, &tenant("acorn")).await;
@@ -210,7 +212,7 @@ async fn f51_throttled_does_not_count_while_another_attempt_is_under_way() {
     proxy.hold(None);
     let mut late = HashSet::new();
     eventually(Duration::from_secs(5), "the attempt that was held is carried out", async || {
-        late = log(&redis, &tenant("acorn")).into_iter().skip(10).map(|message| message.id).collect();
+        late = log(&redis, &tenant("acorn")).await.into_iter().skip(10).map(|message| message.id).collect();
         !late.is_empty()
     })
     .await;
@@ -218,19 +220,19 @@ async fn f51_throttled_does_not_count_while_another_attempt_is_under_way() {
     assert!(unknown.iter().any(|id| late.contains(id)));
 }
 
-fn connections_received(redis: &Redis) -> usize {
-    let stats = redis.connection().send(&["INFO", "stats"]).text();
-    let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+async fn connections_received(redis: &RedisServer) -> usize {
+    let stats = redis.command(&["INFO", "stats"]).await;
+    let line = stats.text().lines().find_map(|line| line.strip_prefix("total_connections_received:"));
     line.unwrap().parse().unwrap()
 }
 
 /// A minute, not a moment: nothing that was begun during the outage is carried out after it.
 #[tokio::test]
 async fn f42_a_minute_of_a_frozen_redis_costs_few_dials_and_leaves_none_behind() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let publisher = unlimited(&redis.url()).await;
     timed(&publisher, &payment()).await.0.unwrap();
-    let before = connections_received(&redis);
+    let before = connections_received(&redis).await;
     redis.freeze();
     let frozen = Instant::now();
     while frozen.elapsed() < Duration::from_secs(62) {
@@ -245,70 +247,71 @@ async fn f42_a_minute_of_a_frozen_redis_costs_few_dials_and_leaves_none_behind()
     let back = thawed.elapsed();
     tokio::time::sleep(Duration::from_secs(3)).await;
     // One dial a second, and the four that hold.
-    let dialled = connections_received(&redis) - before;
+    let dialled = connections_received(&redis).await - before;
     println!("{dialled} dials, published {back:?} after the outage");
     assert!(dialled <= 62 + 20, "{dialled} dials");
-    let healed = connections_received(&redis);
+    let healed = connections_received(&redis).await;
     for _ in 0..20 {
         timed(&publisher, &payment()).await.0.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(connections_received(&redis), healed + 1, "a connection that is well was dialled anew");
+    assert_eq!(connections_received(&redis).await, healed + 1, "a connection that is well was dialled anew");
 }
 
 #[tokio::test]
 async fn f42_a_redis_that_lets_nobody_in_is_dialled_a_few_times_a_second() {
-    let redis = Redis::start();
-    redis.connection().send(&["CONFIG", "SET", "requirepass", "right"]);
+    let redis = RedisServer::start().await;
+    redis.command(&["CONFIG", "SET", "requirepass", "right"]).await;
     let publisher = unlimited(&redis.url().replace("redis://", "redis://:wrong@")).await;
     assert_eq!(timed(&publisher, &payment()).await.0, Err(PublishError::Unavailable));
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let mut admin = redis.connection();
-    admin.send(&["AUTH", "right"]);
-    let stats = admin.send(&["INFO", "stats"]).text();
-    let dialled = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
+    let mut admin = redis.client().await;
+    admin.command(&["AUTH", "right"]).await;
+    let stats = admin.command(&["INFO", "stats"]).await;
+    let dialled = stats.text().lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
     println!("{dialled} dials");
     assert!(dialled.parse::<usize>().unwrap() <= 100, "{dialled} dials in 11 seconds");
 }
 
 /// Without this one, and without other Sentinels, whose connections have names.
-fn clients_of(sentinel: &Redis) -> usize {
-    let clients = sentinel.connection().send(&["CLIENT", "LIST"]).text();
-    clients.lines().filter(|client| client.contains(" name= ")).count() - 1
+async fn clients_of(sentinel: &Sentinel) -> usize {
+    let mut client = RedisClient::connect(sentinel.addr()).await.unwrap();
+    let clients = client.command(&["CLIENT", "LIST"]).await;
+    clients.text().lines().filter(|client| client.contains(" name= ")).count() - 1
 }
 
 /// Billing's process asks the Sentinels over the connections that it has, and takes them with it.
 #[tokio::test]
 async fn f41_an_outage_behind_sentinels_costs_no_connections() {
-    let mut redis = Redis::start();
-    let sentinels = [redis.sentinel(), redis.sentinel()];
-    let clients = || sentinels.each_ref().map(clients_of);
-    let [first, second] = sentinels.each_ref().map(|sentinel| format!("127.0.0.1:{}", sentinel.port()));
+    let mut redis = RedisServer::start().await;
+    let sentinels = [Sentinel::watching(&redis).await, Sentinel::watching(&redis).await];
+    let clients = async || [clients_of(&sentinels[0]).await, clients_of(&sentinels[1]).await];
+    let [first, second] = sentinels.each_ref().map(|sentinel| sentinel.addr().to_string());
     let url = format!("redis-sentinel://{first}?sentinelServiceName=books&node={second}");
     let publisher = unlimited(&url).await;
     timed(&publisher, &payment()).await.0.unwrap();
-    assert_eq!(clients(), [1, 1]);
-    redis.kill();
+    assert_eq!(clients().await, [1, 1]);
+    redis.kill9();
     let killed = Instant::now();
     while killed.elapsed() < Duration::from_secs(20) {
         let (result, _) = timed(&publisher, &payment()).await;
         assert!(result.is_err(), "{result:?}");
-        let now = clients();
+        let now = clients().await;
         assert!(now.iter().all(|clients| *clients <= 2), "{now:?} connections to the Sentinels");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    redis.start_again();
+    redis.restart().await;
     eventually(Duration::from_secs(5), "published again", async || timed(&publisher, &payment()).await.0.is_ok()).await;
-    assert_eq!(clients(), [1, 1]);
+    assert_eq!(clients().await, [1, 1]);
     drop(publisher);
-    eventually(Duration::from_secs(5), "billing's connections end with it", async || clients() == [0, 0]).await;
+    eventually(Duration::from_secs(5), "billing's connections end with it", async || clients().await == [0, 0]).await;
 }
 
 #[tokio::test]
 async fn f09_black_holed_connections_are_noticed_and_replaced() {
-    let redis = Redis::start();
-    let proxy = Proxy::start(redis.port()).await;
-    let publisher = unlimited(&proxy.url()).await;
+    let redis = RedisServer::start().await;
+    let proxy = Proxy::to(redis.addr()).await;
+    let publisher = unlimited(&format!("redis://{}", proxy.addr())).await;
     timed(&publisher, &payment()).await.0.unwrap();
     proxy.swallow_connections();
     let swallowed = Instant::now();
@@ -325,45 +328,45 @@ async fn f09_black_holed_connections_are_noticed_and_replaced() {
 
 #[tokio::test]
 async fn f13_a_forgotten_script_is_invisible() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let publisher = unlimited(&redis.url()).await;
-    let mut admin = redis.connection();
+    let mut admin = redis.client().await;
     for seq in 1..=200 {
-        admin.send(&["SCRIPT", "FLUSH"]);
+        admin.command(&["SCRIPT", "FLUSH"]).await;
         let (result, _) = timed(&publisher, &payment()).await;
         assert_eq!(result, Ok(Outcome::Published { seq, receivers: 0 }));
     }
-    assert_once_and_in_order(&log(&redis, &tenant("acorn")));
+    assert_once_and_in_order(&log(&redis, &tenant("acorn")).await);
 }
 
 #[tokio::test]
 async fn f14_a_full_redis_refuses_and_leaves_nothing_half_done() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let publisher = publisher(&redis).await;
-    let mut admin = redis.connection();
-    let everything = |admin: &mut crate::harness::Connection| {
-        let state = admin.send(&["HGETALL", "dash:{acorn}:state"]);
-        (state, admin.send(&["XRANGE", "dash:{acorn}:log", "-", "+"]), admin.send(&["DBSIZE"]))
+    let mut admin = redis.client().await;
+    let everything = async |admin: &mut RedisClient| {
+        let state = admin.command(&["HGETALL", "dash:{acorn}:state"]).await;
+        (state, admin.command(&["XRANGE", "dash:{acorn}:log", "-", "+"]).await, admin.command(&["DBSIZE"]).await)
     };
     // Both a tenant whose epoch must begin and one in the middle of its own.
     for _ in 0..2 {
-        let before = everything(&mut admin);
-        admin.send(&["CONFIG", "SET", "maxmemory", "1"]);
+        let before = everything(&mut admin).await;
+        admin.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
         let event = payment();
         match timed(&publisher, &event).await.0 {
             Err(PublishError::Refused(why)) => assert!(why.contains("OOM"), "{why}"),
             other => panic!("{other:?}"),
         }
-        assert_eq!(everything(&mut admin), before);
-        admin.send(&["CONFIG", "SET", "maxmemory", "0"]);
+        assert_eq!(everything(&mut admin).await, before);
+        admin.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
         assert!(matches!(timed(&publisher, &event).await.0, Ok(Outcome::Published { .. })));
     }
-    assert_eq!(log(&redis, &tenant("acorn")).len(), 2);
+    assert_eq!(log(&redis, &tenant("acorn")).await.len(), 2);
 }
 
 #[tokio::test]
 async fn f15_flushall_or_a_lost_state_begins_an_epoch_without_the_old_log() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = unlimited(&redis.url()).await;
     let mut epochs = HashSet::new();
@@ -372,31 +375,31 @@ async fn f15_flushall_or_a_lost_state_begins_an_epoch_without_the_old_log() {
             let (result, _) = timed(&publisher, &payment()).await;
             assert_eq!(result, Ok(Outcome::Published { seq, receivers: 0 }));
         }
-        let log = log(&redis, &acorn);
+        let log = log(&redis, &acorn).await;
         assert_once_and_in_order(&log);
         assert_eq!(log.len(), 3);
         assert!(epochs.insert(log[0].epoch.clone()), "an epoch came back");
-        redis.connection().send(&loss);
+        redis.command(&loss).await;
     }
-    redis.connection().send(&["DEL", "dash:{acorn}:log"]);
+    redis.command(&["DEL", "dash:{acorn}:log"]).await;
     // The log alone is no identity: the numbers go on.
     assert_eq!(timed(&publisher, &payment()).await.0, Ok(Outcome::Published { seq: 4, receivers: 0 }));
 }
 
 #[tokio::test]
 async fn f16_another_run_id_begins_an_epoch_and_keeps_the_bucket() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     assert_eq!(fill(&publisher, &acorn).await, 10);
-    let before = log(&redis, &acorn);
-    redis.connection().send(&["HSET", "dash:{acorn}:state", "run", &"0".repeat(40)]);
+    let before = log(&redis, &acorn).await;
+    redis.command(&["HSET", "dash:{acorn}:state", "run", &"0".repeat(40)]).await;
 
     let (result, _) = timed(&publisher, &payment()).await;
     assert!(matches!(result, Ok(Outcome::Throttled { .. })), "the limit knows no epochs: {result:?}");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(timed(&publisher, &payment()).await.0, Ok(Outcome::Published { seq: 1, receivers: 0 }));
-    let after = log(&redis, &acorn);
+    let after = log(&redis, &acorn).await;
     assert_eq!(after.len(), 1);
     assert_ne!(after[0].epoch, before[0].epoch);
 }
@@ -405,35 +408,28 @@ async fn f16_another_run_id_begins_an_epoch_and_keeps_the_bucket() {
 /// between, so that the run id in its state is the master's own again.
 #[tokio::test]
 async fn f55_a_failover_and_a_failback_that_nobody_saw_begin_an_epoch() {
-    let (first, second) = (Redis::start(), Redis::start());
+    let (first, second) = (RedisServer::start().await, RedisServer::start().await);
     let acorn = tenant("acorn");
     let publisher = publisher(&first).await;
-    let replicate = async |replica: &Redis, master: &Redis| {
-        replica.connection().send(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
-        eventually(Duration::from_secs(10), "the copy is made", async || {
-            let info = replica.connection().send(&["INFO", "replication"]).text();
-            info.contains("master_link_status:up")
-        })
-        .await;
-    };
-    replicate(&second, &first).await;
+    second.follow(first.addr()).await;
     for _ in 0..3 {
         timed(&publisher, &payment()).await.0.unwrap();
     }
-    eventually(Duration::from_secs(10), "the copy has three events", async || log(&second, &acorn).len() == 3).await;
-    second.connection().send(&["REPLICAOF", "NO", "ONE"]);
+    eventually(Duration::from_secs(10), "the copy has three events", async || log(&second, &acorn).await.len() == 3)
+        .await;
+    second.promote().await;
     // Shown to dashboards, and lost.
     for _ in 0..2 {
         timed(&publisher, &payment()).await.0.unwrap();
     }
-    let lost = log(&first, &acorn);
+    let lost = log(&first, &acorn).await;
     assert_eq!(lost.len(), 5);
-    replicate(&first, &second).await;
-    assert_eq!(log(&first, &acorn).len(), 3);
-    first.connection().send(&["REPLICAOF", "NO", "ONE"]);
+    first.follow(second.addr()).await;
+    assert_eq!(log(&first, &acorn).await.len(), 3);
+    first.promote().await;
 
     insist(&publisher, &payment()).await;
-    let after = log(&first, &acorn);
+    let after = log(&first, &acorn).await;
     let last = after.last().expect("what was published just now");
     let twice = lost.iter().find(|before| (&before.epoch, before.seq) == (&last.epoch, last.seq));
     assert_eq!(twice, None, "one position names two events");
@@ -442,33 +438,33 @@ async fn f55_a_failover_and_a_failback_that_nobody_saw_begin_an_epoch() {
 
 #[tokio::test]
 async fn f55_a_state_of_an_older_version_keeps_its_epoch() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     timed(&publisher, &payment()).await.0.unwrap();
-    redis.connection().send(&["HDEL", "dash:{acorn}:state", "replid"]);
+    redis.command(&["HDEL", "dash:{acorn}:state", "replid"]).await;
     assert_eq!(timed(&publisher, &payment()).await.0, Ok(Outcome::Published { seq: 2, receivers: 0 }));
-    assert_eq!(log(&redis, &acorn).len(), 2);
-    assert_eq!(redis.connection().send(&["HSTRLEN", "dash:{acorn}:state", "replid"]).integer(), 40);
+    assert_eq!(log(&redis, &acorn).await.len(), 2);
+    assert_eq!(redis.command(&["HSTRLEN", "dash:{acorn}:state", "replid"]).await.integer(), 40);
 }
 
 #[tokio::test]
 async fn f18_a_demoted_master_refuses_and_the_publisher_dials_again() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let publisher = publisher(&redis).await;
-    let mut admin = redis.connection();
+    let mut admin = redis.client().await;
     // Of a master that does not exist.
-    admin.send(&["REPLICAOF", "127.0.0.1", "1"]);
+    admin.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
     assert_eq!(timed(&publisher, &payment()).await.0, Err(PublishError::Unavailable));
-    admin.send(&["REPLICAOF", "NO", "ONE"]);
+    admin.command(&["REPLICAOF", "NO", "ONE"]).await;
     eventually(Duration::from_secs(5), "published again", async || timed(&publisher, &payment()).await.0.is_ok()).await;
 }
 
 #[tokio::test]
 async fn f20_a_right_that_is_missing_refuses_and_leaves_nothing_half_done() {
-    let redis = Redis::start();
-    let mut admin = redis.connection();
-    admin.send(&["ACL", "SETUSER", "billing", "on", ">secret", "~*", "+@all", "resetchannels"]);
+    let redis = RedisServer::start().await;
+    let mut admin = redis.client().await;
+    admin.command(&["ACL", "SETUSER", "billing", "on", ">secret", "~*", "+@all", "resetchannels"]).await;
     let url = redis.url().replace("redis://", "redis://billing:secret@");
     let publisher = unlimited(&url).await;
     for _ in 0..3 {
@@ -477,26 +473,26 @@ async fn f20_a_right_that_is_missing_refuses_and_leaves_nothing_half_done() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(log(&redis, &tenant("acorn")).is_empty());
-    admin.send(&["ACL", "SETUSER", "billing", "&dash:*"]);
+    assert!(log(&redis, &tenant("acorn")).await.is_empty());
+    admin.command(&["ACL", "SETUSER", "billing", "&dash:*"]).await;
     assert_eq!(timed(&publisher, &payment()).await.0, Ok(Outcome::Published { seq: 1, receivers: 0 }));
 }
 
 #[tokio::test]
 async fn f20_a_wrong_password_heals_when_it_becomes_right() {
-    let redis = Redis::start();
-    let mut admin = redis.connection();
-    admin.send(&["CONFIG", "SET", "requirepass", "right"]);
-    admin.send(&["AUTH", "right"]);
+    let redis = RedisServer::start().await;
+    let mut admin = redis.client().await;
+    admin.command(&["CONFIG", "SET", "requirepass", "right"]).await;
+    admin.command(&["AUTH", "right"]).await;
     let publisher = unlimited(&redis.url().replace("redis://", "redis://:wrong@")).await;
     assert_eq!(timed(&publisher, &payment()).await.0, Err(PublishError::Unavailable));
-    admin.send(&["CONFIG", "SET", "requirepass", "wrong"]);
+    admin.command(&["CONFIG", "SET", "requirepass", "wrong"]).await;
     eventually(Duration::from_secs(5), "published", async || timed(&publisher, &payment()).await.0.is_ok()).await;
 }
 
 #[tokio::test]
 async fn more_calls_than_configured_are_turned_away_at_once() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let mut config = PublisherConfig::new(redis.url());
     (config.max_in_flight, config.events_per_second) = (5, 1000);
     let publisher = Publisher::connect(config).await.unwrap();

@@ -5,7 +5,7 @@ use publisher::{
     outbox::{Relayed, Term},
 };
 
-use crate::harness::{Redis, fill, log, metrics, payment, publisher, tenant};
+use crate::harness::{RedisServer, fill, log, metrics, payment, publisher, tenant};
 
 fn seq(relayed: Relayed) -> u64 {
     match relayed {
@@ -16,7 +16,7 @@ fn seq(relayed: Relayed) -> u64 {
 
 #[tokio::test]
 async fn f35_an_older_term_is_refused_from_the_moment_a_newer_one_shows_up() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let (acorn, hazel): (TenantId, TenantId) = (tenant("acorn"), tenant("hazel"));
     let publisher = publisher(&redis).await;
     let (old, new) = (Term(4), Term(5));
@@ -24,7 +24,7 @@ async fn f35_an_older_term_is_refused_from_the_moment_a_newer_one_shows_up() {
     assert_eq!(seq(publisher.relay(&acorn, &payment(), new).await.unwrap()), 2);
     let refused = publisher.relay(&acorn, &payment(), old).await.unwrap();
     assert_eq!(refused, Relayed::Superseded { term: new });
-    assert_eq!(log(&redis, &acorn).len(), 2, "a refused event leaves nothing behind");
+    assert_eq!(log(&redis, &acorn).await.len(), 2, "a refused event leaves nothing behind");
     // Another tenant that the new leader has not come to is still open.
     assert_eq!(seq(publisher.relay(&hazel, &payment(), old).await.unwrap()), 1);
     // Who publishes directly has no term.
@@ -34,7 +34,7 @@ async fn f35_an_older_term_is_refused_from_the_moment_a_newer_one_shows_up() {
 
 #[tokio::test]
 async fn f35_a_leader_that_was_only_throttled_has_shown_up_too() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     fill(&publisher, &acorn).await;
@@ -46,19 +46,19 @@ async fn f35_a_leader_that_was_only_throttled_has_shown_up_too() {
 
 #[tokio::test]
 async fn a_term_outlives_an_epoch() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     publisher.relay(&acorn, &payment(), Term(5)).await.unwrap();
     // As a failover leaves it: the state of another server.
-    redis.connection().send(&["HSET", "dash:{acorn}:state", "run", "another"]);
+    redis.command(&["HSET", "dash:{acorn}:state", "run", "another"]).await;
     let refused = publisher.relay(&acorn, &payment(), Term(4)).await.unwrap();
     assert_eq!(refused, Relayed::Superseded { term: Term(5) });
 }
 
 #[tokio::test]
 async fn figures_that_stand_for_payments_take_the_last_token() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     for _ in 0..9 {

@@ -1,7 +1,4 @@
-//! Hides the plumbing: a redis-server of one's own, a raw connection to it, a proxy that loses things, ready-made events.
-
-mod proxy;
-mod redis;
+//! What the tests of publishing are written with, besides the test kit: events that are all alike, and a tenant's log.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,16 +8,18 @@ use publisher::{
 };
 use time::OffsetDateTime;
 
-pub use self::{
+pub use testkit::{
     proxy::Proxy,
-    redis::{Connection, Redis, Reply},
+    redis::{RedisClient, RedisServer},
+    resp::Reply,
+    sentinel::Sentinel,
 };
 
 pub fn tenant(name: &str) -> TenantId {
     name.parse().unwrap()
 }
 
-pub async fn publisher(redis: &Redis) -> Publisher {
+pub async fn publisher(redis: &RedisServer) -> Publisher {
     Publisher::connect(PublisherConfig::new(redis.url())).await.unwrap()
 }
 
@@ -57,18 +56,18 @@ pub async fn fill(publisher: &Publisher, tenant: &TenantId) -> usize {
 }
 
 /// The tenant's log, oldest first, read as the gateway reads it.
-pub fn log(redis: &Redis, tenant: &TenantId) -> Vec<Message> {
-    let entries = redis.connection().send(&["XRANGE", &format!("dash:{{{tenant}}}:log"), "-", "+"]).array();
+pub async fn log(redis: &RedisServer, tenant: &TenantId) -> Vec<Message> {
+    let entries = redis.command(&["XRANGE", &format!("dash:{{{tenant}}}:log"), "-", "+"]).await.array();
     entries.into_iter().map(|entry| message_of_entry(entry.array())).collect()
 }
 
 fn message_of_entry(mut entry: Vec<Reply>) -> Message {
     let mut fields = entry.pop().unwrap().array();
-    message(fields.pop().unwrap())
+    message(&fields.pop().unwrap())
 }
 
-pub fn message(raw: Reply) -> Message {
-    Message::parse(Bytes::from(raw.bytes())).unwrap()
+pub fn message(raw: &Reply) -> Message {
+    Message::parse(Bytes::from(raw.text().to_owned())).unwrap()
 }
 
 /// Every id has one number, and the numbers have no hole.
@@ -89,9 +88,5 @@ pub fn now_micros() -> u64 {
 
 /// Polls for a fact, for as long as it may take to become one.
 pub async fn eventually(limit: Duration, what: &str, mut fact: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + limit;
-    while !fact().await {
-        assert!(tokio::time::Instant::now() < deadline, "not within {limit:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    testkit::wait::eventually(what, limit, async || fact().await.then_some(())).await;
 }

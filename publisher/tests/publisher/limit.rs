@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*, test_runner::Config};
 use publisher::{Message, Outcome, Publisher};
 use tokio::{runtime::Runtime, task::JoinSet, time::sleep};
 
-use crate::harness::{Redis, fill, log, metrics, now_micros, payment, publisher, tenant};
+use crate::harness::{RedisServer, fill, log, metrics, now_micros, payment, publisher, tenant};
 
 const SECOND: u64 = 1_000_000;
 
@@ -40,7 +40,7 @@ proptest! {
     fn no_window_of_a_second_holds_an_eleventh_event(patterns in vec([(); 3].map(|()| vec(arrival(), 60)), 30)) {
         let runtime = Runtime::new().unwrap();
         runtime.block_on(async {
-            let redis = Redis::start();
+            let redis = RedisServer::start().await;
             let publishers = [publisher(&redis).await, publisher(&redis).await, publisher(&redis).await];
             let mut tenants = JoinSet::new();
             for (number, pattern) in patterns.into_iter().enumerate() {
@@ -54,7 +54,7 @@ proptest! {
                 });
             }
             for (number, refusals) in tenants.join_all().await {
-                judge(&log(&redis, &tenant(&format!("t{number}"))), &refusals);
+                judge(&log(&redis, &tenant(&format!("t{number}"))).await, &refusals);
             }
         });
     }
@@ -102,18 +102,18 @@ fn judge(log: &[Message], refusals: &[Refusal]) {
 
 #[tokio::test]
 async fn a_token_is_back_exactly_one_second_after_it_was_spent() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     // Nine were spent just now, and one at a moment of our choosing.
-    let spend = |oldest: u64| {
+    let spend = async |oldest: u64| {
         let now = now_micros();
         let bucket = std::iter::once(oldest).chain([now; 9]).map(|at| format!("{at:016}")).collect::<String>();
-        redis.connection().send(&["HSET", "dash:{acorn}:state", "bucket", &bucket]);
+        redis.command(&["HSET", "dash:{acorn}:state", "bucket", &bucket]).await;
     };
     for left in [1_000, 100_000, 999_000] {
         let oldest = now_micros() + left - SECOND;
-        spend(oldest);
+        spend(oldest).await;
         let asked = now_micros();
         let outcome = publisher.broadcast_to_tenant(&acorn, &payment()).await;
         let answered = now_micros();
@@ -127,19 +127,19 @@ async fn a_token_is_back_exactly_one_second_after_it_was_spent() {
             other => assert!(oldest + SECOND <= answered, "{other:?}"),
         }
     }
-    spend(now_micros() - SECOND);
+    spend(now_micros() - SECOND).await;
     let outcome = publisher.broadcast_to_tenant(&acorn, &payment()).await.unwrap();
     assert!(matches!(outcome, Outcome::Published { .. }), "{outcome:?}");
 }
 
 #[tokio::test]
 async fn f38_a_clock_that_went_back_blocks_nobody_for_longer_than_a_second() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     let hour = 3600 * SECOND;
     let bucket = format!("{:016}", now_micros() + hour).repeat(10);
-    redis.connection().send(&["HSET", "dash:{acorn}:state", "bucket", &bucket]);
+    redis.command(&["HSET", "dash:{acorn}:state", "bucket", &bucket]).await;
 
     let Ok(Outcome::Throttled { retry_after }) = publisher.broadcast_to_tenant(&acorn, &payment()).await else {
         panic!("ten tokens spent in the future are spent");
@@ -154,12 +154,12 @@ async fn f38_a_clock_that_went_back_blocks_nobody_for_longer_than_a_second() {
 
 #[tokio::test]
 async fn f59_a_clock_that_went_back_by_less_than_a_second_is_not_waited_for() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let publisher = publisher(&redis).await;
     for back in [SECOND / 10, SECOND / 2, SECOND * 9 / 10] {
         let centre = tenant(&format!("back-by-{back}"));
         let bucket = format!("{:016}", now_micros() + back).repeat(10);
-        redis.connection().send(&["HSET", &format!("dash:{{{centre}}}:state"), "bucket", &bucket]);
+        redis.command(&["HSET", &format!("dash:{{{centre}}}:state"), "bucket", &bucket]).await;
         let outcome = publisher.broadcast_to_tenant(&centre, &payment()).await;
         let Ok(Outcome::Throttled { retry_after }) = outcome else {
             panic!("spent tokens were used again: {outcome:?}")
@@ -172,18 +172,18 @@ async fn f59_a_clock_that_went_back_by_less_than_a_second_is_not_waited_for() {
 
 #[tokio::test]
 async fn f38_a_clock_that_trembles_keeps_time_going_forward() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     let ahead = now_micros() + SECOND;
     let reached = async || {
-        redis.connection().send(&["HSET", "dash:{acorn}:state", "bucket", &format!("{ahead:016}")]);
+        redis.command(&["HSET", "dash:{acorn}:state", "bucket", &format!("{ahead:016}")]).await;
         // Redis' clock is 10 ms behind the newest token when the event is published, or the next attempt is.
         let left = (ahead - 10_000).saturating_sub(now_micros());
         sleep(Duration::from_micros(left)).await;
         publisher.broadcast_to_tenant(&acorn, &payment()).await.unwrap();
     };
     reached().await;
-    let stamped = log(&redis, &acorn)[0].published_micros;
+    let stamped = log(&redis, &acorn).await[0].published_micros;
     assert!(stamped >= ahead, "an event was stamped {} µs before the one before it", ahead - stamped);
 }

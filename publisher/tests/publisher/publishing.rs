@@ -5,15 +5,15 @@ use publisher::{
 };
 
 use crate::harness::{
-    Redis, assert_once_and_in_order, fill, log, message, metrics, now_micros, payment, publisher, tenant,
+    RedisServer, assert_once_and_in_order, fill, log, message, metrics, now_micros, payment, publisher, tenant,
 };
 
 #[tokio::test]
 async fn an_event_arrives_as_the_contract_says() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
-    let mut browser = redis.connection();
-    browser.send(&["SUBSCRIBE", "dash:{acorn}:events"]);
+    let mut browser = redis.client().await;
+    browser.command(&["SUBSCRIBE", "dash:{acorn}:events"]).await;
     let publisher = publisher(&redis).await;
     let before = now_micros();
 
@@ -22,20 +22,20 @@ async fn an_event_arrives_as_the_contract_says() {
     assert_eq!(outcome, Ok(Outcome::Published { seq: 1, receivers: 1 }));
     publisher.broadcast_to_tenant(&acorn, &second).await.unwrap();
 
-    let mut received = || message(browser.read().unwrap().array().pop().unwrap());
-    let (one, two) = (received(), received());
+    let mut received = async || message(browser.next().await.unwrap().array().last().unwrap());
+    let (one, two) = (received().await, received().await);
     assert_eq!(one.json, format!("{{\"seq\":1,{}}}", first.body()));
     assert_eq!((&one.id, one.seq, &one.previous), (&first.id, 1, &None));
     assert_eq!((&two.id, two.seq, &two.previous), (&second.id, 2, &Some(first.id)));
     assert_eq!(one.event_type.as_str(), "payment_received");
     assert!((before..=now_micros()).contains(&one.published_micros));
     // What lies in the log is what went over the channel, to the byte.
-    assert_eq!(log(&redis, &acorn), [one, two]);
+    assert_eq!(log(&redis, &acorn).await, [one, two]);
 }
 
 #[tokio::test]
 async fn everything_expires_and_the_log_is_capped() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let mut config = PublisherConfig::new(redis.url());
     (config.recovery_events, config.events_per_second) = (5, 1000);
@@ -46,17 +46,17 @@ async fn everything_expires_and_the_log_is_capped() {
         publisher.broadcast_to_tenant(&acorn, &last).await.unwrap();
     }
 
-    assert_eq!(log(&redis, &acorn).iter().map(|message| message.seq).collect::<Vec<_>>(), [16, 17, 18, 19, 20]);
-    let mut connection = redis.connection();
-    let mut expires = |key: &str| connection.send(&["TTL", key]).integer();
-    assert!((299..=300).contains(&expires("dash:{acorn}:log")));
-    assert!((2_591_990..=2_592_000).contains(&expires("dash:{acorn}:state")));
-    assert!((86_390..=86_400).contains(&expires(&format!("dash:{{acorn}}:once:{}", last.id))));
+    assert_eq!(log(&redis, &acorn).await.iter().map(|message| message.seq).collect::<Vec<_>>(), [16, 17, 18, 19, 20]);
+    let mut connection = redis.client().await;
+    let mut expires = async |key: &str| connection.command(&["TTL", key]).await.integer();
+    assert!((299..=300).contains(&expires("dash:{acorn}:log").await));
+    assert!((2_591_990..=2_592_000).contains(&expires("dash:{acorn}:state").await));
+    assert!((86_390..=86_400).contains(&expires(&format!("dash:{{acorn}}:once:{}", last.id)).await));
 }
 
 #[tokio::test]
 async fn the_same_event_is_published_once() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let (one, another) = (publisher(&redis).await, publisher(&redis).await);
     let event = payment();
@@ -71,7 +71,7 @@ async fn the_same_event_is_published_once() {
 
 #[tokio::test]
 async fn a_duplicate_is_told_even_when_the_tenant_is_throttled() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     let event = payment();
@@ -82,7 +82,7 @@ async fn a_duplicate_is_told_even_when_the_tenant_is_throttled() {
 
 #[tokio::test]
 async fn a_throttled_event_burns_no_number_and_leaves_no_mark() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     assert_eq!(fill(&publisher, &acorn).await, 10);
@@ -92,16 +92,16 @@ async fn a_throttled_event_burns_no_number_and_leaves_no_mark() {
         panic!("an eleventh event within a second");
     };
     let mark = format!("dash:{{acorn}}:once:{}", refused.id);
-    assert_eq!(redis.connection().send(&["EXISTS", &mark]).integer(), 0);
+    assert_eq!(redis.command(&["EXISTS", &mark]).await.integer(), 0);
     tokio::time::sleep(retry_after).await;
     let outcome = publisher.broadcast_to_tenant(&acorn, &refused).await;
     assert_eq!(outcome, Ok(Outcome::Published { seq: 11, receivers: 0 }));
-    assert_once_and_in_order(&log(&redis, &acorn));
+    assert_once_and_in_order(&log(&redis, &acorn).await);
 }
 
 #[tokio::test]
 async fn metrics_leave_three_places_for_payments() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     for _ in 0..7 {
@@ -115,11 +115,11 @@ async fn metrics_leave_three_places_for_payments() {
 
 #[tokio::test]
 async fn f69_figures_leave_a_mark_for_a_minute_and_everything_else_for_a_day() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
-    let expires = |event: &DashboardEvent| {
-        redis.connection().send(&["TTL", &format!("dash:{{acorn}}:once:{}", event.id)]).integer()
+    let expires = async |event: &DashboardEvent| {
+        redis.command(&["TTL", &format!("dash:{{acorn}}:once:{}", event.id)]).await.integer()
     };
     let mut condensed = metrics();
     if let EventData::MetricsUpdated(metrics) = &mut condensed.data {
@@ -130,10 +130,10 @@ async fn f69_figures_leave_a_mark_for_a_minute_and_everything_else_for_a_day() {
     publisher.relay(&acorn, &relayed, Term(1)).await.unwrap();
     publisher.broadcast_to_tenant(&acorn, &condensed).await.unwrap();
     publisher.broadcast_to_tenant(&acorn, &payment).await.unwrap();
-    assert!((50..=60).contains(&expires(&figures)));
+    assert!((50..=60).contains(&expires(&figures).await));
     // The outbox may hold on to a row for a day, and folded figures stand for payments.
     for event in [&relayed, &condensed, &payment] {
-        assert!((86_390..=86_400).contains(&expires(event)), "{event:?}");
+        assert!((86_390..=86_400).contains(&expires(event).await), "{event:?}");
     }
     // Within the minute they are published once, like any event.
     assert_eq!(publisher.broadcast_to_tenant(&acorn, &figures).await, Ok(Outcome::Duplicate { seq: 1 }));
@@ -141,7 +141,7 @@ async fn f69_figures_leave_a_mark_for_a_minute_and_everything_else_for_a_day() {
 
 #[tokio::test]
 async fn a_limit_of_one_leaves_metrics_their_turn() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let mut config = PublisherConfig::new(redis.url());
     config.events_per_second = 1;
     let publisher = Publisher::connect(config).await.unwrap();
@@ -151,27 +151,27 @@ async fn a_limit_of_one_leaves_metrics_their_turn() {
 
 #[tokio::test]
 async fn a_callers_own_id_is_kept() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let mut event = payment();
     event.id = "invoice-7_paid".parse::<EventId>().unwrap();
     publisher(&redis).await.broadcast_to_tenant(&tenant("acorn"), &event).await.unwrap();
-    assert_eq!(log(&redis, &tenant("acorn"))[0].id, event.id);
+    assert_eq!(log(&redis, &tenant("acorn")).await[0].id, event.id);
 }
 
 #[tokio::test]
 async fn prefixes_keep_stacks_on_one_redis_apart() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let mut config = PublisherConfig::new(redis.url());
     config.prefix = "staging".into();
     let staging = Publisher::connect(config).await.unwrap();
     staging.broadcast_to_tenant(&tenant("acorn"), &payment()).await.unwrap();
-    assert!(log(&redis, &tenant("acorn")).is_empty());
-    assert_eq!(redis.connection().send(&["XLEN", "staging:{acorn}:log"]).integer(), 1);
+    assert!(log(&redis, &tenant("acorn")).await.is_empty());
+    assert_eq!(redis.command(&["XLEN", "staging:{acorn}:log"]).await.integer(), 1);
 }
 
 #[tokio::test]
 async fn after_close_every_clone_says_unavailable() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let publisher = publisher(&redis).await;
     let clone = publisher.clone();
     publisher.close().await;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use publisher::TenantId;
 
-use super::ports::free_port;
-use super::redis::RedisServer;
-use super::resp::Reply;
-use super::wait::eventually;
+use crate::ports::free_port;
+use crate::redis::RedisServer;
+use crate::resp::Reply;
+use crate::wait::eventually;
 
 /// How long a node is missed before the others hold it to be dead, in milliseconds.
 const NODE_TIMEOUT: &str = "1000";
@@ -140,7 +140,7 @@ impl RedisCluster {
 
     async fn alive(&self) -> &RedisServer {
         for node in &self.nodes {
-            if let Ok(mut client) = super::redis::RedisClient::connect(node.addr()).await
+            if let Ok(mut client) = crate::redis::RedisClient::connect(node.addr()).await
                 && tokio::time::timeout(Duration::from_millis(200), client.try_command(&["PING"])).await.is_ok()
             {
                 return node;

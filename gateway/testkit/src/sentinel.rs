@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::ports::free_port;
-use super::process::{Process, Signal, scratch};
-use super::redis::{RedisClient, RedisServer};
-use super::resp::Reply;
-use super::wait::eventually;
+use crate::ports::free_port;
+use crate::process::{Process, Signal, scratch};
+use crate::redis::{RedisClient, RedisServer};
+use crate::resp::Reply;
+use crate::wait::eventually;
 
 /// The name under which the Sentinels know the master.
 const SERVICE: &str = "books";
@@ -22,23 +22,28 @@ pub struct Sentinels {
     processes: Vec<Process>,
 }
 
-/// A Sentinel that knows no other, and a server that it takes for the master.
-pub struct StaleSentinel {
-    pub server: RedisServer,
+/// A Sentinel that knows no other.
+pub struct Sentinel {
     port: u16,
     _process: Process,
 }
 
-impl StaleSentinel {
-    pub async fn start() -> Self {
-        let (server, port) = (RedisServer::start().await, free_port());
-        let process = sentinel(port, server.addr().port());
-        eventually("the stale Sentinel answers", AGREEMENT, async || {
-            let mut client = RedisClient::connect(([127, 0, 0, 1], port).into()).await.ok()?;
+impl Sentinel {
+    /// It takes this server for the master.
+    pub async fn watching(master: &RedisServer) -> Self {
+        let port = free_port();
+        let process = sentinel(port, master.addr().port());
+        let started = Self { port, _process: process };
+        eventually("the Sentinel answers", AGREEMENT, async || {
+            let mut client = RedisClient::connect(started.addr()).await.ok()?;
             client.try_command(&["PING"]).await.ok()
         })
         .await;
-        Self { server, port, _process: process }
+        started
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
     }
 }
 
@@ -145,7 +150,7 @@ impl Sentinels {
     }
 
     /// With a stale Sentinel named first.
-    pub fn url_with(&self, stale: &StaleSentinel) -> String {
+    pub fn url_with(&self, stale: &Sentinel) -> String {
         Self::url_of(&[&[stale.port], &self.ports[..]].concat())
     }
 
