@@ -4,18 +4,16 @@
 //! [`hub::stream`] → [`engine`], and back the same way. With a database it starts from [`snapshots`], [`metrics_refresh`] keeps it live, and
 //! the outbox' relay (`publisher::outbox`) publishes through the [`engine`].
 
-pub mod audit;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod database;
 pub mod engine;
-pub mod gateway;
 pub mod http;
 pub mod hub;
 pub mod logging;
 pub mod metrics;
 pub mod metrics_refresh;
-pub mod pulse;
 pub mod session;
 pub mod shutdown;
 pub mod snapshots;

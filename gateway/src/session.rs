@@ -1,7 +1,10 @@
-//! Who serves a socket: the handshake, the connection's task, the slots that it needs and the messages that it may send.
+//! The server of one socket: which tokens are accepted, the slot that the socket needs, its task and its limits.
 
-pub mod allowance;
-pub mod connection;
-pub mod handshake;
-pub mod offer;
+pub mod access;
+mod allowance;
+pub mod audit;
+mod connection;
+pub mod context;
+mod deadlines;
+pub mod newcomer;
 pub mod slots;

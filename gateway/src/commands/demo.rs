@@ -72,8 +72,8 @@ pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()>
             let read = books.clone();
             let read = move |_: &TenantId| read.lock().unwrap_or_else(PoisonError::into_inner).snapshot();
             instance = Instance::start(config, Some(Arc::new(read))).await?;
-            let till = Till::Simulated { books, engine: instance.gateway.engine.clone() };
-            instance.gateway.shutdown.spawn(till.clone().living(tenant.clone()));
+            let till = Till::Simulated { books, engine: instance.engine.clone() };
+            instance.shutdown.spawn(till.clone().living(tenant.clone()));
             till
         }
     };

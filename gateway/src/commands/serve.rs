@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,19 +17,22 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::audit::Audit;
+use crate::clock::Clock;
 use crate::config::{Config, ConfigError, INTERNAL_SEATS, public_seats};
 use crate::database::{self, Found};
 use crate::engine::memory::{MemoryEngine, MemoryLimits};
 use crate::engine::redis::RedisEngine;
 use crate::engine::{Engine, Feed};
-use crate::gateway::{Gateway, Shared};
+use crate::http::internal::Internal;
+use crate::http::public::Public;
 use crate::http::{self, Limits};
 use crate::hub::{Hub, RoomLimits};
 use crate::logging;
 use crate::metrics::{self, Metrics};
 use crate::metrics_refresh::MetricsRefresh;
-use crate::pulse::Pulse;
+use crate::session::access::Access;
+use crate::session::audit::Audit;
+use crate::session::context;
 use crate::session::slots::Slots;
 use crate::shutdown::{Shutdown, Signals};
 use crate::snapshots::{Books, Snapshots};
@@ -50,7 +52,7 @@ const RELAY_LIMIT: Duration = Duration::from_secs(2);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     logging::install(&config)?;
     let instance = Instance::start(config, None).await?;
-    for warning in instance.gateway.config.warnings() {
+    for warning in instance.config.warnings() {
         warn!("{warning}");
     }
     // The page asks every gateway whether it is a demo; a 404 would be an error in the browser's console.
@@ -60,8 +62,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 /// A gateway with its ports open, not yet serving.
 pub struct Instance {
-    /// The parts.
-    pub gateway: Shared,
+    config: Config,
+    pub engine: Engine,
+    pub shutdown: Shutdown,
+    metrics: Metrics,
+    tokens: Tokens,
+    audit: Audit,
+    routes: Router,
+    internal_routes: Router,
     public: TcpListener,
     internal: TcpListener,
     exporter: PrometheusHandle,
@@ -103,25 +111,60 @@ impl Instance {
         let relay = database.map(|database| relay(database, &engine, &config, &shutdown));
 
         let slots = Slots::new(config.max_connections, config.max_connections_per_user, metrics.clone());
-        let queues = Arc::new(QueueLimits::new(config.send_queue_events, config.send_queue_bytes));
-        let sockets = AtomicU64::new(0);
-        let pulse = Pulse::start(&shutdown);
         let audit = Audit::new(metrics.clone());
-        let gateway = Arc::new(Gateway {
-            config,
-            tokens,
-            engine,
+        let access = Access::new(tokens.clone(), hub.clone(), audit.clone());
+        let internal_routes = http::internal::routes(
+            Internal {
+                access: access.clone(),
+                audit: audit.clone(),
+                engine: engine.clone(),
+                hub: hub.clone(),
+                slots: slots.clone(),
+                shutdown: shutdown.clone(),
+                api_keys: config.publish_api_key.clone(),
+                realtime: config.realtime_dashboard,
+            },
+            exporter.clone(),
+        );
+        let context = Arc::new(context::Context {
+            access: access.clone(),
             hub,
-            snapshots,
-            queues,
             slots,
-            audit,
-            metrics,
-            shutdown,
-            pulse,
-            sockets,
+            queues: Arc::new(QueueLimits::new(config.send_queue_events, config.send_queue_bytes)),
+            limits: context::Limits {
+                heartbeat: config.heartbeat,
+                join_timeout: config.join_timeout,
+                max_message_bytes: config.max_message_bytes,
+                realtime: config.realtime_dashboard,
+            },
+            metrics: metrics.clone(),
+            shutdown: shutdown.clone(),
+            clock: Clock::start(&shutdown),
+            sockets: context::SocketIds::default(),
         });
-        Ok(Self { gateway, public, internal, exporter, signals, relay })
+        let routes = http::public::routes(Public {
+            context,
+            origins: config.allowed_origins.clone(),
+            audit: audit.clone(),
+            access,
+            engine: config.realtime_dashboard.then(|| engine.clone()),
+            snapshots,
+        });
+        Ok(Self {
+            config,
+            engine,
+            shutdown,
+            metrics,
+            tokens,
+            audit,
+            routes,
+            internal_routes,
+            public,
+            internal,
+            exporter,
+            signals,
+            relay,
+        })
     }
 
     /// The public port's address.
@@ -137,30 +180,24 @@ impl Instance {
     /// # Errors
     /// When the ports' addresses can't be read.
     pub async fn serve(self, more: Router) -> anyhow::Result<()> {
-        let Self { gateway, public, internal, exporter, signals, relay } = self;
-        let (public_address, internal_address) = (public.local_addr()?, internal.local_addr()?);
-        let user_timeout = 2 * gateway.config.heartbeat;
-        let proxies = gateway.config.trusted_proxies.clone().unwrap_or_default();
+        let Self { config, shutdown, metrics, .. } = self;
+        let (public_address, internal_address) = (self.public.local_addr()?, self.internal.local_addr()?);
+        let user_timeout = 2 * config.heartbeat;
+        let proxies = config.trusted_proxies.clone().unwrap_or_default();
 
         // Both stay open through the drain: new sockets are refused with an answer, and /readyz says why.
-        let shutdown = &gateway.shutdown;
-        shutdown.spawn(http::serve(
-            internal,
-            http::internal::routes(gateway.clone(), exporter.clone()),
-            Limits { seats: INTERNAL_SEATS, user_timeout, proxies: proxies.clone() },
-            gateway.metrics.clone(),
-        ));
-        let routes = http::public::routes(gateway.clone()).merge(more);
-        let limits = Limits { seats: public_seats(gateway.config.max_connections), user_timeout, proxies };
-        shutdown.spawn(http::serve(public, routes, limits, gateway.metrics.clone()));
-        shutdown.spawn(upkeep(exporter, gateway.clone()));
-        let tokens = gateway.tokens.clone();
+        let limits = Limits { seats: INTERNAL_SEATS, user_timeout, proxies: proxies.clone() };
+        shutdown.spawn(http::serve(self.internal, self.internal_routes, limits, metrics.clone()));
+        let limits = Limits { seats: public_seats(config.max_connections), user_timeout, proxies };
+        shutdown.spawn(http::serve(self.public, self.routes.merge(more), limits, metrics.clone()));
+        shutdown.spawn(upkeep(self.exporter, metrics.clone(), self.audit));
+        let tokens = self.tokens;
         shutdown.spawn(async move { tokens.keep_fresh().await });
 
         info!(public = %public_address, internal = %internal_address, "listening");
         systemd::ready();
-        gateway.shutdown.on_signal(signals, gateway.config.drain, &gateway.metrics).await;
-        if let Some(relay) = relay {
+        shutdown.on_signal(self.signals, config.drain, &metrics).await;
+        if let Some(relay) = self.relay {
             let _ = timeout(RELAY_LIMIT, relay.cancelled()).await;
         }
         info!("goodbye");
@@ -233,14 +270,14 @@ async fn engine(config: &Config, metrics: &Metrics) -> anyhow::Result<(Engine, F
     Ok((Engine::Redis(engine), Feed::Redis(feed)))
 }
 
-async fn upkeep(exporter: PrometheusHandle, gateway: Shared) {
+async fn upkeep(exporter: PrometheusHandle, metrics: Metrics, audit: Audit) {
     let runtime = tokio::runtime::Handle::current();
     let mut tick = interval(UPKEEP);
     loop {
         tick.tick().await;
         exporter.run_upkeep();
-        gateway.metrics.tasks(runtime.metrics().num_alive_tasks());
-        gateway.metrics.log_lines_dropped(logging::dropped());
-        gateway.audit.say_overdue();
+        metrics.tasks(runtime.metrics().num_alive_tasks());
+        metrics.log_lines_dropped(logging::dropped());
+        audit.say_overdue();
     }
 }

@@ -1,6 +1,7 @@
 //! The internal face: metrics, health, publishing for callers that aren't Rust, kicks. Never behind the load balancer.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -23,13 +24,16 @@ use tracing::info;
 
 use super::address::ClientAddress;
 use super::bearer::{self, BearerError};
-use super::is_json;
-use super::problem::Problem;
-use super::public::only_get;
-use crate::audit;
-use crate::engine::{KickError, Kicked};
-use crate::gateway::Shared;
+use super::problem::{Problem, only_get, only_post};
+use super::server::is_json;
+use crate::config::Secret;
+use crate::engine::{Engine, KickError, Kicked};
+use crate::hub::Hub;
 use crate::metrics::API_KEY_REFUSALS;
+use crate::session::access::Access;
+use crate::session::audit::{self, Audit};
+use crate::session::slots::Slots;
+use crate::shutdown::Shutdown;
 use crate::tokens::LONGEST_SUBJECT;
 
 /// The gateway is not ready once delivery has not been proved for this long.
@@ -37,15 +41,32 @@ const PROOF_LIMIT: Duration = Duration::from_secs(10);
 /// How long a request may take, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the internal port serves from.
+pub struct Internal {
+    pub access: Access,
+    pub audit: Audit,
+    pub engine: Engine,
+    pub hub: Hub,
+    pub slots: Slots,
+    pub shutdown: Shutdown,
+    /// `PUBLISH_API_KEY`.
+    pub api_keys: Option<Secret>,
+    /// `REALTIME_DASHBOARD`.
+    pub realtime: bool,
+}
+
+type Shared = Arc<Internal>;
+
 /// The routes of the internal port.
-pub fn routes(gateway: Shared, metrics: PrometheusHandle) -> Router {
+pub fn routes(internal: Internal, metrics: PrometheusHandle) -> Router {
+    let internal = Arc::new(internal);
     let for_callers = Router::new()
         .route("/v1/tenants", get(tenants).fallback(only_get))
         .route("/v1/tenants/{tenant}/events", post(publish).fallback(only_post))
         .route("/v1/tenants/{tenant}/disconnect", post(disconnect_tenant).fallback(only_post))
         .route("/v1/users/{sub}/disconnect", post(disconnect_user).fallback(only_post))
         .layer(DefaultBodyLimit::max(MAX_EVENT_BYTES))
-        .layer(middleware::from_fn_with_state(gateway.clone(), require_key));
+        .layer(middleware::from_fn_with_state(internal.clone(), require_key));
     Router::new()
         .route("/metrics", get(move || async move { metrics.render() }).fallback(only_get))
         .route("/healthz", get(|| async { Json(json!({"status": "alive"})) }).fallback(only_get))
@@ -54,11 +75,7 @@ pub fn routes(gateway: Shared, metrics: PrometheusHandle) -> Router {
         .merge(for_callers)
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
         .layer(CatchPanicLayer::new())
-        .with_state(gateway)
-}
-
-async fn only_post() -> Problem {
-    Problem::method_not_allowed("POST")
+        .with_state(internal)
 }
 
 async fn openapi() -> Response {
@@ -66,43 +83,42 @@ async fn openapi() -> Response {
 }
 
 /// 200 while new sockets are welcome, their tokens can be checked, and what is published is proved to arrive.
-async fn ready(State(gateway): State<Shared>) -> Response {
+async fn ready(State(internal): State<Shared>) -> Response {
     // With real time off nothing is delivered that would need a proof, and pages need the snapshots.
-    let proved =
-        !gateway.config.realtime_dashboard || gateway.engine.last_proof().is_some_and(|at| at.elapsed() < PROOF_LIMIT);
+    let proved = !internal.realtime || internal.engine.last_proof().is_some_and(|at| at.elapsed() < PROOF_LIMIT);
     let reason = match () {
-        () if gateway.shutdown.is_draining() => "draining",
-        () if !gateway.tokens.are_loaded() => "keys",
-        () if gateway.slots.full() => "full",
+        () if internal.shutdown.is_draining() => "draining",
+        () if !internal.access.has_keys() => "keys",
+        () if internal.slots.full() => "full",
         () if !proved => "redis",
         () => return Json(json!({"status": "ready"})).into_response(),
     };
     (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "unavailable", "reason": reason}))).into_response()
 }
 
-async fn require_key(State(gateway): State<Shared>, mut request: Request, next: Next) -> Result<Response, Problem> {
-    let Some(keys) = &gateway.config.publish_api_key else {
+async fn require_key(State(internal): State<Shared>, mut request: Request, next: Next) -> Result<Response, Problem> {
+    let Some(keys) = &internal.api_keys else {
         return Err(Problem::forbidden("no_api_key", "PUBLISH_API_KEY is not configured, so this is switched off"));
     };
     let from = ClientAddress::of(request.extensions()).map(|client| client.0);
     let [missing, malformed, wrong] = API_KEY_REFUSALS;
     let given = bearer::from_headers(request.headers()).map_err(|error| {
         let is_missing = error == BearerError::Missing;
-        gateway.audit.api_key_refused(if is_missing { missing } else { malformed }, from);
+        internal.audit.api_key_refused(if is_missing { missing } else { malformed }, from);
         match is_missing {
             true => Problem::unauthorized("send Authorization: Bearer <PUBLISH_API_KEY>"),
             false => error.into(),
         }
     })?;
     let Some(number) = keys.which(given.as_bytes()) else {
-        gateway.audit.api_key_refused(wrong, from);
+        internal.audit.api_key_refused(wrong, from);
         return Err(Problem::unauthorized("the API key is not the right one"));
     };
     request.extensions_mut().insert(Caller { key: number, from });
     Ok(next.run(request).await)
 }
 
-/// Whoever showed a key.
+/// The holder of a key.
 #[derive(Clone, Copy)]
 struct Caller {
     /// Which of PUBLISH_API_KEY, from 1.
@@ -131,7 +147,7 @@ struct Accepted {
 }
 
 async fn publish(
-    State(gateway): State<Shared>,
+    State(internal): State<Shared>,
     TenantPath(tenant): TenantPath,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -147,7 +163,7 @@ async fn publish(
         _ => Problem::bad_request("bad_request", "the body could not be read"),
     })?;
     let event = DashboardEvent::from_json(&body).map_err(|error| Problem::unprocessable(error.to_string()))?;
-    match gateway.engine.publish(&tenant, &event).await {
+    match internal.engine.publish(&tenant, &event).await {
         Ok(Outcome::Published { seq, .. } | Outcome::Duplicate { seq }) => {
             Ok((StatusCode::ACCEPTED, Json(Accepted { seq, id: event.id })).into_response())
         }
@@ -161,15 +177,15 @@ async fn publish(
 }
 
 async fn disconnect_tenant(
-    State(gateway): State<Shared>,
+    State(internal): State<Shared>,
     Extension(caller): Extension<Caller>,
     TenantPath(tenant): TenantPath,
 ) -> Result<Response, Problem> {
-    kick(&gateway, caller, Kicked::Tenant(tenant)).await
+    kick(&internal, caller, Kicked::Tenant(tenant)).await
 }
 
 async fn disconnect_user(
-    State(gateway): State<Shared>,
+    State(internal): State<Shared>,
     Extension(caller): Extension<Caller>,
     Path(sub): Path<String>,
 ) -> Result<Response, Problem> {
@@ -177,12 +193,12 @@ async fn disconnect_user(
         let rule = format!("sub: must be at most {LONGEST_SUBJECT} bytes, no token has a longer one");
         return Err(Problem::bad_request("invalid_user", rule));
     }
-    kick(&gateway, caller, Kicked::User(sub.into())).await
+    kick(&internal, caller, Kicked::User(sub.into())).await
 }
 
-async fn kick(gateway: &Shared, Caller { key, from }: Caller, who: Kicked) -> Result<Response, Problem> {
+async fn kick(internal: &Internal, Caller { key, from }: Caller, who: Kicked) -> Result<Response, Problem> {
     let shown = sanitised(&who.to_string());
-    let kick = gateway.engine.kick(who).await.map_err(|error| {
+    let kick = internal.engine.kick(who).await.map_err(|error| {
         let code = match error {
             KickError::Unavailable => "unavailable",
             KickError::Full => "too_many_kicks",
@@ -191,7 +207,7 @@ async fn kick(gateway: &Shared, Caller { key, from }: Caller, who: Kicked) -> Re
     })?;
     // Here it is in force before the answer.
     let now = kick.at;
-    gateway.hub.kick(vec![kick], now).await;
+    internal.hub.kick(vec![kick], now).await;
     info!(who = shown, key, address = audit::shown(from), "kick taken");
     Ok(StatusCode::ACCEPTED.into_response())
 }
@@ -203,8 +219,8 @@ struct Connected {
     connections: usize,
 }
 
-async fn tenants(State(gateway): State<Shared>) -> Response {
-    let tenants = gateway.hub.tenants().await.into_iter();
+async fn tenants(State(internal): State<Shared>) -> Response {
+    let tenants = internal.hub.tenants().await.into_iter();
     let tenants: Vec<_> = tenants.map(|(tenant_id, connections)| Connected { tenant_id, connections }).collect();
     Json(json!({"tenants": tenants})).into_response()
 }

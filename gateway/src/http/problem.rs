@@ -108,6 +108,16 @@ impl Problem {
     }
 }
 
+/// Answers a request of another method than GET, for a route that has no other.
+pub async fn only_get() -> Problem {
+    Problem::method_not_allowed("GET")
+}
+
+/// Answers a request of another method than POST, for a route that has no other.
+pub async fn only_post() -> Problem {
+    Problem::method_not_allowed("POST")
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("Error");

@@ -23,11 +23,14 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::address::ClientAddress;
 use super::bearer;
-use super::problem::Problem;
+use super::handshake::{self, Handshakes};
+use super::problem::{Problem, only_get};
 use crate::config::Origins;
-use crate::engine::{Position, Request as EngineRequest};
-use crate::gateway::Shared;
-use crate::session::handshake;
+use crate::engine::{Engine, Position, Request as EngineRequest};
+use crate::session::access::Access;
+use crate::session::audit::Audit;
+use crate::session::context::Context;
+use crate::snapshots::Snapshots;
 use crate::socket::protocol::SnapshotData;
 use crate::tokens::{Claims, TokenError};
 
@@ -43,14 +46,35 @@ const PERMISSIONS: &str = "accelerometer=(), camera=(), display-capture=(), geol
 /// How long a browser may rely on the answer to a preflight: a page that polls asks for each second poll otherwise.
 const PREFLIGHT_LIFE: Duration = Duration::from_secs(600);
 
+/// What the public port serves from.
+pub struct Public {
+    pub context: Arc<Context>,
+    pub origins: Origins,
+    pub audit: Audit,
+    pub access: Access,
+    /// `None` without real time: then no stream has a position.
+    pub engine: Option<Engine>,
+    pub snapshots: Option<Snapshots>,
+}
+
+/// What `GET /dashboard/snapshot` needs.
+struct SnapshotSource {
+    access: Access,
+    engine: Option<Engine>,
+    snapshots: Option<Snapshots>,
+}
+
 /// The routes of the public port.
-pub fn routes(gateway: Shared) -> Router {
+pub fn routes(public: Public) -> Router {
+    let Public { context, origins, audit, access, engine, snapshots } = public;
+    let cors = readable_by(origins.clone());
+    let handshakes = Arc::new(Handshakes { context, origins, audit });
+    let source = Arc::new(SnapshotSource { access, engine, snapshots });
     let header =
         |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
-    let cors = readable_by(gateway.config.allowed_origins.clone());
     Router::new()
-        .route("/dashboard", any(handshake::upgrade))
-        .route("/dashboard/snapshot", get(snapshot).fallback(only_get).layer(cors))
+        .route("/dashboard", any(handshake::upgrade).with_state(handshakes))
+        .route("/dashboard/snapshot", get(snapshot).fallback(only_get).layer(cors).with_state(source))
         .route("/asyncapi.json", get(asyncapi).fallback(only_get))
         .merge(page())
         .layer(header(REFERRER_POLICY, "no-referrer"))
@@ -59,7 +83,6 @@ pub fn routes(gateway: Shared) -> Router {
         .layer(header(HeaderName::from_static("cross-origin-resource-policy"), "same-origin"))
         .layer(header(HeaderName::from_static("permissions-policy"), PERMISSIONS))
         .layer(CatchPanicLayer::new())
-        .with_state(gateway)
 }
 
 /// Lets pages of the allowed origins read the answer, refusals included. No credentials are allowed: the token is the page's own.
@@ -77,12 +100,8 @@ fn readable_by(allowed: Origins) -> CorsLayer {
         .vary([ORIGIN])
 }
 
-pub(super) async fn only_get() -> Problem {
-    Problem::method_not_allowed("GET")
-}
-
 /// The page's files, embedded and compressed at build time. Those with their hash in the name are kept by browsers for ever.
-fn page() -> Router<Shared> {
+fn page() -> Router {
     memory_serve::load!().html_cache_control(CacheControl::NoCache).cache_control(CacheControl::Long).into_router()
 }
 
@@ -108,20 +127,20 @@ struct Snapshot<'a> {
 }
 
 /// `GET /dashboard/snapshot`: where a tenant's stream stands, for a page that can't or may not hold a socket.
-async fn snapshot(State(gateway): State<Shared>, request: Request) -> Result<Response, Problem> {
+async fn snapshot(State(source): State<Arc<SnapshotSource>>, request: Request) -> Result<Response, Problem> {
     let query = Query::<SnapshotQuery>::try_from_uri(request.uri());
     let Query(query) = query.map_err(|_| Problem::bad_request("bad_request", "tenantId must be given at most once"))?;
     let from = ClientAddress::of(request.extensions()).map(|client| client.0);
-    let claims = authenticate(&gateway, request.headers(), from).await?;
+    let claims = authenticate(&source.access, request.headers(), from).await?;
     let tenant = the_tenant(&claims, query.tenant_id)?;
-    let refuse_revoked = || match gateway.is_revoked(&tenant, &claims, from) {
+    let refuse_revoked = || match source.access.is_revoked(&tenant, &claims, from) {
         true => Err(Problem::unauthorized("the token was revoked")),
         false => Ok(()),
     };
     refuse_revoked()?;
-    let placed = match &gateway.snapshots {
-        Some(snapshots) => snapshots.placed(&tenant, head(&gateway, &tenant)).await,
-        None => head(&gateway, &tenant).await.map(|head| Arc::new((head, None))),
+    let placed = match &source.snapshots {
+        Some(snapshots) => snapshots.placed(&tenant, head(source.engine.as_ref(), &tenant)).await,
+        None => head(source.engine.as_ref(), &tenant).await.map(|head| Arc::new((head, None))),
     };
     let placed = placed.ok_or_else(|| {
         Problem::unavailable("redis", "the events' store can't be reached").retry_after(Duration::from_secs(1))
@@ -138,20 +157,18 @@ async fn snapshot(State(gateway): State<Shared>, request: Request) -> Result<Res
     Ok(([(CACHE_CONTROL, "no-store")], Json(snapshot)).into_response())
 }
 
-/// Where the tenant's stream stands, unless that can't be told in time. With real time off there is no stream to go on with, and the
-/// engine is not asked: its server may be what real time was switched off for.
-async fn head(gateway: &Shared, tenant: &TenantId) -> Option<Option<Position>> {
-    if !gateway.config.realtime_dashboard {
-        return Some(None);
-    }
+/// The position of the tenant's stream; `None` when the engine gives none in time. With real time off there is no stream to go on with,
+/// and the engine is not asked: its server may be why real time was switched off.
+async fn head(engine: Option<&Engine>, tenant: &TenantId) -> Option<Option<Position>> {
+    let Some(engine) = engine else { return Some(None) };
     let (reply, position) = oneshot::channel();
-    gateway.engine.request(EngineRequest::Head { tenant: tenant.clone(), reply });
+    engine.request(EngineRequest::Head { tenant: tenant.clone(), reply });
     timeout(HEAD_TIMEOUT, position).await.ok().and_then(Result::ok).map(Some)
 }
 
-async fn authenticate(gateway: &Shared, headers: &HeaderMap, from: Option<IpAddr>) -> Result<Claims, Problem> {
+async fn authenticate(access: &Access, headers: &HeaderMap, from: Option<IpAddr>) -> Result<Claims, Problem> {
     let token = bearer::from_headers(headers)?;
-    gateway.verify(token, from).await.map_err(|error| match error {
+    access.verify(token, from).await.map_err(|error| match error {
         TokenError::UnusableTenantClaim(_) => {
             Problem::forbidden("unusable_claim", "the token names no tenant that can be used")
         }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use publisher::TenantId;
@@ -13,24 +13,22 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
 use super::allowance::Allowance;
-use super::offer::Choice;
+use super::context::Context;
+use super::deadlines::{Deadlines, Due, EXPIRY_WARNING, lifetime};
+use super::newcomer::Choice;
 use super::slots::Slot;
 use crate::engine::Position;
-use crate::gateway::Shared;
 use crate::hub::Join;
-use crate::shutdown::Turn;
 use crate::socket::close::{CloseReason, FullReason};
 use crate::socket::frame::{self, Chunk, Incoming, Reader};
 use crate::socket::link::{Link, OwnLink};
 use crate::socket::protocol::{self, ClientMessage, JoinRequest};
-use crate::tokens::{Claims, LEEWAY};
+use crate::tokens::Claims;
 
 /// Taken from the kernel at once, on the stack: no socket has a buffer of its own.
 const READ_BYTES: usize = 4096;
 /// Bad messages that end a socket.
 const MAX_VIOLATIONS: u32 = 5;
-/// How long before its end a token is announced to expire; one that lives no longer than this, at half of its time.
-const EXPIRY_WARNING: Duration = Duration::from_secs(60);
 /// How long a message may take from its first byte to its last.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a last message may take to be written to a client that reads slowly.
@@ -41,7 +39,7 @@ const LINGER_BYTES: usize = 64 * 1024;
 
 /// A socket after its handshake.
 pub struct Connection {
-    gateway: Shared,
+    context: Arc<Context>,
     link: OwnLink,
     slot: Slot,
     reader: Reader,
@@ -53,43 +51,26 @@ pub struct Connection {
     /// The room that writes to the link; `None` while this task does.
     room: Option<TenantId>,
     opened: Instant,
-    clocks: Clocks,
-}
-
-/// The moments at which something is due.
-struct Clocks {
-    /// The last sign of life.
-    heard: Instant,
-    /// Until when a join must come; `None` in a room.
-    join_by: Option<Instant>,
-    /// When the token ends.
-    expires: Option<Instant>,
-    /// When the client is told that it does; `None` once it was.
-    warn: Option<Instant>,
-    /// Until when a message that has begun must be complete.
-    complete_by: Option<Instant>,
-    /// The turn in the drain's timetable.
-    drained: Option<Box<Turn>>,
-}
-
-/// Something a socket does next by itself.
-enum Due {
-    Nothing,
-    Warn,
-    Close(CloseReason),
+    deadlines: Deadlines,
 }
 
 impl Connection {
     /// A socket that has just been upgraded, with the claims of the token that came with the handshake. Boxed, since every future
     /// that it is moved into would hold a copy of the room for it.
-    pub fn new(gateway: Shared, link: Link, slot: Slot, claims: Option<Claims>, from: Option<IpAddr>) -> Box<Self> {
+    pub fn new(
+        context: Arc<Context>,
+        link: Link,
+        slot: Slot,
+        claims: Option<Claims>,
+        from: Option<IpAddr>,
+    ) -> Box<Self> {
         let now = Instant::now();
-        let join_by = Some(now + gateway.config.join_timeout);
+        let deadlines = Deadlines::new(context.limits.join_timeout);
         let link = Arc::new(link);
         slot.attach(&link);
-        let reader = Reader::new(gateway.config.max_message_bytes);
+        let reader = Reader::new(context.limits.max_message_bytes);
         let mut connection = Box::new(Self {
-            gateway,
+            context,
             link: OwnLink(link),
             slot,
             reader,
@@ -99,7 +80,7 @@ impl Connection {
             from,
             room: None,
             opened: now,
-            clocks: Clocks { heard: now, join_by, expires: None, warn: None, complete_by: None, drained: None },
+            deadlines,
         });
         connection.identify(claims);
         connection
@@ -112,7 +93,10 @@ impl Connection {
             Err(reason) => reason,
         };
         debug!(reason = reason.label(), "socket closed");
-        self.gateway.metrics.disconnected(&reason, self.opened.elapsed());
+        if matches!(reason, CloseReason::HeartbeatMissed) {
+            self.context.metrics.heartbeat_timed_out();
+        }
+        self.context.metrics.disconnected(reason.label(), self.opened.elapsed());
         Box::pin(self.close(reason)).await;
     }
 
@@ -122,7 +106,7 @@ impl Connection {
     /// Why the socket must close.
     pub async fn begin(&mut self, choice: Choice, early: Bytes) -> Result<(), CloseReason> {
         let entered = self.enter_chosen(choice).await;
-        entered.inspect_err(|reason| self.gateway.metrics.join_refused(reason.label()))?;
+        entered.inspect_err(|reason| self.context.metrics.join_refused(reason.label()))?;
         let mut chunk = Chunk::default();
         let fed = self.reader.feed(&mut early.to_vec(), &mut chunk);
         Box::pin(self.hear(chunk, fed)).await
@@ -136,7 +120,7 @@ impl Connection {
             (None, [tenant]) => tenant.clone(),
             (None, several) => return self.say(protocol::tenant_required(several)).await,
         };
-        if self.gateway.is_revoked(&tenant, claims, self.from) {
+        if self.context.access.is_revoked(&tenant, claims, self.from) {
             return Err(CloseReason::Kicked);
         }
         self.enter(tenant, choice.resume).await
@@ -144,16 +128,16 @@ impl Connection {
 
     async fn serve(&mut self) -> CloseReason {
         loop {
-            let gateway = &self.gateway;
+            let context = &self.context;
             tokio::select! {
                 biased;
                 () = self.link.woken() => {}
-                () = gateway.shutdown.draining(), if self.clocks.drained.is_none() => {
-                    self.clocks.drained = Some(Box::new(gateway.shutdown.turn()));
+                () = context.shutdown.draining(), if self.deadlines.drained.is_none() => {
+                    self.deadlines.drained = Some(Box::new(context.shutdown.turn()));
                 }
-                () = gateway.shutdown.hurried() => return CloseReason::GoingAway,
+                () = context.shutdown.hurried() => return CloseReason::GoingAway,
                 ready = self.link.ready() => if ready.is_err() { return CloseReason::Lost },
-                () = sleep_until(self.clocks.next(gateway)) => {}
+                () = sleep_until(self.deadlines.next(context)) => {}
             }
             match self.step().await {
                 Ok(()) => {}
@@ -167,23 +151,23 @@ impl Connection {
         self.check_closed()?;
         self.link.drain().map_err(|_| CloseReason::Lost)?;
         self.read().await?;
-        match self.clocks.due(&self.gateway) {
+        match self.deadlines.due(&self.context) {
             Due::Nothing => Ok(()),
             // A timer can't be set for years: look whether this was the token's end, or only ours.
             Due::Close(CloseReason::TokenExpired)
                 if self.claims.as_ref().is_some_and(|claims| !claims.remaining().is_zero()) =>
             {
-                self.clocks.expires = self.claims.as_ref().map(|claims| Instant::now() + lifetime(claims));
+                self.deadlines.expires = self.claims.as_ref().map(|claims| Instant::now() + lifetime(claims));
                 Ok(())
             }
             Due::Warn if self.claims.as_ref().is_some_and(|claims| claims.remaining() > EXPIRY_WARNING) => {
-                self.clocks.token(self.claims.as_ref());
+                self.deadlines.set_token(self.claims.as_ref());
                 Ok(())
             }
             Due::Warn => {
                 let left =
-                    self.clocks.expires.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
-                self.clocks.warn = None;
+                    self.deadlines.expires.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+                self.deadlines.warn = None;
                 Box::pin(self.say(protocol::token_expiring(left.as_secs_f64().ceil() as u64))).await
             }
             Due::Close(reason) => Err(reason),
@@ -208,14 +192,16 @@ impl Connection {
         if read == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        self.clocks.heard = Instant::now();
+        self.deadlines.heard = Instant::now();
         Ok(self.reader.feed(&mut buffer[..read], chunk))
     }
 
     /// Acts on what the browser sent; `fed` says how reading it ended.
     async fn hear(&mut self, chunk: Chunk, fed: Result<(), CloseReason>) -> Result<(), CloseReason> {
-        self.clocks.complete_by =
-            self.reader.midway().then(|| self.clocks.complete_by.unwrap_or_else(|| Instant::now() + MESSAGE_TIMEOUT));
+        self.deadlines.complete_by = self
+            .reader
+            .midway()
+            .then(|| self.deadlines.complete_by.unwrap_or_else(|| Instant::now() + MESSAGE_TIMEOUT));
         if !self.allowance.spend(chunk.cost, Instant::now()) {
             return Err(CloseReason::TooManyMessages);
         }
@@ -238,20 +224,20 @@ impl Connection {
             Ok(ClientMessage::Leave) => {
                 self.demand_reader()?;
                 if self.exit(true).await {
-                    self.clocks.join_by = Some(Instant::now() + self.gateway.config.join_timeout);
+                    self.deadlines.join_by = Some(Instant::now() + self.context.limits.join_timeout);
                 }
                 Ok(())
             }
             Ok(ClientMessage::Ping) => match &self.room {
                 Some(tenant) => {
-                    self.gateway.hub.beat(tenant, &self.link).await;
+                    self.context.hub.beat(tenant, &self.link).await;
                     Ok(())
                 }
                 None => self.say(protocol::heartbeat(None)).await,
             },
             Err(bad) => {
                 self.violations += 1;
-                self.gateway.metrics.message_refused(bad.code());
+                self.context.metrics.message_refused(bad.code());
                 self.say(protocol::refused(&bad)).await?;
                 if self.violations < MAX_VIOLATIONS { Ok(()) } else { Err(CloseReason::BadMessages) }
             }
@@ -262,7 +248,7 @@ impl Connection {
     async fn join(&mut self, request: JoinRequest) -> Result<(), CloseReason> {
         let result = self.try_join(request).await;
         if let Err(reason) = &result {
-            self.gateway.metrics.join_refused(reason.label());
+            self.context.metrics.join_refused(reason.label());
         }
         result
     }
@@ -272,7 +258,7 @@ impl Connection {
         let tenant = TenantId::try_from(request.tenant).ok();
         let renewal = tenant.is_some() && tenant == self.room;
         let claims = match &request.token {
-            Some(token) => self.gateway.verify(token, self.from).await?,
+            Some(token) => self.context.access.verify(token, self.from).await?,
             None => self.claims.clone().ok_or(CloseReason::Unauthorized("join needs a token"))?,
         };
         let subject = self.claims.as_ref().map(|claims| &claims.subject);
@@ -282,17 +268,17 @@ impl Connection {
         let Some(tenant) = tenant.filter(|tenant| claims.grants(tenant)) else {
             return Err(CloseReason::WrongTenant);
         };
-        if self.gateway.is_revoked(&tenant, &claims, self.from) {
+        if self.context.access.is_revoked(&tenant, &claims, self.from) {
             return Err(CloseReason::Kicked);
         }
         let issued_at = claims.issued_at;
         if let Some(token) = &request.token {
-            let user = self.gateway.slots.user(&claims, token);
+            let user = self.context.slots.user(&claims, token);
             self.slot.verify(user).map_err(CloseReason::Full)?;
             self.identify(Some(claims));
         }
         if renewal {
-            self.gateway.hub.renewed(&tenant, &self.link, issued_at).await;
+            self.context.hub.renewed(&tenant, &self.link, issued_at).await;
         } else {
             self.exit(true).await;
             // The old room may have condemned the link while the join was on its way here: the new one must not get it.
@@ -317,7 +303,7 @@ impl Connection {
     fn identify(&mut self, claims: Option<Claims>) {
         let end = |claims: &Option<Claims>| claims.as_ref().map(|claims| claims.expires_at);
         if end(&claims) != end(&self.claims) {
-            self.clocks.token(claims.as_ref());
+            self.deadlines.set_token(claims.as_ref());
         }
         self.claims = claims;
     }
@@ -326,32 +312,32 @@ impl Connection {
     async fn enter(&mut self, tenant: TenantId, resume: Option<Position>) -> Result<(), CloseReason> {
         let permit = tokio::select! {
             biased;
-            permit = self.gateway.hub.turn() => permit.ok_or(CloseReason::Full(FullReason::Joins))?,
+            permit = self.context.hub.turn() => permit.ok_or(CloseReason::Full(FullReason::Joins))?,
             // The end comes in its own turn, and soon.
-            () = self.gateway.shutdown.draining() => return Ok(()),
+            () = self.context.shutdown.draining() => return Ok(()),
         };
-        self.clocks.join_by = None;
+        self.deadlines.join_by = None;
         // The room's Pings start the clock.
-        self.clocks.heard = Instant::now();
+        self.deadlines.heard = Instant::now();
         let (subject, issued_at) =
             self.claims.as_ref().map_or((None, 0), |claims| (claims.subject.clone(), claims.issued_at));
         let join = Join { link: self.link.clone(), subject, issued_at, resume, permit };
         self.room = Some(tenant.clone());
-        self.gateway.hub.join(&tenant, join).await;
+        self.context.hub.join(&tenant, join).await;
         Ok(())
     }
 
     /// Comes out of the room, if in one; from then on this task writes to the link.
     async fn exit(&mut self, announce: bool) -> bool {
         let Some(tenant) = self.room.take() else { return false };
-        self.gateway.hub.leave(&tenant, &self.link, announce).await;
+        self.context.hub.leave(&tenant, &self.link, announce).await;
         true
     }
 
     /// Sends a control message through whoever writes to the link.
     async fn say(&self, frames: Bytes) -> Result<(), CloseReason> {
         match &self.room {
-            Some(tenant) => self.gateway.hub.tell(tenant, &self.link, frames).await,
+            Some(tenant) => self.context.hub.tell(tenant, &self.link, frames).await,
             None => self.link.write(&frames, 1).map_err(|_| CloseReason::SlowConsumer)?,
         }
         Ok(())
@@ -391,17 +377,6 @@ impl Connection {
     }
 }
 
-/// How long a socket may live on a token, at the least: a far end is looked at again when this is over.
-fn lifetime(claims: &Claims) -> Duration {
-    let left = claims.remaining();
-    // Accepted though it was over: within the leeway for clocks that differ, which lasts so much longer.
-    if left.is_zero() {
-        (claims.expires_at + LEEWAY).duration_since(SystemTime::now()).unwrap_or_default()
-    } else {
-        left
-    }
-}
-
 /// Reads until the client has closed its half, so that unread bytes don't turn our Close into a reset. A client that goes on
 /// sending is not read for long, but has the same time to take in the Close.
 async fn drain_input(link: &Link) {
@@ -420,50 +395,4 @@ async fn drain_input(link: &Link) {
         }
     }
     sleep_until(deadline).await;
-}
-
-impl Clocks {
-    /// Sets the clocks of a token.
-    fn token(&mut self, claims: Option<&Claims>) {
-        let (now, life) = (Instant::now(), claims.map(lifetime));
-        self.expires = life.map(|life| now + life);
-        self.warn = life.map(|life| now + life.checked_sub(EXPIRY_WARNING).unwrap_or(life / 2));
-    }
-
-    /// When to look at the clocks next.
-    fn next(&self, gateway: &Shared) -> Instant {
-        let heartbeat = gateway.config.heartbeat;
-        let silent = self.join_by.is_none().then(|| self.heard + 2 * heartbeat);
-        let drained = self.drained.as_ref().map(|turn| turn.at);
-        let all = [self.join_by, silent, self.warn, self.expires, self.complete_by, drained];
-        // There is always either a join to wait for or a sign of life.
-        all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + heartbeat)
-    }
-
-    fn due(&mut self, gateway: &Shared) -> Due {
-        let now = Instant::now();
-        let past = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if let Some(turn) = self.drained.as_ref().filter(|turn| turn.at <= now) {
-            return Due::Close(CloseReason::Restart { retry_in_ms: turn.retry_in_ms });
-        }
-        if past(self.expires) {
-            return Due::Close(CloseReason::TokenExpired);
-        }
-        if past(self.join_by) {
-            return Due::Close(CloseReason::JoinTimeout(gateway.config.join_timeout.as_secs()));
-        }
-        if past(self.complete_by) {
-            return Due::Close(CloseReason::Framing("a message was not completed in time"));
-        }
-        let heartbeat = gateway.config.heartbeat;
-        if self.join_by.is_none() && now.saturating_duration_since(self.heard) >= 2 * heartbeat {
-            // When it was we who came late, our Ping did too: half an interval for it to be answered.
-            let excused = gateway.pulse.held_up().and_then(|at| at.checked_sub(heartbeat * 3 / 2));
-            match excused.filter(|at| *at > self.heard) {
-                Some(at) => self.heard = at,
-                None => return Due::Close(CloseReason::HeartbeatMissed),
-            }
-        }
-        if past(self.warn) { Due::Warn } else { Due::Nothing }
-    }
 }

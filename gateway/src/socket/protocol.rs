@@ -56,9 +56,6 @@ pub enum BadMessage {
 }
 
 impl BadMessage {
-    /// Every [`code`](Self::code).
-    pub const CODES: [&str; 2] = ["unknown_event", "bad_message"];
-
     /// The `code` of the `error` message.
     pub fn code(&self) -> &'static str {
         match self {

@@ -1,9 +1,9 @@
-//! The opening handshake: RFC 6455 §4.2, and who may come in at all.
+//! `GET /dashboard`: the opening handshake of a WebSocket (RFC 6455 §4.2), and which requests are refused before the upgrade.
 //!
-//! Everything that can be refused is refused here, before the upgrade, with a status and a reason; with one exception: a
-//! token that is bad is refused on the socket, since browsers can't read the status of a failed handshake.
+//! A refused token is an exception: it is refused on the socket, since browsers can't read the status of a failed handshake.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -20,30 +20,35 @@ use sha1::{Digest, Sha1};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::connection::Connection;
-use super::offer::{Choice, Offer, SUBPROTOCOL};
-use super::slots::Slot;
-use crate::gateway::Shared;
-use crate::http::WatchedStream;
-use crate::http::address::ClientAddress;
-use crate::http::bearer::{self, BearerError};
-use crate::http::problem::Problem;
-use crate::socket::close::{CloseReason, FullReason};
-use crate::socket::link::Link;
-use crate::tokens::Claims;
+use super::address::ClientAddress;
+use super::bearer::{self, BearerError};
+use super::offer::{Offer, SUBPROTOCOL};
+use super::problem::Problem;
+use super::stream::WatchedStream;
+use crate::config::Origins;
+use crate::session::audit::Audit;
+use crate::session::context::Context;
+use crate::session::newcomer::{Full, Newcomer};
 
 /// RFC 6455 §1.3.
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// `GET /dashboard`: upgrades to a dashboard socket.
-pub async fn upgrade(State(gateway): State<Shared>, request: Request) -> Response {
-    match accept(&gateway, request).await {
+/// What a handshake needs.
+pub struct Handshakes {
+    pub context: Arc<Context>,
+    pub origins: Origins,
+    pub audit: Audit,
+}
+
+pub async fn upgrade(State(handshakes): State<Arc<Handshakes>>, request: Request) -> Response {
+    let metrics = &handshakes.context.metrics;
+    match accept(&handshakes, request).await {
         Ok(response) => {
-            gateway.metrics.handshake("accepted");
+            metrics.handshake("accepted");
             response
         }
         Err(problem) => {
-            gateway.metrics.handshake(match (problem.status, problem.code) {
+            metrics.handshake(match (problem.status, problem.code) {
                 (StatusCode::FORBIDDEN, _) => "forbidden",
                 (_, "full") => "full",
                 (_, "draining") => "draining",
@@ -54,7 +59,7 @@ pub async fn upgrade(State(gateway): State<Shared>, request: Request) -> Respons
     }
 }
 
-async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Problem> {
+async fn accept(handshakes: &Handshakes, mut request: Request) -> Result<Response, Problem> {
     let upgraded = hyper::upgrade::on(&mut request);
     if request.method() != Method::GET {
         return Err(Problem::method_not_allowed("GET"));
@@ -62,7 +67,7 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
     let from = ClientAddress::of(request.extensions()).map(|client| client.0);
     let headers = request.headers();
     let accept = check_upgrade(request.version(), headers)?;
-    check_origin(gateway, headers, from)?;
+    check_origin(handshakes, headers, from)?;
     let offer = Offer::parse(headers)?;
     let token = match (bearer::from_headers(headers), offer.token) {
         (Ok(header), Some(offered)) if header != offered => {
@@ -76,18 +81,12 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
         (Err(error), _) => return Err(error.into()),
     };
 
-    if gateway.shutdown.is_draining() {
+    let context = &handshakes.context;
+    if context.shutdown.is_draining() {
         return Err(Problem::draining());
     }
-    let (slot, claims) = admit(gateway, token, from).await?;
-    let newcomer = Newcomer { slot, claims, choice: offer.choice, from };
-    // On the heap while it lasts: a task holds room for all that it ever needs, for as long as it lives.
-    let opening = Box::pin(open(gateway.clone(), upgraded, newcomer));
-    gateway.shutdown.spawn_socket(async move {
-        if let Some((connection, begun)) = opening.await {
-            connection.run(begun).await;
-        }
-    });
+    let newcomer = Newcomer::admit(context, token, offer.choice, from).await.map_err(|Full| Problem::full())?;
+    newcomer.serve(context.clone(), raw_stream(upgraded));
 
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
@@ -98,61 +97,6 @@ async fn accept(gateway: &Shared, mut request: Request) -> Result<Response, Prob
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
     Ok(response)
-}
-
-/// Whoever was let in.
-struct Newcomer {
-    /// An upgrade that fails gives it back.
-    slot: Slot,
-    /// What the token says; or why it is not taken, which is said on the socket.
-    claims: Result<Option<Claims>, CloseReason>,
-    choice: Choice,
-    from: Option<IpAddr>,
-}
-
-/// Opens the socket and begins to serve it; says how that went.
-async fn open(
-    gateway: Shared,
-    upgraded: OnUpgrade,
-    newcomer: Newcomer,
-) -> Option<(Box<Connection>, Result<(), CloseReason>)> {
-    let Newcomer { slot, claims, choice, from } = newcomer;
-    let (stream, early) = raw_stream(upgraded).await?;
-    let config = &gateway.config;
-    let link = Link::new(gateway.next_socket(), stream, gateway.queues.clone());
-    let (claims, refusal) = match claims {
-        _ if !config.realtime_dashboard => (None, Some(CloseReason::Disabled)),
-        Ok(claims) => (claims, None),
-        Err(reason) => (None, Some(reason)),
-    };
-    let mut connection = Connection::new(gateway, link, slot, claims, from);
-    let begun = match refusal {
-        Some(reason) => Err(reason),
-        None => connection.begin(choice, early).await,
-    };
-    Some((connection, begun))
-}
-
-/// Finds a slot for whoever brings this token. A token that is not taken is refused on the socket, for the reason that comes with the
-/// slot.
-async fn admit(
-    gateway: &Shared,
-    token: Option<&str>,
-    from: Option<IpAddr>,
-) -> Result<(Slot, Result<Option<Claims>, CloseReason>), Problem> {
-    let refusal = match token {
-        None => None,
-        Some(token) => match gateway.verify(token, from).await {
-            Err(error) => Some(error.into()),
-            Ok(claims) => match gateway.slots.take(gateway.slots.user(&claims, token)) {
-                Ok(slot) => return Ok((slot, Ok(Some(claims)))),
-                Err(FullReason::Gateway) => return Err(Problem::full()),
-                Err(reason) => Some(CloseReason::Full(reason)),
-            },
-        },
-    };
-    let slot = gateway.slots.take_unverified().ok_or_else(Problem::full)?;
-    Ok((slot, refusal.map_or(Ok(None), Err)))
 }
 
 /// The connection itself, out of hyper's hands, with what was read from it beyond the handshake.
@@ -191,14 +135,14 @@ fn check_upgrade(version: Version, headers: &HeaderMap) -> Result<HeaderValue, P
     accept.map_err(|_| Problem::bad_request("bad_handshake", "Sec-WebSocket-Key must be base64"))
 }
 
-fn check_origin(gateway: &Shared, headers: &HeaderMap, from: Option<IpAddr>) -> Result<(), Problem> {
+fn check_origin(handshakes: &Handshakes, headers: &HeaderMap, from: Option<IpAddr>) -> Result<(), Problem> {
     if !headers.contains_key(ORIGIN) {
         return Ok(()); // not a browser
     }
     match only(headers, &ORIGIN) {
-        Some(origin) if gateway.config.allowed_origins.allows(origin) => Ok(()),
+        Some(origin) if handshakes.origins.allows(origin) => Ok(()),
         refused => {
-            gateway.audit.origin_refused(refused.unwrap_or_default(), from);
+            handshakes.audit.origin_refused(refused.unwrap_or_default(), from);
             Err(Problem::forbidden("origin", "pages of this origin may not connect"))
         }
     }

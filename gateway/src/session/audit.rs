@@ -1,6 +1,6 @@
-//! What is refused is counted, and said in the log: one line a minute a reason, with a count.
+//! Counts and logs what is refused: one line a minute for each reason, with the count.
 //!
-//! A line names no token and no user, and what it quotes is somebody's text: cut, and without control characters.
+//! A line names no token and no user. It quotes text of clients: cut, and without control characters.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,6 @@ struct Inner {
 }
 
 impl Audit {
-    /// Nothing was refused yet.
     pub fn new(metrics: Metrics) -> Self {
         Self(Arc::new(Inner { metrics, throttle: Mutex::default() }))
     }

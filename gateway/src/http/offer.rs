@@ -1,12 +1,12 @@
-//! What a client offers as subprotocols (RFC 6455 §4.1): ours, and in further offers what a `join` would say, for browsers can set no
-//! header. Who brings all of it is joined by the handshake, one round trip sooner (design §3).
+//! What a client offers as subprotocols (RFC 6455 §4.1): ours, and in further offers what a `join` would say, since browsers can set
+//! no header. A handshake with all of it joins at once, one round trip sooner.
 
 use http::HeaderMap;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
-use publisher::TenantId;
 
+use super::problem::Problem;
 use crate::engine::Position;
-use crate::http::problem::Problem;
+use crate::session::newcomer::Choice;
 use crate::socket::protocol::MAX_SAFE_INTEGER;
 
 /// The subprotocol that the gateway speaks.
@@ -24,17 +24,8 @@ pub struct Offer<'a> {
     pub ours: bool,
     /// The token.
     pub token: Option<&'a str>,
-    /// What to join, for whoever brings a token.
+    /// What to join; empty without a token.
     pub choice: Choice,
-}
-
-/// What the handshake says of the room to join; nothing, where it can't be read or is said twice.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Choice {
-    /// One of the token's tenants.
-    pub tenant: Option<TenantId>,
-    /// What the client has seen.
-    pub resume: Option<Position>,
 }
 
 impl<'a> Offer<'a> {
