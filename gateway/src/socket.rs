@@ -1,11 +1,10 @@
-//! A socket: its name, its frames, its messages, its exit and the reasons why it closes.
+//! A socket and its wire: its id, its frames, its messages, the link that writes them, and the reasons why it closes.
 
-pub mod close;
+pub(crate) mod close;
 pub mod frame;
-pub mod link;
+mod id;
+pub(crate) mod link;
 pub mod protocol;
-pub mod snapshot;
+pub(crate) mod snapshot;
 
-/// Names a socket for as long as the process lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SocketId(pub u64);
+pub(crate) use id::SocketId;

@@ -63,8 +63,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// A gateway with its ports open, not yet serving.
 pub struct Instance {
     config: Config,
-    pub engine: Engine,
-    pub shutdown: Shutdown,
+    pub(super) engine: Engine,
+    pub(super) shutdown: Shutdown,
     metrics: Metrics,
     tokens: Tokens,
     audit: Audit,

@@ -20,8 +20,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::SocketId;
 use super::close::CloseReason;
+use super::id::SocketId;
 
 /// Frames handed to the kernel in one `writev`.
 const MAX_SLICES: usize = 64;

@@ -4,8 +4,16 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::metrics::BAD_MESSAGE_CODES;
 use crate::socket::close::FullReason;
 use crate::socket::frame::tests::client_reads;
+
+/// Every metric of a refused message has been there since the start.
+#[test]
+fn every_code_of_a_bad_message_has_its_metric() {
+    let malformed = BadMessage::Malformed { field: "event", rule: "must be a string, once" };
+    assert_eq!([BadMessage::UnknownEvent, malformed].map(|bad| bad.code()), BAD_MESSAGE_CODES);
+}
 
 fn refusal(text: &str) -> BadMessage {
     ClientMessage::parse(text).expect_err(text)
