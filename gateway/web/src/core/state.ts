@@ -127,6 +127,6 @@ export function withMore(state: DashboardState, { metrics, payments }: SnapshotD
 }
 
 /** The state of another tenant's dashboard: nothing of the one before may stay. */
-export function ofTenant(state: DashboardState, tenantId: string): DashboardState {
+export function ofTenant(state: DashboardState, tenantId: string | null): DashboardState {
   return state.tenantId === tenantId ? state : { ...initialState, status: state.status, tenantId };
 }

@@ -1,4 +1,4 @@
-//! Each subcommand as an operator runs it: the built program against a real gateway and a real Redis.
+//! Each subcommand as operators run it: the built program against a real gateway and a real Redis.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,7 @@ mod harness;
 use harness::Stack;
 
 #[test]
-fn fanout_passes_and_reports_the_same_to_programs_and_to_people() {
+fn fanout_passes_and_reports_the_same_as_json_and_as_a_page() {
     let stack = Stack::start();
     let page = stack.scratch("fanout.html");
     let run =
@@ -22,11 +22,11 @@ fn fanout_passes_and_reports_the_same_to_programs_and_to_people() {
 
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("<strong>Passed") && page.contains("Latency by percentile"));
-    assert!(!page.contains(harness::SECRET), "a report is shown around");
+    assert!(!page.contains(harness::SECRET), "a report must not contain a secret");
 }
 
 #[test]
-fn a_bound_that_fails_is_said_and_is_the_exit_code() {
+fn a_failed_bound_is_reported_and_sets_the_exit_code() {
     let stack = Stack::start();
     let run = stack.run("fanout", &["--sockets=4", "--tenants=2", "--duration=1s", "--max-p99=1us"]);
     assert_eq!(run.code, 1, "{run:?}");
@@ -55,7 +55,7 @@ fn fanout_publishes_through_the_outbox() {
 }
 
 #[test]
-fn ramp_ends_where_a_bound_breaks_and_reports_the_step_before() {
+fn ramp_ends_where_a_bound_fails_and_reports_the_step_before() {
     let stack = Stack::start();
     let ramp = ["--sockets=20", "--tenants=4", "--step=1s", "--start=4", "--factor=2"];
     let run = stack.run("ramp", &ramp);
@@ -67,11 +67,11 @@ fn ramp_ends_where_a_bound_breaks_and_reports_the_step_before() {
     let run = stack.run("ramp", &[&ramp[..], &["--max-p99=1us"]].concat());
     assert_eq!(run.code, 1, "{run:?}");
     assert_eq!(run.figure("/steps").as_array().unwrap().len(), 1);
-    assert!(run.figure("/knee").is_null() && run.errors.contains("not even the first step held"), "{run:?}");
+    assert!(run.figure("/knee").is_null() && run.errors.contains("the first step failed"), "{run:?}");
 }
 
 #[test]
-fn after_a_storm_everybody_is_back_and_has_missed_nothing() {
+fn after_a_storm_all_sockets_have_reconnected_and_missed_nothing() {
     let stack = Stack::start();
     let storm = ["--sockets=120", "--untouched=20", "--tenants=10", "--rate=5", "--duration=3s", "--cut-after=500ms"];
     let run = stack.run("storm", &storm);
@@ -86,7 +86,7 @@ fn after_a_storm_everybody_is_back_and_has_missed_nothing() {
 }
 
 #[test]
-fn b62_sockets_that_resume_by_message_miss_nothing_either() {
+fn b62_sockets_that_resume_by_message_miss_nothing() {
     let stack = Stack::start();
     let storm = ["--resume=message", "--sockets=20", "--tenants=4", "--rate=5", "--duration=2s", "--cut-after=500ms"];
     let run = stack.run("storm", &storm);
@@ -95,20 +95,20 @@ fn b62_sockets_that_resume_by_message_miss_nothing_either() {
 }
 
 #[test]
-fn a_storm_from_which_nobody_can_return_fails() {
+fn a_storm_without_reconnects_fails() {
     let stack = Stack::start();
     let pid = stack.gateway_pid().to_string();
-    // Killed, and nobody starts it again.
+    // The gateway is killed and not started again.
     let storm =
         ["--sockets=10", "--tenants=2", "--duration=1s", "--cut-after=200ms", "--max-return=1s", "--kill", &pid];
     let run = stack.run_unwatched("storm", &storm);
     assert_eq!(run.code, 1, "{run:?}");
-    assert!(run.errors.contains("10 sockets were not back"), "{run:?}");
+    assert!(run.errors.contains("10 sockets had not reconnected"), "{run:?}");
     assert!(run.number("/failed_attempts") > 0.0, "{run:?}");
 }
 
 #[test]
-fn in_an_attack_the_dashboards_beside_it_miss_nothing() {
+fn dashboards_beside_an_attack_miss_nothing() {
     let stack = Stack::start();
     let attack = ["--scale=0.05", "--sockets=20", "--tenants=4", "--duration=3s"];
     let run = stack.run("attack", &attack);
@@ -116,7 +116,7 @@ fn in_an_attack_the_dashboards_beside_it_miss_nothing() {
     let attackers = run.figure("/attackers").as_array().unwrap();
     assert_eq!(attackers.len(), 6);
     assert!(attackers.iter().all(|attacker| attacker["opened"].as_u64() > Some(0)), "{attackers:?}");
-    // A token of an unknown key never stays.
+    // The gateway closes connections whose token has an unknown key.
     assert!(attackers.iter().any(|attacker| attacker["kind"] == "junk-kids" && attacker["held"] == 0), "{attackers:?}");
     assert!(run.number("/alone/reconnected") > 5.0 && run.number("/attacked/reconnected") > 5.0, "{run:?}");
     assert!(run.number("/attacked/latency/p99_us") > 0.0 && run.number("/verdict/delivered") > 500.0, "{run:?}");
@@ -133,7 +133,7 @@ fn in_an_attack_the_dashboards_beside_it_miss_nothing() {
 fn a_soak_leaves_nothing_behind() {
     let stack = Stack::start();
     let soak = ["--sockets=30", "--tenants=5", "--rate=5", "--duration=3s", "--life=500ms", "--every=200ms"];
-    // A few seconds say nothing about an hour: memory is only looked at.
+    // A few seconds say nothing about an hour: memory is measured without a bound.
     let run = stack.run("soak", &[&soak[..], &["--max-rss-slope=1000000MB/h"]].concat());
     assert_eq!(run.code, 0, "{run:?}");
     assert!(run.number("/replaced") > 50.0, "{run:?}");
@@ -142,7 +142,7 @@ fn a_soak_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_limit_holds_under_pressure_and_all_of_it_is_used() {
+fn the_limit_holds_under_pressure_and_is_used_up() {
     let stack = Stack::start();
     let run = stack.run("limit", &["--duration=3s", "--publishers=8"]);
     assert_eq!(run.code, 0, "{run:?}");
@@ -152,7 +152,7 @@ fn the_limit_holds_under_pressure_and_all_of_it_is_used() {
 }
 
 #[test]
-fn what_is_set_up_wrongly_is_said_in_one_line() {
+fn a_wrong_setting_is_reported_in_one_line() {
     let stack = Stack::start();
     let refused = stack.run("fanout", &["--jwt-secret=another-secret-that-the-gateway-does-not-have"]);
     assert_eq!(refused.code, 2);
@@ -161,5 +161,5 @@ fn what_is_set_up_wrongly_is_said_in_one_line() {
 
     let absent = stack.run("fanout", &["--gateway=ws://127.0.0.1:1"]);
     assert_eq!(absent.code, 2);
-    assert!(absent.errors.contains("nobody answers at ws://127.0.0.1:1"), "{absent:?}");
+    assert!(absent.errors.contains("no gateway answers at ws://127.0.0.1:1"), "{absent:?}");
 }

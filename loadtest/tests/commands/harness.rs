@@ -1,4 +1,4 @@
-//! A gateway with its Redis, and with a database where asked for: real programs, gone with the test.
+//! A gateway with its Redis and, if wanted, a database: real programs, which end with the test.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub const SECRET: &str = "a key for the tests of the load test";
 const PUBLISH_API_KEY: &str = "a-key-for-the-publish-api-of-the-tests";
-/// How long a server may take to be there.
+/// Longest time until a server is up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Servers on free ports of the loopback.
@@ -24,19 +24,19 @@ pub struct Stack {
     public: String,
     internal: String,
     gateway: Kept,
-    /// Its own directory first.
+    /// The stack's own directory first.
     scratch: Vec<PathBuf>,
     servers: Vec<Kept>,
 }
 
-/// What a run of the program came to.
+/// The result of running the program.
 pub struct Run {
     pub code: i32,
     pub errors: String,
     json: Value,
 }
 
-/// What it found is too long for a test's message.
+/// Without the figures: they are too long for a test's message.
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "exit code {}, {}", self.code, self.errors)
@@ -50,7 +50,7 @@ impl Run {
     }
 
     pub fn number(&self, pointer: &str) -> f64 {
-        self.figure(pointer).as_f64().unwrap_or_else(|| panic!("{pointer} is no number in {self:?}"))
+        self.figure(pointer).as_f64().unwrap_or_else(|| panic!("{pointer} is not a number in {self:?}"))
     }
 }
 
@@ -98,10 +98,10 @@ impl Stack {
             .filter_map(|line| serde_json::from_str::<Value>(&line).ok())
             .find(|entry| entry["message"] == "listening")
             .expect("the gateway listens");
-        // What it says from now on must be read by someone, or it would block once the pipe is full.
+        // The rest of its log must be read: the gateway would block once the pipe is full.
         thread::spawn(move || lines.for_each(drop));
         let address = |name: &str| listening[name].as_str().unwrap().to_owned();
-        // With all its connections to Redis: what it holds later is compared with what it holds now.
+        // Tests compare the gateway's resources with those at this moment: all connections to Redis must be made.
         until_ready(&address("internal"));
         Self {
             redis_url,
@@ -123,14 +123,14 @@ impl Stack {
         self.scratch[0].join(name)
     }
 
-    /// Runs a subcommand against the stack; what `arguments` say again replaces what the stack says.
+    /// Runs a subcommand against the stack and measures the gateway's process; `arguments` override the stack's.
     pub fn run(&self, command: &str, arguments: &[&str]) -> Run {
         let pid = self.gateway_pid().to_string();
         let watched: &[&str] = if command == "limit" { &[] } else { &["--pid", &pid] };
         self.run_unwatched(command, &[watched, arguments].concat())
     }
 
-    /// The same, without an eye on the gateway's process.
+    /// The same as [`run`](Self::run), without measuring the gateway's process.
     pub fn run_unwatched(&self, command: &str, arguments: &[&str]) -> Run {
         let mut program = Command::new(env!("CARGO_BIN_EXE_loadtest"));
         program.args([command, "--json"]).args(arguments);
@@ -200,7 +200,7 @@ impl Postgres {
         let deadline = Instant::now() + PATIENCE;
         let migrate =
             || Command::new(gateway_binary()).arg("migrate").env_clear().env("DATABASE_URL", &url).output().unwrap();
-        // It listens a moment before it lets anybody in.
+        // PostgreSQL listens a moment before it accepts connections.
         loop {
             let migrated = migrate();
             if migrated.status.success() {
@@ -212,7 +212,7 @@ impl Postgres {
     }
 }
 
-/// PostgreSQL doesn't run as root: then it runs as the user its package has created.
+/// PostgreSQL refuses to run as root: for root, the user that its package has created.
 fn postgres_user() -> Option<(u32, u32)> {
     let root = std::fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t"));
     let users = std::fs::read_to_string("/etc/passwd").unwrap();
@@ -231,11 +231,11 @@ impl Drop for Kept {
     }
 }
 
-/// `GATEWAY_BIN`, or what Cargo has built beside this test.
+/// `GATEWAY_BIN`, or the gateway that Cargo has built beside this test.
 fn gateway_binary() -> PathBuf {
     let built = Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("gateway");
     let binary = std::env::var_os("GATEWAY_BIN").map_or(built, PathBuf::from);
-    assert!(binary.is_file(), "{} is not there: cargo build -p gateway", binary.display());
+    assert!(binary.is_file(), "{} does not exist: cargo build -p gateway", binary.display());
     binary
 }
 
@@ -267,7 +267,7 @@ fn until_ready(internal: &str) {
 fn until_listening(port: u16) {
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-        assert!(Instant::now() < deadline, "nobody listens on port {port}");
+        assert!(Instant::now() < deadline, "no server listens on port {port}");
         thread::sleep(Duration::from_millis(10));
     }
 }
