@@ -372,7 +372,8 @@ impl Config {
             values::redis_url(url.expose()).map_err(|rule| ConfigError::new("REDIS_URL", rule))?;
         }
         if let Some(url) = &self.database_url {
-            publisher::database::options(url.expose()).map_err(|rule| ConfigError::new("DATABASE_URL", rule))?;
+            publisher::internals::database::options(url.expose())
+                .map_err(|rule| ConfigError::new("DATABASE_URL", rule))?;
         }
         if let Some(keys) = &self.publish_api_key {
             keys.check_keys("PUBLISH_API_KEY")?;

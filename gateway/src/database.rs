@@ -28,7 +28,7 @@ pub enum Found {
 /// # Errors
 /// When it can't be used.
 pub fn options(url: &Secret) -> Result<PgConnectOptions, ConfigError> {
-    publisher::database::options(url.expose()).map_err(|rule| ConfigError::new("DATABASE_URL", rule))
+    publisher::internals::database::options(url.expose()).map_err(|rule| ConfigError::new("DATABASE_URL", rule))
 }
 
 /// Looks whether the gateway can work with this database.

@@ -8,8 +8,8 @@ pub mod redis;
 
 use std::time::Instant;
 
-use publisher::outbox::{Relayed, Sink, Term};
-use publisher::script::Urgency;
+use publisher::internals::script::Urgency;
+use publisher::internals::{Relayed, Term};
 use publisher::{DashboardEvent, Outcome, PublishError, TenantId};
 
 use crate::metrics::Metrics;
@@ -81,6 +81,26 @@ impl Engine {
         }
     }
 
+    /// Publishes an event of the outbox as the relay's leader of `term`.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn relay(&self, tenant: &TenantId, event: &DashboardEvent, term: Term) -> Result<Relayed, PublishError> {
+        match self {
+            Self::Memory(engine) => engine.publish(tenant, event, Some(term), Urgency::Usual).await,
+            Self::Redis(engine) => engine.relay(tenant, event, term).await,
+        }
+    }
+
+    /// When the streams last moved to another Redis server: events of the seconds before it may be lost, although they were
+    /// acknowledged. `None` when they never moved.
+    pub fn moved(&self) -> Option<tokio::time::Instant> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(engine) => engine.moved(),
+        }
+    }
+
     /// Revokes tokens on every other gateway of the cluster; on this one the kick that is returned does.
     ///
     /// # Errors
@@ -110,22 +130,6 @@ impl Engine {
         match self {
             Self::Memory(_) => Some(Instant::now()),
             Self::Redis(engine) => engine.last_proof(),
-        }
-    }
-}
-
-impl Sink for Engine {
-    async fn relay(&self, tenant: &TenantId, event: &DashboardEvent, term: Term) -> Result<Relayed, PublishError> {
-        match self {
-            Self::Memory(engine) => engine.publish(tenant, event, Some(term), Urgency::Usual).await,
-            Self::Redis(engine) => engine.relay(tenant, event, term).await,
-        }
-    }
-
-    fn moved(&self) -> Option<tokio::time::Instant> {
-        match self {
-            Self::Memory(_) => None,
-            Self::Redis(engine) => engine.moved(),
         }
     }
 }

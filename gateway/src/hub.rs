@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use publisher::{TenantId, sanitised};
+use publisher::TenantId;
+use publisher::internals::sanitised;
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 

@@ -1,6 +1,6 @@
 //! The CrecheBooks dashboard gateway: brings events from Redis to the sockets of the right tenant.
 //!
-//! Modules import downwards only: `commands` → `http` → `session` → `hub`, `snapshots`, `metrics_refresh` → `socket` → `engine` → `tokens`
+//! Modules import downwards only: `commands` → `http` → `session` → `hub`, `snapshots`, `metrics_refresh`, `relay` → `socket` → `engine` → `tokens`
 //! → `config` and its neighbours. `gateway/docs/architecture.md` has the picture, and the way of an event and of a join.
 
 mod clock;
@@ -13,6 +13,7 @@ mod hub;
 pub mod logging;
 mod metrics;
 mod metrics_refresh;
+mod relay;
 mod session;
 mod shutdown;
 mod snapshots;

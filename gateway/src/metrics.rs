@@ -2,6 +2,8 @@
 //!
 //! Handles are resolved once: the hot path looks up no name and no label. Callers speak of facts.
 
+pub mod relay;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +12,8 @@ use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use publisher::{DashboardEventType, Message, MessageType};
+use publisher::DashboardEventType;
+use publisher::internals::{Message, MessageType};
 
 /// From 0.1 ms to 10 s, dense where the promise (500 ms) and the usual (1 ms) lie.
 const LATENCY_BUCKETS: &[f64] = &[

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use publisher::script::Urgency;
+use publisher::internals::script::Urgency;
 use publisher::{DashboardEvent, Outcome, TenantId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;

@@ -5,12 +5,13 @@
 //! of its part: the part of every tenant pauses. A view that fails or is slow for one tenant is the trouble of that tenant: only this part
 //! of its snapshot pauses, longer after each failure.
 
+pub mod queries;
+
 use std::fmt::{self, Display};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use moka::{future, sync};
-use publisher::snapshot::{self, LeftOut, SnapshotError};
 use publisher::{MetricsUpdated, TenantId};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -20,7 +21,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use crate::engine::Position;
-use crate::socket::snapshot::{Parts, Snapshot};
+use crate::socket::snapshot::{Parts, RecentPayment, Snapshot};
+use queries::{LeftOut, SnapshotError};
 
 /// For how long a snapshot is good for others, from the moment it was asked for.
 pub const LIFE: Duration = Duration::from_secs(1);
@@ -78,7 +80,7 @@ enum Source {
 }
 
 /// The books of the demo's centre.
-pub type Books = Arc<dyn Fn(&TenantId) -> snapshot::Snapshot + Send + Sync>;
+pub type Books = Arc<dyn Fn(&TenantId) -> queries::Contents + Send + Sync>;
 
 /// The views of the database, with what is known about their state.
 struct Views {
@@ -115,7 +117,7 @@ struct MissingViews {
 impl MissingViews {
     fn of(&mut self, part: Part) -> &mut Option<Instant> {
         match part {
-            Part::MetricsRefresh => &mut self.figures,
+            Part::Metrics => &mut self.figures,
             Part::Payments => &mut self.payments,
         }
     }
@@ -141,7 +143,7 @@ struct Trouble {
 /// A part of a snapshot that is read by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    MetricsRefresh,
+    Metrics,
     Payments,
 }
 
@@ -221,7 +223,7 @@ impl Snapshots {
     pub async fn load(&self, tenant: &TenantId) -> Arc<Snapshot> {
         let written = match &self.source {
             Source::Books(books) => {
-                let snapshot::Snapshot { metrics, payments } = books(tenant);
+                let queries::Contents { metrics, payments } = books(tenant);
                 Snapshot::write(&metrics, &payments, Parts::NONE)
             }
             Source::Postgres(views) => views.load(tenant).await,
@@ -300,7 +302,7 @@ impl Views {
             // The part that failed last comes first: it may be the other one that leaves it no time.
             for part in known.in_order() {
                 match part {
-                    Part::MetricsRefresh => figures = self.figures(&mut session, tenant, &known).await,
+                    Part::Metrics => figures = self.figures(&mut session, tenant, &known).await,
                     Part::Payments => payments = self.payments(&mut session, tenant, &known).await,
                 }
             }
@@ -313,7 +315,7 @@ impl Views {
     /// The parts that do not pause.
     fn due(&self, known: &Tenant) -> Parts {
         let is_due = |part| known.is_due(part) && self.missing().of(part).is_none_or(|until| until <= Instant::now());
-        Parts { figures: is_due(Part::MetricsRefresh), payments: is_due(Part::Payments) }
+        Parts { figures: is_due(Part::Metrics), payments: is_due(Part::Payments) }
     }
 
     fn lacking(&self, known: &Tenant) -> Parts {
@@ -321,7 +323,7 @@ impl Views {
             return Parts::ALL;
         }
         let lacks = |part| known.trouble(part).is_some() || self.missing().of(part).is_some();
-        Parts { figures: lacks(Part::MetricsRefresh), payments: lacks(Part::Payments) }
+        Parts { figures: lacks(Part::Metrics), payments: lacks(Part::Payments) }
     }
 
     fn tenant(&self, tenant: &TenantId) -> Arc<Tenant> {
@@ -361,8 +363,8 @@ impl Views {
         tenant: &TenantId,
         known: &Tenant,
     ) -> Option<Option<MetricsUpdated>> {
-        let question = async |asked: &mut PgConnection| snapshot::read_metrics(asked, tenant).await;
-        self.ask(session, tenant, known, Part::MetricsRefresh, question).await
+        let question = async |asked: &mut PgConnection| queries::read_metrics(asked, tenant).await;
+        self.ask(session, tenant, known, Part::Metrics, question).await
     }
 
     async fn payments(
@@ -370,8 +372,8 @@ impl Views {
         session: &mut Session<'_>,
         tenant: &TenantId,
         known: &Tenant,
-    ) -> Option<Vec<snapshot::RecentPayment>> {
-        let question = async |asked: &mut PgConnection| snapshot::read_payments(asked, tenant).await;
+    ) -> Option<Vec<RecentPayment>> {
+        let question = async |asked: &mut PgConnection| queries::read_payments(asked, tenant).await;
         let read = self.ask(session, tenant, known, Part::Payments, question).await?;
         read.left_out.into_iter().for_each(|row| self.throttle.of_row(tenant, row));
         Some(read.payments)
@@ -515,7 +517,7 @@ async fn has_view(connection: &mut PgConnection, part: Part) -> bool {
 impl Tenant {
     fn trouble(&self, part: Part) -> MutexGuard<'_, Option<Trouble>> {
         let trouble = match part {
-            Part::MetricsRefresh => &self.figures,
+            Part::Metrics => &self.figures,
             Part::Payments => &self.payments,
         };
         trouble.lock().unwrap_or_else(PoisonError::into_inner)
@@ -528,15 +530,15 @@ impl Tenant {
     /// The parts, and first the one that failed last.
     fn in_order(&self) -> [Part; 2] {
         let since = |part| self.trouble(part).map(|trouble| trouble.since);
-        if since(Part::Payments) > since(Part::MetricsRefresh) {
-            [Part::Payments, Part::MetricsRefresh]
+        if since(Part::Payments) > since(Part::Metrics) {
+            [Part::Payments, Part::Metrics]
         } else {
-            [Part::MetricsRefresh, Part::Payments]
+            [Part::Metrics, Part::Payments]
         }
     }
 
     fn is_in_trouble(&self) -> bool {
-        self.trouble(Part::MetricsRefresh).is_some() || self.trouble(Part::Payments).is_some()
+        self.trouble(Part::Metrics).is_some() || self.trouble(Part::Payments).is_some()
     }
 
     fn is_well(&self, part: Part) {
@@ -554,7 +556,7 @@ impl Tenant {
 impl Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::MetricsRefresh => "dashboard.metrics",
+            Self::Metrics => "dashboard.metrics",
             Self::Payments => "dashboard.recent_payments",
         })
     }

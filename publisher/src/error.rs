@@ -24,7 +24,8 @@ pub struct InvalidEvent {
 }
 
 impl InvalidEvent {
-    pub(crate) fn new(field: impl Into<String>, rule: impl Into<String>) -> Self {
+    /// This field breaks this rule.
+    pub fn new(field: impl Into<String>, rule: impl Into<String>) -> Self {
         Self { field: field.into(), rule: rule.into() }
     }
 }

@@ -154,7 +154,11 @@ impl EventData {
         }
     }
 
-    pub(crate) fn from_json(event_type: DashboardEventType, raw: &str) -> Result<Self, InvalidEvent> {
+    /// Reads the payload of an event of this kind, strictly.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] names the field and its rule.
+    pub fn from_json(event_type: DashboardEventType, raw: &str) -> Result<Self, InvalidEvent> {
         Ok(match event_type {
             DashboardEventType::PaymentReceived => Self::PaymentReceived(strict::from_str("data", raw)?),
             DashboardEventType::InvoiceStatusChanged => Self::InvoiceStatusChanged(strict::from_str("data", raw)?),
@@ -167,7 +171,11 @@ impl EventData {
         })
     }
 
-    pub(crate) fn validate(&self) -> Result<(), InvalidEvent> {
+    /// Checks what the types alone do not promise: lengths and signs.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] names the field and its rule.
+    pub fn validate(&self) -> Result<(), InvalidEvent> {
         match self {
             Self::PaymentReceived(data) => data.validate(),
             Self::InvoiceStatusChanged(data) => data.validate(),

@@ -54,49 +54,53 @@
 //!
 //! # With a database
 //!
-//! [`outbox::record`] writes an event inside the transaction that records the payment; the [`outbox::Relay`] of the gateways
+//! `outbox::record` (feature `outbox`) writes an event inside the transaction that records the payment; the gateways' relay
 //! publishes it once that has committed. Then no crash can lose it, and no rollback can show it.
 //!
 //! # The way of an event
 //!
-//! A [`DashboardEvent`] is serialised once, here. [`script::PUBLISH`] then does everything else inside Redis in one step:
+//! A [`DashboardEvent`] is serialised once, here. `publish.lua` then does everything else inside Redis in one step:
 //! it checks that the id is new and the tenant within its limit, numbers the event, writes it to the tenant's log and
-//! publishes it as a [`Message`]. [`Names`] has the names it uses; the gateways read them with the same types.
+//! publishes it.
 
 mod address;
 mod backoff;
 mod config;
-pub mod database;
+#[cfg(feature = "outbox")]
+mod database;
 mod error;
 mod event;
-pub mod log_throttle;
+#[doc(hidden)]
+pub mod internals;
+mod log_throttle;
 mod message;
 mod metrics;
 mod money;
 mod names;
+#[cfg(feature = "outbox")]
 pub mod outbox;
+mod outcome;
 mod payload;
 mod publisher;
 mod redis;
-pub mod script;
-pub mod snapshot;
+mod script;
 mod strict;
 mod task;
-pub mod tcp;
+mod tcp;
 mod tenant;
 mod timestamp;
-pub mod topology;
+mod topology;
 #[cfg(test)]
 mod typescript;
 
 pub use config::PublisherConfig;
-pub use error::{ConnectError, InvalidEvent, PublishError, sanitised};
+pub use error::{ConnectError, InvalidEvent, PublishError};
 pub use event::{
     DashboardEvent, DashboardEventType, EventData, EventId, InvalidEventId, MAX_EVENT_BYTES, UnknownEventType,
 };
-pub use message::{Epoch, InvalidEpoch, InvalidMessageType, MalformedMessage, Message, MessageType};
 pub use money::{InvalidMoney, Money};
-pub use names::{InvalidPrefix, Names};
-pub use payload::{ArrearsAlert, EventsCondensed, InvoiceStatusChanged, MetricsUpdated, PaymentReceived};
-pub use publisher::{Outcome, Publisher};
+pub use names::InvalidPrefix;
+pub use outcome::Outcome;
+pub use payload::{ArrearsAlert, EventsCondensed, InvoiceStatusChanged, MAX_COUNT, MetricsUpdated, PaymentReceived};
+pub use publisher::Publisher;
 pub use tenant::{InvalidTenantId, TenantId};

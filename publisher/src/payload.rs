@@ -113,8 +113,8 @@ const ID: usize = 128;
 const NAME: usize = 200;
 /// The longest status.
 const STATUS: usize = 64;
-/// The largest integer that JavaScript holds exactly.
-pub(crate) const MAX_COUNT: u64 = (1 << 53) - 1;
+/// The largest count of an event: the largest integer that JavaScript holds exactly.
+pub const MAX_COUNT: u64 = (1 << 53) - 1;
 
 impl PaymentReceived {
     pub(crate) fn validate(&self) -> Result<(), InvalidEvent> {
@@ -144,7 +144,11 @@ impl ArrearsAlert {
 }
 
 impl MetricsUpdated {
-    pub(crate) fn validate(&self) -> Result<(), InvalidEvent> {
+    /// Checks what the types alone do not promise.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] names the field and its rule.
+    pub fn validate(&self) -> Result<(), InvalidEvent> {
         count("data.accountsInArrears", self.accounts_in_arrears)?;
         count("data.paymentsToday", self.payments_today)?;
         for (status, invoices) in &self.invoices_by_status {

@@ -18,7 +18,7 @@ use crate::{
     event::{DashboardEvent, EventData, EventId},
     metrics::PublisherMetrics,
     names::Names,
-    outbox::{Relayed, Term},
+    outcome::{Outcome, Relayed, Term},
     payload::{ArrearsAlert, InvoiceStatusChanged, MetricsUpdated, PaymentReceived},
     redis::{Call, Failure, Redis},
     script::{self, Urgency},
@@ -58,28 +58,6 @@ struct Limits {
     log_length: Bytes,
     log_millis: Bytes,
     state_millis: Bytes,
-}
-
-/// What became of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is in the tenant's log, and on its way to every gateway that has a dashboard of the tenant open.
-    Published {
-        /// Its number among the tenant's events.
-        seq: u64,
-        /// Gateways that Redis handed it to at once. Zero means that nobody looks.
-        receivers: u64,
-    },
-    /// The tenant has had its events of this second. Nothing was published.
-    Throttled {
-        /// After this time the same event can succeed.
-        retry_after: Duration,
-    },
-    /// An event with this id was published before: by an earlier call, or by this one, when its first reply was lost.
-    Duplicate {
-        /// The number it got then.
-        seq: u64,
-    },
 }
 
 impl Publisher {

@@ -12,7 +12,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs a task that lives on, and starts it again when it panics. It ends when the handle is dropped.
 #[expect(clippy::disallowed_methods, reason = "the panic is seen, and the task starts again")]
-pub(crate) fn keep_running<F>(name: &'static str, task: impl Fn() -> F + Send + 'static) -> AbortOnDropHandle<()>
+pub fn keep_running<F>(name: &'static str, task: impl Fn() -> F + Send + 'static) -> AbortOnDropHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -26,7 +26,7 @@ where
 
 /// Runs a task that soon ends, and whose caller looks at how it ended. It ends when the handle is dropped.
 #[expect(clippy::disallowed_methods, reason = "the caller sees the panic")]
-pub(crate) fn run<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
+pub fn run<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
     AbortOnDropHandle::new(tokio::spawn(task))
 }
 

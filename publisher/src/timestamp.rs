@@ -21,11 +21,19 @@ pub(crate) fn format(at: OffsetDateTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
-pub(crate) fn serialize<S: Serializer>(at: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+/// For `#[serde(with)]`.
+///
+/// # Errors
+/// The serializer's.
+pub fn serialize<S: Serializer>(at: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format(*at))
 }
 
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
+/// For `#[serde(with)]`.
+///
+/// # Errors
+/// When it is no RFC 3339 timestamp.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
     let text = String::deserialize(deserializer)?;
     let parsed = OffsetDateTime::parse(&text, &Rfc3339).ok().filter(|at| is_writable(*at));
     parsed.map(|at| at.to_offset(UtcOffset::UTC)).ok_or_else(|| de::Error::custom(RULE))

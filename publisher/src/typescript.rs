@@ -4,10 +4,7 @@ use std::{env, fs, io};
 
 use ts_rs::{Config, TS};
 
-use crate::{
-    ArrearsAlert, DashboardEventType, EventsCondensed, InvoiceStatusChanged, MetricsUpdated, PaymentReceived,
-    snapshot::RecentPayment,
-};
+use crate::{ArrearsAlert, DashboardEventType, EventsCondensed, InvoiceStatusChanged, MetricsUpdated, PaymentReceived};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/web/src/core/events.ts");
 
@@ -32,7 +29,6 @@ fn the_client_has_the_types_of_the_events() -> io::Result<()> {
     expected += &declaration::<ArrearsAlert>(&config);
     expected += &declaration::<MetricsUpdated>(&config);
     expected += &declaration::<EventsCondensed>(&config);
-    expected += &declaration::<RecentPayment>(&config);
     expected += &declaration::<DashboardEventType>(&config);
     expected += "\n/** Something that happened at a centre. `seq` is one more than that of the event before it; `id` names it for ever. */\nexport type DashboardEvent =\n";
     expected += &event("payment_received", &PaymentReceived::name(&config));

@@ -2,7 +2,8 @@
 //! way to a gateway.
 #![cfg_attr(fuzzing, no_main)]
 
-use publisher::{DashboardEvent, EventData, MAX_EVENT_BYTES, Message};
+use publisher::internals::Message;
+use publisher::{DashboardEvent, EventData, MAX_EVENT_BYTES};
 use time::OffsetDateTime;
 
 fn check(input: &[u8]) {

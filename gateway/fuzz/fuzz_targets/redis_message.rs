@@ -2,7 +2,7 @@
 #![cfg_attr(fuzzing, no_main)]
 
 use bytes::Bytes;
-use publisher::Message;
+use publisher::internals::Message;
 
 fn check(input: &[u8]) {
     let raw = Bytes::copy_from_slice(input);

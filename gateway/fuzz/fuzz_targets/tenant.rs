@@ -3,7 +3,8 @@
 
 use std::sync::LazyLock;
 
-use publisher::{Names, TenantId};
+use publisher::TenantId;
+use publisher::internals::Names;
 
 static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new("dash").expect("a prefix"));
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use publisher::ConnectError;
-use publisher::topology::RedisUrl;
+use publisher::internals::topology::RedisUrl;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 

@@ -2,8 +2,8 @@
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use publisher::database;
-use publisher::topology::RedisUrl;
+use publisher::internals::database;
+use publisher::internals::topology::RedisUrl;
 
 use super::{Config, Secret};
 

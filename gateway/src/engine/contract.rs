@@ -11,7 +11,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use publisher::{Epoch, EventId, Message, TenantId};
+use publisher::internals::{Epoch, Message};
+use publisher::{EventId, TenantId};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
@@ -197,7 +198,7 @@ impl Kicked {
     }
 }
 
-/// The name of the entry in Redis. For a log it has to be [sanitised](publisher::sanitised): a `sub` is any text.
+/// The name of the entry in Redis. For a log it has to be [sanitised](publisher::internals::sanitised): a `sub` is any text.
 impl fmt::Display for Kicked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -6,9 +6,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use publisher::outbox::{Relayed, Term};
-use publisher::script::{self, Urgency};
-use publisher::{DashboardEvent, Epoch, EventId, Message, Outcome, PublishError, TenantId};
+use publisher::internals::script::{self, Urgency};
+use publisher::internals::{Epoch, Message, Relayed, Term};
+use publisher::{DashboardEvent, EventId, Outcome, PublishError, TenantId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval};
 

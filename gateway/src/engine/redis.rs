@@ -1,7 +1,7 @@
 //! The engine of a cluster: events come from Redis' pub/sub, positions from its state and logs.
 //!
 //! `wire` is the only file that names the client library; `keeper` owns the subscriptions and proves that they hold, each
-//! on the server that [`publisher::topology`] names: a `node`, of which there is one but for a Cluster.
+//! on the server that [`publisher::internals::topology`] names: a `node`, of which there is one but for a Cluster.
 
 mod keeper;
 mod node;
@@ -13,12 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use publisher::outbox::{Relayed, Term};
-use publisher::script::Urgency;
-use publisher::topology::{RedisUrl, Servers};
-use publisher::{
-    ConnectError, DashboardEvent, EventId, Names, Outcome, PublishError, Publisher, PublisherConfig, TenantId,
-};
+use publisher::internals::script::Urgency;
+use publisher::internals::topology::{RedisUrl, Servers};
+use publisher::internals::{Names, Relayed, Term};
+use publisher::{ConnectError, DashboardEvent, EventId, Outcome, PublishError, Publisher, PublisherConfig, TenantId};
 use tokio::sync::mpsc;
 
 use super::{Claim, KickError, Kicked, Position, Request, Rooms};

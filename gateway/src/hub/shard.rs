@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use publisher::{DashboardEventType, Message, MessageType, TenantId};
+use publisher::internals::{Message, MessageType};
+use publisher::{DashboardEventType, TenantId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::time::{DelayQueue, delay_queue};

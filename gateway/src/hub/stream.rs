@@ -12,7 +12,7 @@ mod load;
 
 use std::sync::Arc;
 
-use publisher::{Epoch, Message};
+use publisher::internals::{Epoch, Message};
 
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
 use crate::socket::SocketId;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use publisher::script::Urgency;
+use publisher::internals::script::Urgency;
 use tokio::time::Instant;
 
 use crate::engine::{FIGURES_PAUSE, Position};

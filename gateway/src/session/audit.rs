@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use publisher::log_throttle::LogThrottle;
-use publisher::sanitised;
+use publisher::internals::LogThrottle;
+use publisher::internals::sanitised;
 use tracing::warn;
 
 use crate::metrics::Metrics;

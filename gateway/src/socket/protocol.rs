@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use publisher::{Epoch, EventId, TenantId};
+use publisher::internals::Epoch;
+use publisher::{EventId, TenantId};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;

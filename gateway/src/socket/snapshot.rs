@@ -1,7 +1,10 @@
 //! A snapshot as it goes over the wire: the parts of a dashboard's state, written as JSON once for all sockets that start from it.
 
-use serde::Serialize;
+use publisher::Money;
+use publisher::internals::timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
+use time::OffsetDateTime;
 
 /// A tenant's snapshot as JSON, written once for all who start from it.
 #[derive(Debug)]
@@ -61,4 +64,26 @@ impl Snapshot {
         let raw = |text: &str| RawValue::from_string(text.to_owned()).expect("the test's JSON");
         Self { metrics: raw(metrics), payments: raw("[]"), missing }
     }
+}
+
+/// A payment of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS))]
+pub struct RecentPayment {
+    /// Names the payment.
+    pub payment_id: String,
+    /// What was paid.
+    #[cfg_attr(test, ts(type = "Money"))]
+    pub amount: Money,
+    /// Who paid.
+    pub parent_name: String,
+    /// For whom.
+    pub child_name: String,
+    /// The invoice it was paid on.
+    pub invoice_number: String,
+    /// When it was received.
+    #[serde(with = "timestamp")]
+    #[cfg_attr(test, ts(type = "string"))]
+    pub received_at: OffsetDateTime,
 }

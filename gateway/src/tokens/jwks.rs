@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use publisher::log_throttle::LogThrottle;
+use publisher::internals::LogThrottle;
 use reqwest::{Client, StatusCode, Url, redirect};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};

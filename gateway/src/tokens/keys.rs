@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{
 };
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey, crypto};
-use publisher::sanitised;
+use publisher::internals::sanitised;
 use serde::Deserialize;
 use serde_json::Value;
 

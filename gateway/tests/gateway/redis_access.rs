@@ -141,7 +141,7 @@ async fn f20_a_tenant_whose_channel_is_refused_degrades_nobody_else() {
     stack.gateway().metric_becomes("gateway_redis_up", &[], 1.0).await;
     let rooms = tenants(6);
     let followers = Follower::start_all(&stack.addrs(), &rooms).await;
-    let names = publisher::Names::new(&stack.prefix).unwrap();
+    let names = publisher::internals::Names::new(&stack.prefix).unwrap();
     let events = |room| format!("&{}", names.events(room));
 
     // Of one room, and all connections: everything is subscribed to anew.
@@ -194,7 +194,7 @@ async fn b70_billing_publishes_and_may_not_kick() {
         let kick = format!("/v1/tenants/{}/disconnect", tenant());
         let kicked = http::post(stack.gateway().internal, &kick, "").await;
         assert!((200..300).contains(&kicked.status), "{kicked:?}");
-        let names = publisher::Names::new(&stack.prefix).unwrap();
+        let names = publisher::internals::Names::new(&stack.prefix).unwrap();
         let (control, figures, any) = (names.control(), names.figures(&room), format!("{}:any", stack.prefix));
         let mut of_kicks = 0;
         for node in &nodes {

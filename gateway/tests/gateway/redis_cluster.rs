@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use publisher::topology::{RedisUrl, Servers};
+use publisher::internals::topology::{RedisUrl, Servers};
 use publisher::{PublishError, Publisher, PublisherConfig, TenantId};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::IndexedRandom as _;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use publisher::topology::{RedisUrl, Servers};
+use publisher::internals::topology::{RedisUrl, Servers};
 use publisher::{Outcome, Publisher, PublisherConfig};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};

@@ -62,7 +62,7 @@ pub struct Database {
 
 impl Database {
     pub async fn connect(&self) -> anyhow::Result<PgConnection> {
-        Ok(PgConnection::connect_with(&publisher::database::options(&self.database_url)?).await?)
+        Ok(PgConnection::connect_with(&publisher::internals::database::options(&self.database_url)?).await?)
     }
 }
 

@@ -4,7 +4,6 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use publisher::snapshot::{METRICS, PAYMENTS};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Row};
 
@@ -54,6 +53,9 @@ impl fmt::Display for Report {
     }
 }
 
+/// The statements that the gateway reads a snapshot with.
+const METRICS: &str = include_str!("../../../gateway/src/snapshots/metrics.sql");
+const PAYMENTS: &str = include_str!("../../../gateway/src/snapshots/recent_payments.sql");
 /// Tenants of the books; the first has ten times as many payments as each other.
 const TENANTS: i64 = 1000;
 /// Joins of the largest tenant.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use publisher::{Message, Names};
+use publisher::internals::{Message, Names};
 use serde::Serialize;
 
 use crate::schedule::{Stamp, tenant_name};

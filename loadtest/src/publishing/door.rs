@@ -81,7 +81,7 @@ impl Door {
                 Ok(Self::Http(Arc::new(Api { http, internal: internal.clone(), key: key.clone() })))
             }
             Via::Outbox { database_url } => {
-                let address = publisher::database::options(database_url).context("--database-url")?;
+                let address = publisher::internals::database::options(database_url).context("--database-url")?;
                 let pool = PgPoolOptions::new().max_connections(Self::DATABASE_CONNECTIONS).connect_with(address).await;
                 let pool = pool.context("the database does not answer; is --database-url right?")?;
                 let function = "select to_regproc('dashboard.record') is not null";

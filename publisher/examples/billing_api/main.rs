@@ -58,8 +58,7 @@ async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     tracing_subscriber::fmt().init();
     let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(3));
-    let address = publisher::database::options(&options.database_url).context("DATABASE_URL")?;
-    let pool = pool.connect_with(address).await.context("DATABASE_URL")?;
+    let pool = pool.connect(&options.database_url).await.context("DATABASE_URL")?;
     if options.seed {
         seed::centre(&pool).await?;
     }

@@ -2,7 +2,7 @@
 
 use publisher::{
     EventData, Outcome, TenantId,
-    outbox::{Relayed, Term},
+    internals::{Relayed, Term},
 };
 
 use crate::harness::{RedisServer, fill, log, metrics, payment, publisher, tenant};

@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use publisher::internals::Message;
 use publisher::{
-    DashboardEvent, Message, MetricsUpdated, Money, Outcome, PaymentReceived, Publisher, PublisherConfig, TenantId,
+    DashboardEvent, MetricsUpdated, Money, Outcome, PaymentReceived, Publisher, PublisherConfig, TenantId,
 };
 use time::OffsetDateTime;
 

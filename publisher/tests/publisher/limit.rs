@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use proptest::{collection::vec, prelude::*, test_runner::Config};
-use publisher::{Message, Outcome, Publisher};
+use publisher::internals::Message;
+use publisher::{Outcome, Publisher};
 use tokio::{runtime::Runtime, task::JoinSet, time::sleep};
 
 use crate::harness::{RedisServer, fill, log, metrics, now_micros, payment, publisher, tenant};

@@ -1,6 +1,7 @@
 //! position.lua: where a tenant stands, what a gateway missed, and when an epoch must end.
 
-use publisher::{Message, TenantId, script};
+use publisher::TenantId;
+use publisher::internals::{Message, script};
 
 use crate::harness::{RedisClient, RedisServer, Reply, log, message, payment, publisher, tenant};
 
@@ -54,7 +55,11 @@ async fn a_tenant_that_never_published_has_a_position_that_stays() {
     let again = position(&mut redis.client().await, &tenant("acorn"), &NOTHING, "10").await;
     assert_eq!((first.seq, first.id.as_str(), first.messages.len()), (0, "", 0));
     assert_eq!(again.epoch, first.epoch);
-    assert!(first.epoch.parse::<publisher::Epoch>().is_ok() && !first.epoch.contains('+'), "{}", first.epoch);
+    assert!(
+        first.epoch.parse::<publisher::internals::Epoch>().is_ok() && !first.epoch.contains('+'),
+        "{}",
+        first.epoch
+    );
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What publishing does when nothing goes wrong.
 
 use publisher::{
-    DashboardEvent, DashboardEventType, EventData, EventId, Outcome, Publisher, PublisherConfig, outbox::Term,
+    DashboardEvent, DashboardEventType, EventData, EventId, Outcome, Publisher, PublisherConfig, internals::Term,
 };
 
 use crate::harness::{

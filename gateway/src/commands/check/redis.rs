@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use publisher::topology::{self, RedisUrl, Server};
+use publisher::internals::topology::{self, RedisUrl, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use publisher::snapshot;
+use crate::snapshots::queries;
 
 /// A column as snapshots read it.
 struct Column {
@@ -36,7 +36,7 @@ pub(super) struct View {
 pub(super) const ALL: [View; 2] = [
     View {
         name: "metrics",
-        statement: snapshot::METRICS,
+        statement: queries::METRICS,
         columns: &[
             column("tenant_id", "text", TENANT),
             column("total_outstanding", "numeric(12,2)", MONEY),
@@ -49,7 +49,7 @@ pub(super) const ALL: [View; 2] = [
     },
     View {
         name: "recent_payments",
-        statement: snapshot::PAYMENTS,
+        statement: queries::PAYMENTS,
         columns: &[
             column("tenant_id", "text", TENANT),
             column("payment_id", "text", TEXT),

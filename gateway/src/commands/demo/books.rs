@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use publisher::snapshot::{RECENT_PAYMENTS, RecentPayment, Snapshot};
 use publisher::{ArrearsAlert, EventData, InvoiceStatusChanged, MetricsUpdated, Money, PaymentReceived};
 use rand::seq::IteratorRandom;
 use time::{Duration, OffsetDateTime};
 
 use super::OpenInvoice;
+use crate::snapshots::queries::{Contents, RECENT_PAYMENTS};
+use crate::socket::snapshot::RecentPayment;
 
 const FAMILIES: [(&str, &str); 12] = [
     ("Thandi Mokoena", "Lwazi"),
@@ -190,7 +191,7 @@ impl Books {
         self.open.iter().filter(|invoice| invoice.for_till).map(open).collect()
     }
 
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> Contents {
         let mut invoices_by_status = BTreeMap::from([("PAID".to_owned(), self.paid)]);
         for invoice in &self.open {
             *invoices_by_status.entry(invoice.status.to_owned()).or_default() += 1;
@@ -205,7 +206,7 @@ impl Books {
             as_of: OffsetDateTime::now_utc(),
             condensed: None,
         };
-        Snapshot { metrics: Some(metrics), payments: self.recent.iter().cloned().collect() }
+        Contents { metrics: Some(metrics), payments: self.recent.iter().cloned().collect() }
     }
 }
 

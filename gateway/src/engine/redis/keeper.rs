@@ -24,9 +24,10 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::select_all;
-use publisher::log_throttle::LogThrottle;
-use publisher::topology::{Layout, Servers, is_elsewhere};
-use publisher::{Epoch, TenantId};
+use publisher::TenantId;
+use publisher::internals::Epoch;
+use publisher::internals::LogThrottle;
+use publisher::internals::topology::{Layout, Servers, is_elsewhere};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};

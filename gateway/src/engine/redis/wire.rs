@@ -24,7 +24,8 @@ use fred::types::config::{Config, ConnectionConfig, Options, PerformanceConfig, 
 use fred::types::{Builder, ClusterHash, CustomCommand, Message as PushMessage, Resp3Frame};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use publisher::{MalformedMessage, Message, Names, TenantId, script};
+use publisher::TenantId;
+use publisher::internals::{MalformedMessage, Message, Names, script};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
@@ -557,7 +558,7 @@ fn client(config: &Config, push_queue: usize) -> Client {
         max_command_attempts: 1,
         max_command_buffer_len: COMMAND_QUEUE,
         reconnect_on_auth_error: true,
-        tcp: publisher::tcp::config(2 * COMMAND_TIMEOUT),
+        tcp: publisher::internals::tcp::config(2 * COMMAND_TIMEOUT),
         ..ConnectionConfig::default()
     };
     let performance = PerformanceConfig {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use publisher::topology::{Layout, Server, Servers};
+use publisher::internals::topology::{Layout, Server, Servers};
 
 use super::wire::{Streams, Terms, Wire};
 

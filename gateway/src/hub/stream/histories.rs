@@ -9,7 +9,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use publisher::{DashboardEventType, Epoch, EventId, Message, MessageType};
+use publisher::internals::{Epoch, Message, MessageType};
+use publisher::{DashboardEventType, EventId};
 use time::OffsetDateTime;
 
 use super::{Effect, Newcomer, SocketId, Stream};

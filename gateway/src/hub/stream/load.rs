@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use publisher::Message;
+use publisher::internals::Message;
 
 use super::{Effect, Phase, Stream, Waiting, hold};
 use crate::engine::{Position, Ticket};

@@ -5,6 +5,7 @@ use std::{env, fs, io};
 use ts_rs::{Config, TS};
 
 use super::{Disabled, ErrorData, Health, Heartbeat, JoinData, Joined, Left, Resync, SnapshotData, TokenExpiring};
+use crate::socket::snapshot::RecentPayment;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/web/src/core/messages.ts");
 
@@ -18,10 +19,11 @@ fn the_client_has_the_types_of_the_messages() -> io::Result<()> {
     let mut expected =
         "// Written from the Rust types by `UPDATE_TYPES=1 cargo test typescript`; a test fails when they differ.\n"
             .to_owned();
-    expected += "import type { DashboardEvent, MetricsUpdated, RecentPayment } from \"./events.js\";\n";
+    expected += "import type { DashboardEvent, MetricsUpdated, Money } from \"./events.js\";\n";
     expected += &declaration::<JoinData>(&config);
     expected += "\n/** What a browser asks for. */\nexport type ClientMessage =\n";
     expected += "  | { event: \"join\"; data: JoinData }\n  | { event: \"leave\" }\n  | { event: \"ping\" };\n";
+    expected += &declaration::<RecentPayment>(&config);
     expected += &declaration::<SnapshotData>(&config);
     expected += &declaration::<Joined>(&config);
     expected += &declaration::<Left>(&config);

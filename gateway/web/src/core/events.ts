@@ -121,35 +121,6 @@ asOf: string,
 condensed: { [key in DashboardEventType]?: number }, };
 
 /**
- * A payment of a snapshot.
- */
-export type RecentPayment = { 
-/**
- * Names the payment.
- */
-paymentId: string, 
-/**
- * What was paid.
- */
-amount: Money, 
-/**
- * Who paid.
- */
-parentName: string, 
-/**
- * For whom.
- */
-childName: string, 
-/**
- * The invoice it was paid on.
- */
-invoiceNumber: string, 
-/**
- * When it was received.
- */
-receivedAt: string, };
-
-/**
  * The four kinds of event.
  */
 export type DashboardEventType = "payment_received" | "invoice_status_changed" | "arrears_alert" | "metrics_updated";

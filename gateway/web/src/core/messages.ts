@@ -1,5 +1,5 @@
 // Written from the Rust types by `UPDATE_TYPES=1 cargo test typescript`; a test fails when they differ.
-import type { DashboardEvent, MetricsUpdated, RecentPayment } from "./events.js";
+import type { DashboardEvent, MetricsUpdated, Money } from "./events.js";
 
 export type JoinData = { tenantId: string, token?: string, lastSeq?: number, epoch?: string, lastId?: string, };
 
@@ -8,6 +8,35 @@ export type ClientMessage =
   | { event: "join"; data: JoinData }
   | { event: "leave" }
   | { event: "ping" };
+
+/**
+ * A payment of a snapshot.
+ */
+export type RecentPayment = { 
+/**
+ * Names the payment.
+ */
+paymentId: string, 
+/**
+ * What was paid.
+ */
+amount: Money, 
+/**
+ * Who paid.
+ */
+parentName: string, 
+/**
+ * For whom.
+ */
+childName: string, 
+/**
+ * The invoice it was paid on.
+ */
+invoiceNumber: string, 
+/**
+ * When it was received.
+ */
+receivedAt: string, };
 
 /**
  * What a dashboard starts from; null where there is none.

@@ -1,5 +1,5 @@
-import type { ArrearsAlert, DashboardEvent, EventsCondensed, MetricsUpdated, RecentPayment } from "./events.js";
-import type { SnapshotData } from "./messages.js";
+import type { ArrearsAlert, DashboardEvent, EventsCondensed, MetricsUpdated } from "./events.js";
+import type { RecentPayment, SnapshotData } from "./messages.js";
 
 /** Payments that are kept, the newest first. */
 export const MAX_PAYMENTS = 50;

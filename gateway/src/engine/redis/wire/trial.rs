@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use fred::types::config::Config;
-use publisher::{TenantId, topology};
+use publisher::TenantId;
+use publisher::internals::topology;
 use tokio::time::Instant;
 
 use super::{Refusal, Wire};

@@ -1,26 +1,19 @@
 //! The leader's work beside its turns, on connections of its own: condensing floods, pruning, measuring.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::TryStreamExt;
-use sqlx::{
-    Connection, PgConnection, PgPool, Postgres, Row, Transaction,
-    postgres::{PgConnectOptions, PgPoolOptions},
-    types::Json,
-};
+use publisher::internals::Term;
+use publisher::{DashboardEvent, DashboardEventType, EventData, EventsCondensed, MAX_COUNT, MetricsUpdated, TenantId};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::types::Json;
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Row, Transaction};
 use tokio::task::coop::consume_budget;
 use tracing::error;
 
-use super::{
-    Term,
-    rows::{self, Fate, Pending, columns, for_a_newer_relay, known_types, moment, patiently},
-};
-use crate::{
-    event::{DashboardEvent, DashboardEventType, EventData},
-    payload::{EventsCondensed, MAX_COUNT, MetricsUpdated},
-    snapshot,
-    tenant::TenantId,
-};
+use super::rows::{self, Fate, Pending, columns, for_a_newer_relay, known_types, moment, patiently};
+use crate::snapshots::queries;
 
 /// Fewer alerts of a tenant than this are never condensed: each of them names a parent.
 pub(super) const ALERTS_KEPT: i64 = 500;
@@ -260,7 +253,7 @@ async fn read_figures(
     // A savepoint: what fails in it doesn't fail the rest, and its setting ends with it.
     let mut attempt = transaction.begin().await?;
     sqlx::raw_sql(FIGURES_LIMIT).execute(&mut *attempt).await?;
-    let read = snapshot::read_metrics(&mut attempt, tenant).await;
+    let read = queries::read_metrics(&mut attempt, tenant).await;
     attempt.rollback().await?;
     let unknown = || "dashboard.metrics has no row of the tenant".to_owned();
     Ok(read.map_err(|error| error.to_string()).and_then(|figures| figures.ok_or_else(unknown)))

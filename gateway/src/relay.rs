@@ -1,18 +1,24 @@
-//! The relay: stands by until it leads, leads until it can't, for ever.
+//! The relay publishes the rows of the outbox: one leader among all gateways of a database, a tenant's rows in the order in which they
+//! became visible, each at least once to Redis and exactly once to clients.
+//!
+//! This file has the loop around the leader's terms: the relay stands by until it leads, and leads until it can't.
+
+mod leader;
+mod rows;
+mod upkeep;
 
 use std::time::Duration;
 
+use publisher::internals::{LogThrottle, Term};
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{
-    Sink, Term,
-    leader::{Leader, Resigned},
-    rows::{NoSession, Session},
-};
-use crate::{log_throttle::LogThrottle, metrics::RelayMetrics};
+use crate::engine::Engine;
+use crate::metrics::relay::RelayMetrics;
+use leader::{Leader, Resigned};
+use rows::{NoSession, Session};
 
 /// How often who stands by tries to lead: a leader that dies is succeeded within this, and its events still come in time (500 ms).
 const TRY: Duration = Duration::from_millis(200);
@@ -38,18 +44,18 @@ pub struct RelayConfig {
 /// with UPDATE on `dashboard.relay` can lead, or keep another from it.
 ///
 /// The connection must be direct, or pooled by session: a lock and a LISTEN belong to a session.
-pub struct Relay<S> {
+pub struct Relay {
     options: PgConnectOptions,
-    sink: S,
+    engine: Engine,
     config: RelayConfig,
     metrics: RelayMetrics,
 }
 
-impl<S: Sink> Relay<S> {
-    /// A relay of this database into `sink`.
-    pub fn new(options: PgConnectOptions, sink: S, config: RelayConfig) -> Self {
+impl Relay {
+    /// A relay of this database into `engine`.
+    pub fn new(options: PgConnectOptions, engine: Engine, config: RelayConfig) -> Self {
         let options = options.application_name("crechebooks-relay");
-        Self { options, sink, config, metrics: RelayMetrics::register() }
+        Self { options, engine, config, metrics: RelayMetrics::register() }
     }
 
     /// Works until `stop`; then what is being published is finished and marked, and the lock is given back.
@@ -66,7 +72,7 @@ impl<S: Sink> Relay<S> {
                     }
                     self.metrics.leads(true);
                     let leader =
-                        Leader::new(&self.options, &self.sink, self.config, &self.metrics, &mut throttle, term);
+                        Leader::new(&self.options, &self.engine, self.config, &self.metrics, &mut throttle, term);
                     let resigned = leader.lead(session, &stop).await;
                     self.metrics.leads(false);
                     match resigned {

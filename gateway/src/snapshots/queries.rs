@@ -1,63 +1,31 @@
-//! What a tenant's dashboards start from: its figures and newest payments, read from the two views that the owner of the billing
-//! tables provides (design §6).
+//! The two views of the billing database, `dashboard.metrics` and `dashboard.recent_payments`: how they are read, and what is
+//! refused of what they say. Their columns are described in `migrations/README.md`.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
+use publisher::{InvalidEvent, MetricsUpdated, Money, TenantId};
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, Row, postgres::PgRow, types::Json};
-use time::OffsetDateTime;
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use sqlx::{PgConnection, Row};
 
-use crate::{error::InvalidEvent, money::Money, payload::MetricsUpdated, tenant::TenantId, timestamp};
+use crate::socket::snapshot::RecentPayment;
 
 /// How many payments a snapshot has.
 pub const RECENT_PAYMENTS: usize = 20;
 
 /// The statement that reads a tenant's figures. `$1` is the tenant.
-pub const METRICS: &str = "select metrics.tenant_id is not null as known,
-        metrics.total_outstanding::numeric, metrics.total_arrears::numeric,
-        metrics.accounts_in_arrears::bigint, metrics.payments_today::bigint,
-        metrics.amount_received_today::numeric, metrics.invoices_by_status::jsonb,
-        statement_timestamp() as as_of
-    from (values ($1)) asked (tenant_id)
-    left join dashboard.metrics metrics on metrics.tenant_id = asked.tenant_id";
+pub const METRICS: &str = include_str!("metrics.sql");
 
 /// The statement that reads a tenant's newest payments: more of them than a snapshot shows, for some may not be fit to be shown (those
 /// without a time, or with an infinite one, come first in the order of the index). `$1` is the tenant. Each payment is JSON, for JSON can
 /// hold every value that a view can have: an infinite time or amount is text here, and refused by [`RecentPayment`].
-pub const PAYMENTS: &str = "select payment_id::text, json_build_object(
-        'paymentId', payment_id, 'amount', trim_scale(amount::numeric), 'parentName', parent_name,
-        'childName', child_name, 'invoiceNumber', invoice_number, 'receivedAt', received_at)::text as payment
-    from (
-        select * from dashboard.recent_payments where tenant_id = $1
-        order by received_at desc, payment_id desc limit 60
-    ) newest
-    order by received_at desc, payment_id desc";
-
-/// A payment of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[cfg_attr(test, derive(ts_rs::TS))]
-pub struct RecentPayment {
-    /// Names the payment.
-    pub payment_id: String,
-    /// What was paid.
-    pub amount: Money,
-    /// Who paid.
-    pub parent_name: String,
-    /// For whom.
-    pub child_name: String,
-    /// The invoice it was paid on.
-    pub invoice_number: String,
-    /// When it was received.
-    #[serde(with = "timestamp")]
-    #[cfg_attr(test, ts(type = "string"))]
-    pub received_at: OffsetDateTime,
-}
+pub const PAYMENTS: &str = include_str!("recent_payments.sql");
 
 /// A tenant's figures and newest payments at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct Contents {
     /// The figures; `None` when the views don't know the tenant.
     pub metrics: Option<MetricsUpdated>,
     /// The newest first, at most [`RECENT_PAYMENTS`].
@@ -174,6 +142,6 @@ fn count(row: &PgRow, column: &str) -> Result<u64, SnapshotError> {
     u64::try_from(count).map_err(|_| unusable(column, "must not be negative"))
 }
 
-fn unusable(column: &str, rule: impl std::fmt::Display) -> SnapshotError {
+fn unusable(column: &str, rule: impl Display) -> SnapshotError {
     SnapshotError::Unusable(format!("metrics.{column}: {rule}"))
 }

@@ -1,21 +1,15 @@
 //! The outbox in SQL, as the leader sees it: one session that holds the lock, marks what is done and fetches what waits.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    time::Duration,
-};
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions, postgres::PgRow};
+use publisher::internals::Term;
+use publisher::{DashboardEvent, DashboardEventType, EventData, InvalidEvent, MAX_EVENT_BYTES, TenantId};
+use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::{Connection, PgConnection, Row};
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout};
 use tracing::{error, warn};
-
-use super::Term;
-use crate::{
-    error::InvalidEvent,
-    event::{DashboardEvent, DashboardEventType, EventData, MAX_EVENT_BYTES},
-    tenant::TenantId,
-};
 
 /// No answer of the database is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,7 +47,7 @@ macro_rules! moment {
 /// The condition of rows that wait for a newer relay: their type, or a type that was condensed into them, is not among `$1`. A row
 /// that breaks a rule besides is refused at once, for no relay can publish it. The rule of types is [`MessageType`]'s.
 ///
-/// [`MessageType`]: crate::MessageType
+/// [`MessageType`]: publisher::internals::MessageType
 macro_rules! for_a_newer_relay {
     () => {
         concat!(

@@ -8,26 +8,27 @@
 //! When Redis has moved to another master, the rows of the last seconds are published *again*: the old one may have acknowledged
 //! events that the new one never got. All others are duplicates.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
-use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
+use futures::StreamExt;
+use futures::future::OptionFuture;
+use futures::stream::FuturesUnordered;
+use publisher::internals::{LogThrottle, Relayed, Term, task};
+use publisher::{Outcome, PublishError, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use tokio::{
-    sync::{Notify, Semaphore},
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
-};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{
-    Relayed, Sink, Term,
-    relay::RelayConfig,
-    rows::{Batch, Done, Fate, Fetched, Pending, Portion, Session},
-    upkeep::{ALERTS_KEPT, CONDENSED_TOGETHER, Condensed, Figures, Upkeep},
-};
-use crate::{
-    error::PublishError, log_throttle::LogThrottle, metrics::RelayMetrics, publisher::Outcome, task, tenant::TenantId,
-};
+use super::RelayConfig;
+use super::rows::{Batch, Done, Fate, Fetched, Pending, Portion, Session};
+use super::upkeep::{ALERTS_KEPT, CONDENSED_TOGETHER, Condensed, Figures, Upkeep};
+use crate::engine::Engine;
+use crate::metrics::relay::RelayMetrics;
 
 /// How often rows are looked for that no notification told of. Also what keeps the session, and the lock, alive.
 const POLL: Duration = Duration::from_millis(250);
@@ -118,8 +119,8 @@ type Drain = Pin<Box<dyn Future<Output = Drained> + Send>>;
 type Condensing = Pin<Box<dyn Future<Output = (TenantId, sqlx::Result<Condensed>)> + Send>>;
 
 /// The leader's state.
-pub(super) struct Leader<'a, S> {
-    sink: &'a S,
+pub(super) struct Leader<'a> {
+    engine: &'a Engine,
     config: RelayConfig,
     metrics: &'a RelayMetrics,
     throttle: &'a mut LogThrottle,
@@ -156,17 +157,17 @@ pub(super) struct Leader<'a, S> {
     condensings: FuturesUnordered<Condensing>,
 }
 
-impl<'a, S: Sink> Leader<'a, S> {
+impl<'a> Leader<'a> {
     pub(super) fn new(
         options: &'a PgConnectOptions,
-        sink: &'a S,
+        engine: &'a Engine,
         config: RelayConfig,
         metrics: &'a RelayMetrics,
         throttle: &'a mut LogThrottle,
         term: Term,
     ) -> Self {
         Self {
-            sink,
+            engine,
             config,
             metrics,
             throttle,
@@ -218,7 +219,7 @@ impl<'a, S: Sink> Leader<'a, S> {
         let mut turn: Option<Turn> = None;
         let mut look = true;
         let resigned = loop {
-            look |= self.unpark() | self.moves.are_due(self.sink.moved());
+            look |= self.unpark() | self.moves.are_due(self.engine.moved());
             if (look || !self.done.is_empty())
                 && let Some(mut session) = session.take()
             {
@@ -327,8 +328,8 @@ impl<'a, S: Sink> Leader<'a, S> {
 
     fn publish(&mut self, tenant: TenantId, rows: Vec<Pending>, source: Source) {
         self.busy.insert(tenant.clone(), Busy::Publishing);
-        let (sink, in_flight, term) = (self.sink.clone(), self.in_flight.clone(), self.term);
-        self.drains.push(Box::pin(drain(sink, in_flight, term, tenant, rows, source)));
+        let (engine, in_flight, term) = (self.engine.clone(), self.in_flight.clone(), self.term);
+        self.drains.push(Box::pin(drain(engine, in_flight, term, tenant, rows, source)));
     }
 
     /// Publishes rows again whose tenants aren't busy.
@@ -446,8 +447,8 @@ impl<'a, S: Sink> Leader<'a, S> {
 }
 
 /// Publishes a tenant's rows, one after the other, up to the first that has to wait.
-async fn drain<S: Sink>(
-    sink: S,
+async fn drain(
+    engine: Engine,
     in_flight: Arc<Semaphore>,
     term: Term,
     tenant: TenantId,
@@ -464,7 +465,7 @@ async fn drain<S: Sink>(
         };
         // Fails only when the semaphore is closed, which it never is.
         let _permit = in_flight.acquire().await;
-        let relayed = sink.relay(&drained.tenant, &event, term).await;
+        let relayed = engine.relay(&drained.tenant, &event, term).await;
         drained.answered |= relayed.as_ref().map_or_else(|error| !is_unreachable(error), |_| true);
         drained.end = match relayed {
             Ok(Relayed::Outcome(outcome @ (Outcome::Published { .. } | Outcome::Duplicate { .. }))) => {

@@ -1,0 +1,34 @@
+//! What the gateway and the load test share with the publisher. Not part of its API: it may change in any version.
+
+pub use crate::{
+    error::sanitised,
+    log_throttle::LogThrottle,
+    message::{Epoch, InvalidEpoch, InvalidMessageType, MalformedMessage, Message, MessageType},
+    names::Names,
+    outcome::{Relayed, Term},
+};
+
+#[cfg(feature = "outbox")]
+pub mod database {
+    pub use crate::database::*;
+}
+
+pub mod script {
+    pub use crate::script::*;
+}
+
+pub mod task {
+    pub use crate::task::*;
+}
+
+pub mod tcp {
+    pub use crate::tcp::*;
+}
+
+pub mod timestamp {
+    pub use crate::timestamp::*;
+}
+
+pub mod topology {
+    pub use crate::topology::*;
+}
