@@ -188,8 +188,8 @@ async fn refresh(
     match engine.publish_with(tenant, &DashboardEvent::new(metrics), urgency).await {
         Ok(Outcome::Published { .. } | Outcome::Duplicate { .. }) => Tried::Published,
         Ok(Outcome::Throttled { retry_after }) => Tried::Throttled(retry_after.max(Duration::from_millis(10))),
-        Err(error) => {
-            debug!(%tenant, %error, "figures could not be published");
+        outcome => {
+            debug!(%tenant, ?outcome, "figures could not be published");
             Tried::Failed
         }
     }

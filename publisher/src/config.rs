@@ -4,27 +4,29 @@ use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use crate::error::ConnectError;
 
-/// A publisher's settings; [`new`](Self::new) fills in what the contract says.
+/// A publisher's settings. [`new`](Self::new) fills in the defaults; change a field afterwards where it must differ.
 ///
 /// All publishers and gateways on one Redis must agree on `prefix`, `events_per_second`, `recovery_events` and `recovery`.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PublisherConfig {
-    /// Where Redis is: one server, the Sentinels or nodes of a Cluster, as [`RedisUrl::parse`](crate::topology::RedisUrl::parse)
-    /// reads it.
+    /// Where Redis is: `redis://[[user]:password@]host[:port][/database]` for one server,
+    /// `redis-sentinel://…?sentinelServiceName=name` for Sentinels, `redis-cluster://…` for a Cluster. With `rediss` in place of
+    /// `redis` connections use TLS.
     pub redis_url: String,
     /// What every name in Redis starts with.
     pub prefix: String,
     /// No call takes longer than this, whatever Redis does.
     pub timeout: Duration,
-    /// Connections to Redis. A lost reply is asked for again over another one, so there should be two at least.
+    /// Connections to Redis, two at least: after a lost reply the event is sent again over another connection.
     pub connections: usize,
     /// Calls that may wait for Redis at once; the next one fails with `Overloaded`.
     pub max_in_flight: usize,
     /// Events of one tenant in any second.
     pub events_per_second: u32,
-    /// Events of one tenant that a browser can catch up on.
+    /// The newest events of a tenant are kept for browsers that were offline: so many of them.
     pub recovery_events: u32,
-    /// For how long after the last event it can.
+    /// For how long after the last event they are kept.
     pub recovery: Duration,
 }
 

@@ -1,45 +1,18 @@
-//! What can go wrong, one enum for each boundary at which somebody must act on it.
+//! The errors at the publisher's two boundaries: connecting and publishing.
 
-use crate::event::EventId;
+use crate::{event::EventId, invalid_event::InvalidEvent, names::InvalidPrefix};
 
-/// At most 64 characters of somebody else's text, none of which can start a new line or move a cursor in a log.
-pub fn sanitised(text: &str) -> String {
-    let harmless = |c: char| if c.is_control() || ('\u{2028}'..='\u{202e}').contains(&c) { '?' } else { c };
-    let mut shown: String = text.chars().take(64).map(harmless).collect();
-    if text.chars().nth(64).is_some() {
-        shown.pop();
-        shown.push('…');
-    }
-    shown
-}
-
-/// A field of an event breaks its rule. Reads `data.amount: must not be negative`.
+/// The publisher cannot be built from this configuration. A Redis that is down is not among the errors.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {rule}")]
-pub struct InvalidEvent {
-    /// The path of the field, `data.amount`; `event` when it is the whole.
-    pub field: String,
-    /// What the field must be, or what is wrong with it.
-    pub rule: String,
-}
-
-impl InvalidEvent {
-    /// This field breaks this rule.
-    pub fn new(field: impl Into<String>, rule: impl Into<String>) -> Self {
-        Self { field: field.into(), rule: rule.into() }
-    }
-}
-
-/// The publisher cannot be built from this configuration. Redis being down is no such error.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnectError {
-    /// The URL's scheme or form; the text never contains the URL's password.
+    /// The URL's scheme or form is wrong. The text never contains the URL's password.
     #[error("the Redis URL is unusable: {0}")]
     Url(String),
-    /// The prefix of the names in Redis.
+    /// The prefix of the names in Redis breaks its rule.
     #[error(transparent)]
-    Prefix(#[from] crate::names::InvalidPrefix),
-    /// A number out of its range.
+    Prefix(#[from] InvalidPrefix),
+    /// A number is out of its range.
     #[error("{field} {rule}")]
     Limit {
         /// The field of `PublisherConfig`.
@@ -49,10 +22,11 @@ pub enum ConnectError {
     },
 }
 
-/// Why an event was not, or not surely, published. Billing goes on in every case.
+/// Why an event was not published, or perhaps not. Billing goes on in every case.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PublishError {
-    /// Redis cannot be reached, or the tenant is on its way from one server to another. The event was not published.
+    /// Redis can't be reached, or the tenant is moving from one server to another. The event was not published.
     #[error("Redis cannot be reached")]
     Unavailable,
     /// Time ran out before an answer came: the event may or may not have been published.
@@ -62,13 +36,13 @@ pub enum PublishError {
         /// The id to send again.
         id: EventId,
     },
-    /// `max_in_flight` publishes are waiting already. The event was not published.
+    /// `max_in_flight` publishes wait already. The event was not published.
     #[error("too many publishes in flight")]
     Overloaded,
-    /// Redis said no (`OOM`, `NOPERM` …). The event was not published.
+    /// Redis answered with an error, such as `OOM` or `NOPERM`. The event was not published.
     #[error("Redis refused: {0}")]
     Refused(String),
-    /// The event breaks a rule of its own; sending it again cannot help.
+    /// The event breaks a rule. Sending it again can't help.
     #[error("the event is invalid: {0}")]
     Invalid(#[from] InvalidEvent),
 }

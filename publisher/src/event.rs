@@ -1,4 +1,4 @@
-//! What happened at a centre: the event, its id, its four kinds and how each is read and written.
+//! An event: its id, its payload, and how it is read and written.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -7,7 +7,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    error::{InvalidEvent, sanitised},
+    event_type::DashboardEventType,
+    invalid_event::InvalidEvent,
     payload::{ArrearsAlert, EventsCondensed, InvoiceStatusChanged, MetricsUpdated, PaymentReceived},
     strict,
     tenant::is_plain_id,
@@ -17,7 +18,7 @@ use crate::{
 /// No event is larger than this, written as JSON. A WebSocket frame, a log entry and a publish stay small with it.
 pub const MAX_EVENT_BYTES: usize = 16 * 1024;
 
-/// Names an event for ever, and is what publishing once is keyed by: 1 to 64 of `[A-Za-z0-9_-]`, but not `-` alone.
+/// Names an event for ever; an event is published once for each id. 1 to 64 of `[A-Za-z0-9_-]`, but not `-` alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct EventId(Arc<str>);
@@ -65,71 +66,10 @@ impl fmt::Display for EventId {
     }
 }
 
-/// The four kinds of event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", try_from = "String")]
-#[cfg_attr(test, derive(ts_rs::TS))]
-pub enum DashboardEventType {
-    /// `payment_received`
-    PaymentReceived,
-    /// `invoice_status_changed`
-    InvoiceStatusChanged,
-    /// `arrears_alert`
-    ArrearsAlert,
-    /// `metrics_updated`
-    MetricsUpdated,
-}
-
-/// The text names no kind of event.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("must be one of payment_received, invoice_status_changed, arrears_alert, metrics_updated, not \"{shown}\"")]
-pub struct UnknownEventType {
-    shown: String,
-}
-
-impl DashboardEventType {
-    /// Every kind, for tables of labels and the like.
-    pub const ALL: [Self; 4] =
-        [Self::PaymentReceived, Self::InvoiceStatusChanged, Self::ArrearsAlert, Self::MetricsUpdated];
-
-    /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::PaymentReceived => "payment_received",
-            Self::InvoiceStatusChanged => "invoice_status_changed",
-            Self::ArrearsAlert => "arrears_alert",
-            Self::MetricsUpdated => "metrics_updated",
-        }
-    }
-}
-
-impl FromStr for DashboardEventType {
-    type Err = UnknownEventType;
-
-    fn from_str(raw: &str) -> Result<Self, UnknownEventType> {
-        let known = Self::ALL.into_iter().find(|kind| kind.as_str() == raw);
-        known.ok_or_else(|| UnknownEventType { shown: sanitised(raw) })
-    }
-}
-
-/// How it is read from JSON: serde's own error would repeat all of a name that it doesn't know.
-impl TryFrom<String> for DashboardEventType {
-    type Error = UnknownEventType;
-
-    fn try_from(raw: String) -> Result<Self, UnknownEventType> {
-        raw.parse()
-    }
-}
-
-impl fmt::Display for DashboardEventType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// An event's payload: one variant for each kind, and two for `metrics_updated`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum EventData {
     /// A parent paid.
     PaymentReceived(PaymentReceived),
@@ -216,10 +156,10 @@ impl From<EventsCondensed> for EventData {
     }
 }
 
-/// Something that happened at a centre, as its dashboards will show it.
+/// An event at a centre, as its dashboards will show it.
 ///
-/// Sending the same event (the same id) again can never show it twice: that is what to do when the outcome of a
-/// publish is unknown. As JSON it is `{"id","type","timestamp","data"}`.
+/// Sending the same event (the same id) again never shows it twice. Send it again when the outcome of a publish is
+/// unknown. As JSON it is `{"id","type","timestamp","data"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DashboardEvent {
     /// Names this event for ever.
@@ -268,6 +208,9 @@ impl DashboardEvent {
 
     /// Reads `{"type","data","timestamp"?,"id"?}`, strictly: a field that is missing, unknown, given twice, of the
     /// wrong type or against its rule is named in the error.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] names the field and its rule.
     pub fn from_json(raw: &[u8]) -> Result<Self, InvalidEvent> {
         if raw.len() > MAX_EVENT_BYTES {
             return Err(too_large());
@@ -285,6 +228,9 @@ impl DashboardEvent {
 
     /// Checks what the types alone do not promise: lengths, signs, and the size of the whole.
     /// [`Publisher`](crate::Publisher) does so before it publishes, [`from_json`](Self::from_json) after it has read.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] names the field and its rule.
     pub fn validate(&self) -> Result<(), InvalidEvent> {
         self.checked_body().map(drop)
     }

@@ -1,11 +1,11 @@
 //! What the gateway and the load test share with the publisher. Not part of its API: it may change in any version.
 
 pub use crate::{
-    error::sanitised,
     log_throttle::LogThrottle,
     message::{Epoch, InvalidEpoch, InvalidMessageType, MalformedMessage, Message, MessageType},
     names::Names,
     outcome::{Relayed, Term},
+    sanitised::sanitised,
 };
 
 #[cfg(feature = "outbox")]

@@ -4,7 +4,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::event::{DashboardEvent, DashboardEventType, EventId};
+use crate::{
+    event::{DashboardEvent, EventId},
+    event_type::DashboardEventType,
+};
 
 /// One event on its way: `<epoch> <seq> <id> <previous-id> <type> <published-µs>\n<json>`.
 ///

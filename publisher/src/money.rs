@@ -27,6 +27,7 @@ pub struct Money(Decimal);
 
 /// Not an amount of money; the text is the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidMoney {
     /// A string, an exponent, a third decimal, `-0`, or no number at all.
     #[error("must be a plain number with at most two decimals, like 1500.00")]
@@ -43,6 +44,9 @@ impl Money {
     pub const ZERO: Self = Self(Decimal::ZERO);
 
     /// From a whole number of cents.
+    ///
+    /// # Errors
+    /// When the amount is out of range.
     pub fn from_cents(cents: i64) -> Result<Self, InvalidMoney> {
         let in_range = (-MAX_CENTS..=MAX_CENTS).contains(&cents);
         in_range.then(|| Self(Decimal::new(cents, 2))).ok_or(InvalidMoney::OutOfRange)

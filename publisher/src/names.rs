@@ -19,7 +19,10 @@ pub struct Names {
 pub struct InvalidPrefix;
 
 impl Names {
-    /// Names that start with `prefix` and a colon. A brace in it would move every tenant into one slot, so there is none.
+    /// Names that start with `prefix` and a colon. The prefix has no brace, which would move every tenant into one slot.
+    ///
+    /// # Errors
+    /// [`InvalidPrefix`] says the rule.
     pub fn new(prefix: &str) -> Result<Self, InvalidPrefix> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b':' | b'-');
         let valid = (1..=32).contains(&prefix.len()) && prefix.bytes().all(allowed);

@@ -19,10 +19,11 @@
 
 use sqlx::PgConnection;
 
-use crate::{error::InvalidEvent, event::DashboardEvent, tenant::TenantId, timestamp};
+use crate::{event::DashboardEvent, invalid_event::InvalidEvent, tenant::TenantId, timestamp};
 
 /// Why an event was not recorded. The transaction it was to be part of can only roll back.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecordError {
     /// The event breaks a rule; nothing was sent to the database, and the transaction is still good.
     #[error("the event is invalid: {0}")]

@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// It is in the tenant's log, and on its way to every gateway that has a dashboard of the tenant open.
     Published {

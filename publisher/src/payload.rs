@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{error::InvalidEvent, event::DashboardEventType, money::Money, strict, timestamp};
+use crate::{event_type::DashboardEventType, invalid_event::InvalidEvent, money::Money, strict, timestamp};
 
 /// A parent paid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

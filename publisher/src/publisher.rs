@@ -61,8 +61,11 @@ struct Limits {
 }
 
 impl Publisher {
-    /// Connects to Redis. A bad configuration is an error; a Redis that is down is not: after a second of trying, the
-    /// publisher comes back without it, and goes on trying in the background.
+    /// Connects to Redis. When Redis can't be reached within a second, the publisher is returned all the same, and goes on
+    /// connecting in the background.
+    ///
+    /// # Errors
+    /// [`ConnectError`], when the configuration can't be used.
     pub async fn connect(config: PublisherConfig) -> Result<Self, ConnectError> {
         config.validate()?;
         let names = Names::new(&config.prefix)?;
@@ -81,6 +84,9 @@ impl Publisher {
     }
 
     /// Publishes an event. After [`PublishError::Unknown`], call it again with the same event.
+    ///
+    /// # Errors
+    /// [`PublishError`] says whether the event was published, and what to do.
     pub async fn broadcast_to_tenant(
         &self,
         tenant: &TenantId,
@@ -90,6 +96,7 @@ impl Publisher {
     }
 
     /// The same for figures that may have waited for too long.
+    #[doc(hidden)]
     pub async fn broadcast_with(
         &self,
         tenant: &TenantId,
@@ -103,13 +110,15 @@ impl Publisher {
     }
 
     /// Publishes an event for the outbox: as [`broadcast_to_tenant`](Self::broadcast_to_tenant), but not for a leader whose
-    /// term has been succeeded.
+    /// term was followed by a later one.
+    #[doc(hidden)]
     pub async fn relay(&self, tenant: &TenantId, event: &DashboardEvent, term: Term) -> Result<Relayed, PublishError> {
         self.publish(tenant, event, Some(term), Urgency::Usual).await
     }
 
     /// When Redis was last found on another server than before: events of the seconds before may be lost, although they were
     /// acknowledged. `None` when it never moved.
+    #[doc(hidden)]
     pub fn moved(&self) -> Option<tokio::time::Instant> {
         self.inner.redis.moved()
     }
@@ -128,6 +137,9 @@ impl Publisher {
     }
 
     /// Tells the tenant's dashboards that a parent paid.
+    ///
+    /// # Errors
+    /// As [`broadcast_to_tenant`](Self::broadcast_to_tenant).
     pub async fn send_payment_received(
         &self,
         tenant: &TenantId,
@@ -137,6 +149,9 @@ impl Publisher {
     }
 
     /// Tells the tenant's dashboards that an invoice has another status.
+    ///
+    /// # Errors
+    /// As [`broadcast_to_tenant`](Self::broadcast_to_tenant).
     pub async fn send_invoice_status_change(
         &self,
         tenant: &TenantId,
@@ -146,12 +161,18 @@ impl Publisher {
     }
 
     /// Tells the tenant's dashboards that a parent is in arrears.
+    ///
+    /// # Errors
+    /// As [`broadcast_to_tenant`](Self::broadcast_to_tenant).
     pub async fn send_arrears_alert(&self, tenant: &TenantId, data: ArrearsAlert) -> Result<Outcome, PublishError> {
         self.send(tenant, data).await
     }
 
     /// Gives the tenant's dashboards new figures. Refused while fewer than 4 of the 10 events of a second are left: figures
     /// replace each other, and must not cost a payment its place.
+    ///
+    /// # Errors
+    /// As [`broadcast_to_tenant`](Self::broadcast_to_tenant).
     pub async fn send_metrics_updated(&self, tenant: &TenantId, data: MetricsUpdated) -> Result<Outcome, PublishError> {
         self.send(tenant, data).await
     }

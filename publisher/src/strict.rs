@@ -7,7 +7,7 @@ use serde::{
     de::{self, DeserializeOwned, MapAccess, Visitor},
 };
 
-use crate::error::{InvalidEvent, sanitised};
+use crate::{invalid_event::InvalidEvent, sanitised::sanitised};
 
 /// Parses one JSON object; in an error the field's path starts with `at`.
 pub(crate) fn from_str<'de, T: Deserialize<'de>>(at: &str, raw: &'de str) -> Result<T, InvalidEvent> {

@@ -1,10 +1,10 @@
-//! A centre's id: parsed once where it enters, safe everywhere after.
+//! A centre's id, which is checked once, where it enters.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::sanitised;
+use crate::sanitised::sanitised;
 
 /// A centre's id: 1 to 64 of `[A-Za-z0-9_-]`.
 ///

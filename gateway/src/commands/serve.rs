@@ -257,15 +257,13 @@ async fn engine(config: &Config, metrics: &Metrics) -> anyhow::Result<(Engine, F
         let (engine, feed) = MemoryEngine::new(limits);
         return Ok((Engine::Memory(engine), Feed::Memory(feed)));
     };
-    let redis = PublisherConfig {
-        prefix: config.redis_prefix.clone(),
-        events_per_second: config.events_per_second,
-        recovery_events: config.recovery_events,
-        recovery: config.recovery,
-        // The HTTP API's share; billing code brings connections of its own.
-        connections: 2,
-        ..PublisherConfig::new(url.expose())
-    };
+    let mut redis = PublisherConfig::new(url.expose());
+    redis.prefix.clone_from(&config.redis_prefix);
+    redis.events_per_second = config.events_per_second;
+    redis.recovery_events = config.recovery_events;
+    redis.recovery = config.recovery;
+    // The HTTP API's share; billing code brings connections of its own.
+    redis.connections = 2;
     let (engine, feed) = RedisEngine::connect(redis, kicks_last(config)).await.context("REDIS_URL")?;
     Ok((Engine::Redis(engine), Feed::Redis(feed)))
 }

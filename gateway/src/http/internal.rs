@@ -169,6 +169,7 @@ async fn publish(
             Ok((StatusCode::ACCEPTED, Json(Accepted { seq, id: event.id })).into_response())
         }
         Ok(Outcome::Throttled { retry_after }) => Err(Problem::throttled(retry_after)),
+        Ok(outcome) => Err(Problem::unavailable("unavailable", format!("unknown outcome: {outcome:?}"))),
         Err(PublishError::Invalid(error)) => Err(Problem::unprocessable(error.to_string())),
         Err(error) => {
             let problem = Problem::unavailable("unavailable", error.to_string());

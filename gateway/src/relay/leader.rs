@@ -474,6 +474,7 @@ async fn drain(
                 continue;
             }
             Ok(Relayed::Outcome(Outcome::Throttled { retry_after })) => End::Throttled(retry_after),
+            Ok(Relayed::Outcome(outcome)) => End::Failed(PublishError::Refused(format!("unknown outcome {outcome:?}"))),
             Ok(Relayed::Superseded { term }) => End::Superseded(term),
             // It was read with the same rules: only the rules of another version can refuse it.
             Err(PublishError::Invalid(error)) => {
@@ -494,7 +495,7 @@ fn is_unreachable(error: &PublishError) -> bool {
     match error {
         PublishError::Unavailable | PublishError::Unknown { .. } | PublishError::Overloaded => true,
         PublishError::Refused(why) => why.starts_with("NOPERM"),
-        PublishError::Invalid(_) => false,
+        _ => false,
     }
 }
 

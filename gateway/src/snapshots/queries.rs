@@ -128,7 +128,7 @@ fn metrics(row: &PgRow) -> Result<Option<MetricsUpdated>, SnapshotError> {
         as_of: row.try_get("as_of")?,
         condensed: None,
     };
-    metrics.validate().map_err(|InvalidEvent { field, rule }| unusable(&field, rule))?;
+    metrics.validate().map_err(|InvalidEvent { field, rule, .. }| unusable(&field, rule))?;
     Ok(Some(metrics))
 }
 

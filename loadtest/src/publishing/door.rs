@@ -99,7 +99,7 @@ impl Door {
                 Ok(Outcome::Published { .. } | Outcome::Duplicate { .. }) => Sent::Accepted,
                 Ok(Outcome::Throttled { retry_after }) => Sent::Throttled { retry_after },
                 Err(PublishError::Invalid(error)) => unreachable!("the payment is always valid: {error}"),
-                Err(_) => Sent::Unknown,
+                Ok(_) | Err(_) => Sent::Unknown,
             },
             Self::Http(api) => api.post(tenant, event).await.unwrap_or(Sent::Unknown),
             Self::Outbox(pool) => {

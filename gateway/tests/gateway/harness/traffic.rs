@@ -27,6 +27,7 @@ pub async fn publish(publisher: &Publisher, tenant: &TenantId, event: &Dashboard
             Ok(Outcome::Published { seq, .. }) => return receipt(seq, Instant::now()),
             Ok(Outcome::Duplicate { seq }) => return receipt(seq, begun),
             Ok(Outcome::Throttled { retry_after }) => (retry_after, "throttled".to_owned()),
+            Ok(outcome) => panic!("{tenant}: {outcome:?}"),
             Err(PublishError::Invalid(invalid)) => panic!("{tenant}: {invalid}"),
             // A server that refuses may still be loading, or be a replica that is about to be promoted.
             Err(error) => (Duration::from_millis(50), error.to_string()),
