@@ -1,4 +1,4 @@
-import type { ClientMessage, ErrorData, ServerMessage } from "./messages.js";
+import type { ClientMessage, ServerMessage } from "./messages.js";
 
 /** From asking for a token to being joined, or from asking for a snapshot to having it. */
 const ATTEMPT_LIMIT_MS = 15_000;
@@ -7,31 +7,15 @@ const SILENT_INTERVALS = 1.5;
 /** How soon a `ping` must be answered. */
 const PING_LIMIT_MS = 5_000;
 
-/** What happens on a link's WebSocket. */
-export interface LinkEvents {
-  opened(): void;
-  received(message: ServerMessage): void;
-  closed(code: number): void;
-}
-
-/**
- * One attempt to connect and its one WebSocket, or one request for a snapshot. Its timers and requests end with it, and no event
- * comes after that.
- */
+/** One attempt to reach the gateway, and its one WebSocket. Its timers and requests end with it, and no event comes after that. */
 export class Link {
   readonly #failed: () => void;
   readonly #abort = new AbortController();
+  /** Aborted when the link ends. */
+  readonly signal = this.#abort.signal;
   readonly #timers = new Map<string, ReturnType<typeof setTimeout>>();
   #socket: WebSocket | null = null;
   #heartbeatMs = 0;
-  joinedAt: number | null = null;
-  /** The last token that the gateway got on this link. */
-  token = "";
-  renewedAt = -Infinity;
-  /** Whether a `join` message was sent. */
-  asked = false;
-  /** The gateway's `error` message before it closed. */
-  error: ErrorData | null = null;
 
   /** Calls `failed` when the attempt takes too long, the link falls silent, or the gateway sends text that is not JSON. */
   constructor(failed: () => void) {
@@ -39,13 +23,14 @@ export class Link {
     this.after("attempt", ATTEMPT_LIMIT_MS, failed);
   }
 
-  /** Aborted when the link ends. */
-  get signal(): AbortSignal {
-    return this.#abort.signal;
-  }
-
   /** Opens the WebSocket. Throws when an offer has characters that no handshake can carry. */
-  open(url: URL, protocols: string | string[], { opened, received, closed }: LinkEvents) {
+  open(
+    url: URL,
+    protocols: string | string[],
+    opened: () => void,
+    received: (message: ServerMessage) => void,
+    closed: (code: number) => void,
+  ) {
     const socket = new WebSocket(url, protocols);
     this.#socket = socket;
     socket.onopen = opened;
@@ -68,6 +53,7 @@ export class Link {
   /** The gateway has joined it: the attempt is over, and heartbeats come at this interval. */
   joined(heartbeatSeconds: number) {
     this.cancel("attempt");
+    this.cancel("handshake");
     this.#heartbeatMs = heartbeatSeconds * 1000;
   }
 

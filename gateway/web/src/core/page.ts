@@ -1,28 +1,28 @@
-/** What the page's life means for a connection. */
-export interface PageEvents {
-  /** The network is back, or the user looks at the page again. */
-  wake(): void;
-  /** The network is gone. */
-  offline(): void;
-  /** The browser freezes the page for its "back" button, which an open connection would prevent. */
-  freeze(): void;
-}
-
-/** The browser, or a part of it in a test; outside of browsers there is neither. */
+/** The browser, or what stands for it in a test. Outside of browsers there is neither. */
 export interface Browser {
   window?: EventTarget;
   document?: EventTarget & { readonly visibilityState: string };
 }
 
-/** Calls `events` until `signal` is aborted. */
-export function listenToPage(events: PageEvents, signal: AbortSignal, { window, document }: Browser = globalThis) {
+/**
+ * Reports what happens to the page, until `signal` is aborted. `wake`: the network is back, or the user looks at the page again.
+ * `offline`: the network is gone. `freeze`: the browser keeps the page for its "back" button, which an open connection would prevent.
+ */
+export function listenToPage(
+  wake: () => void,
+  offline: () => void,
+  freeze: () => void,
+  signal: AbortSignal,
+  { window, document }: Browser = globalThis,
+) {
   if (!window || !document) return;
   const on = (target: EventTarget, name: string, then: (event: Event) => void) => target.addEventListener(name, then, { signal });
-  on(window, "online", events.wake);
-  on(window, "offline", events.offline);
-  on(document, "visibilitychange", () => document.visibilityState === "visible" && events.wake());
-  on(window, "pagehide", (event) => (event as PageTransitionEvent).persisted && events.freeze());
-  on(window, "pageshow", (event) => (event as PageTransitionEvent).persisted && events.wake());
+  const ifKept = (then: () => void) => (event: Event) => (event as PageTransitionEvent).persisted && then();
+  on(window, "online", wake);
+  on(window, "offline", offline);
+  on(document, "visibilitychange", () => document.visibilityState === "visible" && wake());
+  on(window, "pagehide", ifKept(freeze));
+  on(window, "pageshow", ifKept(wake));
 }
 
 /** Whether the browser knows that it has no network. */

@@ -22,7 +22,7 @@ type PlacedSnapshot = SnapshotData & { tenantId: string; epoch: string | null; s
 /** An error over HTTP (RFC 9457). */
 type Problem = { code: string; detail: string; tenants?: string[] };
 
-/** The answer to a request for a snapshot; nothing is set when there was none. */
+/** The answer to a request for a snapshot: without a `snapshot` or a `problem` it was neither. */
 type Answer = { status?: number; snapshot?: PlacedSnapshot; problem?: Problem };
 
 /** Asks the gateway at `url` for a snapshot over HTTP. */
@@ -31,8 +31,9 @@ export async function fetchSnapshot(url: URL, token: string, tenantId: string | 
   if (tenantId !== null) url.searchParams.set("tenantId", tenantId);
   try {
     const answer = await fetch(url, { headers: { authorization: `Bearer ${token}` }, cache: "no-store", signal });
-    const { ok, status } = answer;
-    return { status, ...(ok && { snapshot: await answer.json() }), ...(status === 400 && { problem: await answer.json() }) };
+    const { status } = answer;
+    if (answer.ok) return { snapshot: await answer.json() };
+    return status === 400 ? { problem: await answer.json() } : { status };
   } catch {
     // The next request makes up for this one.
     return {};

@@ -962,6 +962,19 @@ describe("switched off", () => {
     expect(client.getState().status).toMatchObject({ state: "closed", reason: "forbidden" });
   });
 
+  test("a snapshot accepts the token: the next refusal counts as a first one", async () => {
+    fetched.mockResolvedValueOnce({ ok: false, status: 401 });
+    await disable();
+    // The refused token is followed by a try of the WebSocket, which is still switched off; then a snapshot comes.
+    await after(500);
+    lastSocket().drop(4503);
+    await after(30_000);
+    expect(client.getState().metrics).not.toBeNull();
+    fetched.mockResolvedValueOnce({ ok: false, status: 401 });
+    await after(30_000);
+    expect(state()).toBe("polling");
+  });
+
   test("now and then the socket is tried; switched on, it is live again, from the snapshot's position", async () => {
     await disable();
     await after(30_000 * 9);
