@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use super::admission::{PATIENCE, Permit};
 use super::audience::{Audience, Member};
 use super::kicks::Kicks;
-use super::stream::{Effect, Newcomer, Stream, position_of};
+use super::stream::{Effect, Newcomer, Start, Stream, position_of};
 use super::{Hub, Join, RoomLimits};
 use crate::engine::{Engine, Kicked, Request, Signal, Ticket};
 use crate::metrics::Metrics;
@@ -129,7 +129,6 @@ pub struct Shard {
     /// The turns of members that left before they were answered: a turn is over when the engine's work is.
     moot: HashMap<Ticket, Permit>,
     kicks: Arc<Kicks>,
-    effects: Vec<Effect>,
 }
 
 impl Shard {
@@ -155,7 +154,6 @@ impl Shard {
             joining: HashMap::new(),
             moot: HashMap::new(),
             kicks,
-            effects: Vec::new(),
         }
     }
 
@@ -180,11 +178,11 @@ impl Shard {
                     Due::Linger(tenant) => self.lingered(&tenant),
                     Due::Overdue(member) => drop(self.joining.remove(&member)),
                     Due::OverdueMoot(ticket) => drop(self.moot.remove(&ticket)),
-                    Due::Stale(tenant, ticket) => self.in_room(&tenant, |stream, _| stream.expire(ticket)),
+                    Due::Stale(tenant, ticket) => self.in_room(&tenant, |stream| stream.handle_snapshot_stale(ticket)),
                     Due::Incomplete(tenant) => self.complete(&tenant),
                 },
                 // Every room is asked at once, so that the engine answers all of them in one sweep.
-                _ = sweep.tick() => self.each_room(|stream, effects| stream.check(effects)),
+                _ = sweep.tick() => self.each_room(|stream| stream.handle_comparison_due()),
             }
         }
     }
@@ -207,7 +205,7 @@ impl Shard {
             }
             Input::Signal(signal) => self.signal(signal),
             Input::Loaded { tenant, ticket, snapshot } => {
-                self.in_room(&tenant, |stream, effects| stream.loaded(ticket, snapshot, effects));
+                self.in_room(&tenant, |stream| stream.handle_snapshot(ticket, snapshot));
             }
             Input::Kicked { closed } => {
                 let _ = closed.send(self.close_kicked());
@@ -223,22 +221,22 @@ impl Shard {
         match signal {
             Signal::Message { tenant, message } => {
                 self.metrics.event_received(&message.event_type);
-                self.in_room(&tenant, |stream, effects| stream.message(message, effects));
+                self.in_room(&tenant, |stream| stream.handle_message(message));
             }
             Signal::Reading { tenant, ticket, reading } => {
                 self.moot.remove(&ticket);
                 if let Some(room) = self.rooms.get_mut(&tenant) {
                     room.refused = false;
                 }
-                self.in_room(&tenant, |stream, effects| stream.reading(ticket, reading, effects));
+                self.in_room(&tenant, |stream| stream.handle_reading(ticket, reading));
             }
             Signal::Forgotten { ticket, .. } => drop(self.moot.remove(&ticket)),
             Signal::Lost { tenant, outage } => {
                 // No question is answered now: the members that wait are told so.
                 self.give_turns_back(&tenant);
-                self.in_room(&tenant, |stream, effects| stream.lost(outage, effects));
+                self.in_room(&tenant, |stream| stream.handle_lost(outage));
             }
-            Signal::Returned { tenant } => self.in_room(&tenant, |stream, effects| stream.returned(effects)),
+            Signal::Returned { tenant } => self.in_room(&tenant, |stream| stream.handle_returned()),
             Signal::Refused { tenant } => {
                 if let Some(room) = self.rooms.get_mut(&tenant) {
                     room.refused = true;
@@ -246,7 +244,7 @@ impl Shard {
                 }
             }
             Signal::Stray { tenant, epoch } => {
-                self.in_room(&tenant, |stream, effects| stream.stray(epoch.as_ref(), effects));
+                self.in_room(&tenant, |stream| stream.handle_stray(epoch.as_ref()));
             }
             // The hub's, which asks every shard.
             Signal::Kicks { .. } => {}
@@ -285,7 +283,7 @@ impl Shard {
             database.figures.watched(&tenant);
         }
         self.joining.insert(id, permit);
-        self.in_room(&tenant, |stream, effects| stream.join(id, resume, effects));
+        self.in_room(&tenant, |stream| stream.handle_join(id, resume));
 
         // Joined or still waiting: whoever comes during an outage is told of it, and holds nobody else up.
         let Some(room) = self.rooms.get(&tenant) else { return };
@@ -301,13 +299,9 @@ impl Shard {
 
     fn open_room(&mut self, tenant: &TenantId) -> Room {
         self.generation = self.generation.wrapping_add(1);
-        let mut effects = Vec::new();
-        let stream = Stream::open(self.generation, self.database.is_some(), &mut effects);
-        for effect in effects {
-            if let Effect::Subscribe(ticket) = effect {
-                self.engine.request(Request::Subscribe { tenant: tenant.clone(), ticket });
-            }
-        }
+        // The room's first effect, its subscription, is carried out with the first join.
+        let start = if self.database.is_some() { Start::Snapshot } else { Start::Position };
+        let stream = Stream::open(self.generation, start);
         self.metrics.tenants(1);
         // Rooms beat at moments of their own, so that a thousand of them don't beat at once.
         let first = self.limits.heartbeat.mul_f64(rand::random_range(0.1..=1.0));
@@ -331,7 +325,7 @@ impl Shard {
             // The kick may have come while the renewal was on its way here.
             if self.kicks.revoking(tenant, member.subject.as_deref(), issued_at).is_some() {
                 room.remove(link);
-                room.stream.forget(link.id);
+                room.stream.handle_leave(link.id);
                 link.close_with(CloseReason::Kicked);
                 return self.linger_if_empty(tenant);
             }
@@ -352,7 +346,7 @@ impl Shard {
         let told = room.audience.tell(link, frames).or_else(|| waits().then(|| link.write(frames, 1)));
         if told.is_some_and(|told| told.is_err()) {
             let member = room.remove(link);
-            room.stream.forget(link.id);
+            room.stream.handle_leave(link.id);
             room.give_up(member.into_iter(), &self.metrics);
         }
         self.linger_if_empty(tenant);
@@ -363,7 +357,7 @@ impl Shard {
         room.flush(&self.metrics);
         let left = room.remove(link).is_some();
         let turn = self.joining.remove(&link.id);
-        if let Some(ticket) = room.stream.forget(link.id) {
+        if let Some(ticket) = room.stream.handle_leave(link.id) {
             self.engine.request(Request::Forget { tenant: tenant.clone(), ticket });
             if let Some(turn) = turn {
                 self.moot.insert(ticket, turn);
@@ -410,18 +404,17 @@ impl Shard {
         self.linger_if_empty(&tenant);
     }
 
-    fn each_room(&mut self, mut act: impl FnMut(&mut Stream, &mut Vec<Effect>)) {
+    fn each_room(&mut self, mut act: impl FnMut(&mut Stream)) {
         for tenant in self.rooms.keys().cloned().collect::<Vec<_>>() {
             self.in_room(&tenant, &mut act);
         }
     }
 
     /// Lets a room act, and carries out what it decides.
-    fn in_room(&mut self, tenant: &TenantId, act: impl FnOnce(&mut Stream, &mut Vec<Effect>)) {
+    fn in_room(&mut self, tenant: &TenantId, act: impl FnOnce(&mut Stream)) {
         let Some(room) = self.rooms.get_mut(tenant) else { return };
-        let mut effects = std::mem::take(&mut self.effects);
-        act(&mut room.stream, &mut effects);
-        for effect in effects.drain(..) {
+        act(&mut room.stream);
+        while let Some(effect) = room.stream.poll_effect() {
             match effect {
                 Effect::Deliver(message) => {
                     if let Some(database) = &self.database {
@@ -507,7 +500,6 @@ impl Shard {
                 Effect::Restored(outage) => room.announce_to_all(&protocol::restored(&outage), &self.metrics),
             }
         }
-        self.effects = effects;
         self.linger_if_empty(tenant);
     }
 
@@ -519,7 +511,7 @@ impl Shard {
         let has_a_chance = database.snapshots.may_have(tenant, lacking);
         room.complete_later(tenant, lacking, &mut self.due);
         if has_a_chance {
-            self.in_room(tenant, |stream, effects| stream.complete(lacking, effects));
+            self.in_room(tenant, |stream| stream.handle_parts_due(lacking));
         }
     }
 
@@ -624,7 +616,7 @@ impl Room {
     fn tell_waiting(&mut self, frames: &Bytes) -> Vec<Member> {
         let slow: Vec<_> = self.waiting.extract_if(.., |member| member.link.write(frames, 1).is_err()).collect();
         slow.iter().for_each(|member| {
-            self.stream.forget(member.link.id);
+            self.stream.handle_leave(member.link.id);
         });
         slow
     }
@@ -654,7 +646,7 @@ impl Room {
         let mut extracted = self.audience.extract(&fits);
         let waiting: Vec<_> = self.waiting.extract_if(.., |member| fits(member)).collect();
         waiting.iter().for_each(|member| {
-            self.stream.forget(member.link.id);
+            self.stream.handle_leave(member.link.id);
         });
         extracted.extend(waiting);
         extracted

@@ -10,6 +10,7 @@
 
 mod load;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use publisher::internals::{Epoch, Message};
@@ -73,16 +74,25 @@ pub enum Effect {
     Restored(Outage),
 }
 
-/// A tenant's room.
+/// What members start from that can't resume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The room's position alone.
+    Position,
+    /// A snapshot, and the events since.
+    Snapshot,
+}
+
+/// A tenant's stream.
 #[derive(Debug)]
 pub struct Stream {
     phase: Phase,
     waiting: Vec<Waiting>,
     outage: Option<Outage>,
     tickets: Tickets,
-    /// Whether there are snapshots to begin with.
-    snapshots: bool,
+    start: Start,
     load: Option<Load>,
+    effects: VecDeque<Effect>,
 }
 
 #[derive(Debug)]
@@ -140,14 +150,23 @@ impl Tickets {
 }
 
 impl Stream {
-    /// Opens a room; `generation` differs from that of any earlier room of the tenant. With `snapshots`, members start from
-    /// one.
-    pub fn open(generation: u32, snapshots: bool, effects: &mut Vec<Effect>) -> Self {
+    /// Opens a room; `generation` differs from that of any earlier room of the tenant.
+    pub fn open(generation: u32, start: Start) -> Self {
         let mut tickets = Tickets(Ticket(u64::from(generation) << 32));
         let ticket = tickets.issue();
-        effects.push(Effect::Subscribe(ticket));
         let phase = Phase::Opening { ticket, held: Vec::new() };
-        Self { phase, waiting: Vec::new(), outage: None, tickets, snapshots, load: None }
+        let effects = VecDeque::from([Effect::Subscribe(ticket)]);
+        Self { phase, waiting: Vec::new(), outage: None, tickets, start, load: None, effects }
+    }
+
+    /// The next thing to do, in order; `None` when nothing is left until the next input.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        let effect = self.effects.pop_front();
+        if effect.is_none() {
+            // The space for one effect stays, so that a message that is delivered costs no allocation.
+            self.effects.shrink_to(1);
+        }
+        effect
     }
 
     /// The position up to which the joined members have been sent everything; `None` while the room opens.
@@ -169,12 +188,12 @@ impl Stream {
     }
 
     /// A socket wants to join, having seen everything up to `resume`.
-    pub fn join(&mut self, member: SocketId, resume: Option<Position>, effects: &mut Vec<Effect>) {
-        self.admit(Waiting { member, resumed: resume.is_some(), resume, stage: Stage::Opening }, false, effects);
+    pub fn handle_join(&mut self, member: SocketId, resume: Option<Position>) {
+        self.admit(Waiting { member, resumed: resume.is_some(), resume, stage: Stage::Opening }, false);
     }
 
     /// A member is gone whose join was not answered; returns the question whose answer nobody waits for any more.
-    pub fn forget(&mut self, member: SocketId) -> Option<Ticket> {
+    pub fn handle_leave(&mut self, member: SocketId) -> Option<Ticket> {
         if let Some(load) = &mut self.load {
             load.newcomers.retain(|newcomer| newcomer.member != member);
         }
@@ -186,7 +205,7 @@ impl Stream {
     }
 
     /// A message came on the tenant's channel.
-    pub fn message(&mut self, message: Message, effects: &mut Vec<Effect>) {
+    pub fn handle_message(&mut self, message: Message) {
         match &mut self.phase {
             Phase::Opening { held, .. } => {
                 // What is dropped here is in the log, and the next message shows the gap.
@@ -198,39 +217,39 @@ impl Stream {
                 }
             }
             Phase::Live { .. } => {
-                if let Err(odd) = self.step(message, effects) {
-                    self.look(odd, effects);
+                if let Err(odd) = self.step(message) {
+                    self.look(odd);
                 }
             }
         }
     }
 
     /// The engine answered.
-    pub fn reading(&mut self, ticket: Ticket, reading: Reading, effects: &mut Vec<Effect>) {
+    pub fn handle_reading(&mut self, ticket: Ticket, reading: Reading) {
         match &mut self.phase {
             Phase::Opening { ticket: asked, held } if *asked == ticket => {
                 let held = std::mem::take(held);
-                self.opened(reading.head, held, effects);
+                self.opened(reading.head, held);
             }
             Phase::Live { read, .. } if read.as_ref().is_some_and(|read| read.ticket == ticket) => {
                 if let Some(asked) = read.take() {
-                    self.settle(asked, reading, effects);
+                    self.settle(asked, reading);
                 }
             }
             // A member's question; or one of a room or a member that is gone.
-            _ => self.catch_up(ticket, reading, effects),
+            _ => self.catch_up(ticket, reading),
         }
     }
 
     /// Compare the position with the engine's: messages may have been lost without a trace.
-    pub fn check(&mut self, effects: &mut Vec<Effect>) {
+    pub fn handle_comparison_due(&mut self) {
         if let Phase::Live { read: None, .. } = &self.phase {
-            self.ask(None, false, effects);
+            self.ask(None, false);
         }
     }
 
     /// The engine can't vouch for what it delivers.
-    pub fn lost(&mut self, outage: Outage, effects: &mut Vec<Effect>) {
+    pub fn handle_lost(&mut self, outage: Outage) {
         if let Phase::Live { read: Some(read), .. } = &mut self.phase {
             read.restores = false;
             read.again = read.again.map(|_| false);
@@ -240,14 +259,14 @@ impl Stream {
         }
         if self.outage.is_none() {
             self.outage = Some(outage.clone());
-            effects.push(Effect::Degraded(outage));
+            self.effects.push_back(Effect::Degraded(outage));
         }
     }
 
     /// Events were published to a server that the tenant has left: no stream has them, so the members replace their state.
     /// Events of the room's own `epoch` change nothing: either they are copies, or the room has yet to learn of the new server's
     /// epoch, and resyncs then.
-    pub fn stray(&mut self, epoch: Option<&Epoch>, effects: &mut Vec<Effect>) {
+    pub fn handle_stray(&mut self, epoch: Option<&Epoch>) {
         // A join that is not answered yet can't resume from its position either.
         let forget = |waiting: &mut Vec<Waiting>| waiting.iter_mut().for_each(|waiting| waiting.resume = None);
         match &self.phase {
@@ -256,23 +275,23 @@ impl Stream {
             Phase::Live { head, .. } => {
                 let head = head.clone();
                 forget(&mut self.waiting);
-                self.resync(head, effects);
+                self.resync(head);
             }
         }
     }
 
     /// Subscriptions hold again: prove the position, then say so.
-    pub fn returned(&mut self, effects: &mut Vec<Effect>) {
+    pub fn handle_returned(&mut self) {
         match &mut self.phase {
             // The answer to the subscription is still to come, and is proof enough.
             Phase::Opening { .. } => {}
             Phase::Live { read: Some(read), .. } => read.again = Some(true),
-            Phase::Live { read: None, .. } => self.ask(None, true, effects),
+            Phase::Live { read: None, .. } => self.ask(None, true),
         }
     }
 
     /// Delivers the message if it is the next one, drops it if it is the last one again, and gives it back otherwise.
-    fn step(&mut self, message: Message, effects: &mut Vec<Effect>) -> Result<(), Message> {
+    fn step(&mut self, message: Message) -> Result<(), Message> {
         let Phase::Live { head, .. } = &mut self.phase else { return Err(message) };
         if follows(head, &message) {
             *head = position_of(&message);
@@ -286,7 +305,7 @@ impl Stream {
             }
             // Members that wait for a snapshot get it with that.
             if self.holding().is_none() {
-                effects.push(Effect::Deliver(message));
+                self.effects.push_back(Effect::Deliver(message));
             }
             Ok(())
         } else if *head == position_of(&message) {
@@ -297,62 +316,62 @@ impl Stream {
     }
 
     /// A message doesn't fit: from now on hold what comes, until the engine has answered.
-    fn look(&mut self, odd: Message, effects: &mut Vec<Effect>) {
+    fn look(&mut self, odd: Message) {
         match &mut self.phase {
             // The open question was asked before this came: its answer need not cover it.
             Phase::Live { read: Some(read), .. } => read.held = Some(vec![odd]),
-            _ => self.ask(Some(vec![odd]), false, effects),
+            _ => self.ask(Some(vec![odd]), false),
         }
     }
 
-    fn ask(&mut self, held: Option<Vec<Message>>, restores: bool, effects: &mut Vec<Effect>) {
+    fn ask(&mut self, held: Option<Vec<Message>>, restores: bool) {
         let Phase::Live { head, read } = &mut self.phase else { return };
         let ticket = self.tickets.issue();
         let covered = held.as_ref().map_or(0, Vec::len);
         *read = Some(Read { ticket, held, covered, restores, again: None });
-        effects.push(Effect::Read(ticket, Known::Room(head.clone())));
+        self.effects.push_back(Effect::Read(ticket, Known::Room(head.clone())));
     }
 
     /// The subscription holds, and this is where the stream stands.
-    fn opened(&mut self, head: Position, held: Vec<Message>, effects: &mut Vec<Effect>) {
+    fn opened(&mut self, head: Position, held: Vec<Message>) {
         self.phase = Phase::Live { head: head.clone(), read: None };
         for waiting in std::mem::take(&mut self.waiting) {
-            self.admit(waiting, false, effects);
+            self.admit(waiting, false);
         }
         // Between the subscription and the reading messages came that the reading counts already.
         let counted = |message: &Message| message.epoch == head.epoch && message.seq <= head.seq;
         let rest = held.into_iter().filter(|message| !counted(message));
-        match self.take_up(rest, effects) {
-            Ok(()) => self.restored(effects),
-            Err(odd) => self.ask(Some(odd), true, effects),
+        match self.take_up(rest) {
+            Ok(()) => self.restored(),
+            Err(odd) => self.ask(Some(odd), true),
         }
     }
 
     /// The room's own question is answered.
-    fn settle(&mut self, asked: Read, reading: Reading, effects: &mut Vec<Effect>) {
+    fn settle(&mut self, asked: Read, reading: Reading) {
         let known: Vec<_> = reading.events.iter().map(position_of).collect();
-        self.fill(reading, effects);
+        self.fill(reading);
 
         // What was held before the question was asked is part of the answer, or of a history that is over.
         let held = asked.held.unwrap_or_default().into_iter().skip(asked.covered);
         let rest = held.filter(|message| !known.contains(&position_of(message)));
         let restores = asked.restores || asked.again == Some(true);
-        match self.take_up(rest, effects) {
-            Err(odd) => self.ask(Some(odd), restores, effects),
-            Ok(()) if asked.again.is_some() => self.ask(None, restores, effects),
-            Ok(()) if restores => self.restored(effects),
+        match self.take_up(rest) {
+            Err(odd) => self.ask(Some(odd), restores),
+            Ok(()) if asked.again.is_some() => self.ask(None, restores),
+            Ok(()) if restores => self.restored(),
             Ok(()) => {}
         }
 
         let proved =
             |waiting: &mut Waiting| matches!(waiting.stage, Stage::Proof { asked: before } if before < asked.ticket);
         for waiting in self.waiting.extract_if(.., proved).collect::<Vec<_>>() {
-            self.admit(waiting, true, effects);
+            self.admit(waiting, true);
         }
     }
 
     /// Brings the room to the reading's head: by the log's events, or by telling everybody that it can't be done.
-    fn fill(&mut self, reading: Reading, effects: &mut Vec<Effect>) {
+    fn fill(&mut self, reading: Reading) {
         let Phase::Live { head, .. } = &self.phase else { return };
         let same = reading.head.epoch == head.epoch;
         if same && reading.head.seq <= head.seq {
@@ -361,41 +380,35 @@ impl Stream {
         if same {
             let from = head.seq;
             let missing = reading.events.into_iter().filter(|event| event.seq > from);
-            if self.take_up(missing, effects).is_ok()
-                && self.position().is_some_and(|head| head.seq >= reading.head.seq)
-            {
-                effects.push(Effect::Filled);
+            if self.take_up(missing).is_ok() && self.position().is_some_and(|head| head.seq >= reading.head.seq) {
+                self.effects.push_back(Effect::Filled);
                 return;
             }
         }
-        self.resync(reading.head, effects);
+        self.resync(reading.head);
     }
 
     /// Goes on from `to`, and tells everybody that events are missing.
-    fn resync(&mut self, to: Position, effects: &mut Vec<Effect>) {
+    fn resync(&mut self, to: Position) {
         let before = self.head().cloned();
         if let Phase::Live { head, .. } = &mut self.phase {
             *head = to.clone();
         }
-        if self.snapshots {
-            self.reload(effects);
+        if self.start == Start::Snapshot {
+            self.reload();
             if let Some(load) = &mut self.load {
                 (load.recipients, load.holds) = (Recipients::Everybody, before);
             }
         } else {
-            effects.push(Effect::Resync { head: to, snapshot: None, replay: Vec::new() });
+            self.effects.push_back(Effect::Resync { head: to, snapshot: None, replay: Vec::new() });
         }
     }
 
     /// Delivers messages as long as they follow; gives back the first that doesn't, and all after it.
-    fn take_up(
-        &mut self,
-        messages: impl Iterator<Item = Message>,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Vec<Message>> {
+    fn take_up(&mut self, messages: impl Iterator<Item = Message>) -> Result<(), Vec<Message>> {
         let mut messages = messages;
         while let Some(message) = messages.next() {
-            if let Err(odd) = self.step(message, effects) {
+            if let Err(odd) = self.step(message) {
                 return Err(std::iter::once(odd).chain(messages).collect());
             }
         }
@@ -403,33 +416,33 @@ impl Stream {
     }
 
     /// Answers a join, or says what must be known first. `proved`: the room's position is newer than the join.
-    fn admit(&mut self, mut waiting: Waiting, proved: bool, effects: &mut Vec<Effect>) {
+    fn admit(&mut self, mut waiting: Waiting, proved: bool) {
         let Phase::Live { head, .. } = &self.phase else {
             self.waiting.push(waiting);
             return;
         };
         let Some(at) = &waiting.resume else {
-            self.answer(&waiting, None, effects);
+            self.answer(&waiting, None);
             return;
         };
         if at.epoch == head.epoch && at.seq < head.seq {
             let ticket = self.tickets.issue();
-            effects.push(Effect::Read(ticket, Known::Client(at.clone())));
+            self.effects.push_back(Effect::Read(ticket, Known::Client(at.clone())));
             waiting.stage = Stage::Log { ticket, since: Vec::new() };
             self.waiting.push(waiting);
         } else if at.epoch == head.epoch && at.seq == head.seq {
             let same = at.id.is_none() || head.id.is_none() || at.id == head.id;
-            self.answer(&waiting, same.then(Vec::new), effects);
+            self.answer(&waiting, same.then(Vec::new));
         } else if proved {
-            self.answer(&waiting, None, effects);
+            self.answer(&waiting, None);
         } else {
             // Another gateway may have shown it events, or an epoch, that this room has yet to hear of.
-            self.prove(waiting, effects);
+            self.prove(waiting);
         }
     }
 
     /// The log after a member's position was read.
-    fn catch_up(&mut self, ticket: Ticket, reading: Reading, effects: &mut Vec<Effect>) {
+    fn catch_up(&mut self, ticket: Ticket, reading: Reading) {
         let asks = |waiting: &Waiting| matches!(&waiting.stage, Stage::Log { ticket: asked, .. } if *asked == ticket);
         let Some(index) = self.waiting.iter().position(asks) else { return };
         let mut waiting = self.waiting.swap_remove(index);
@@ -438,22 +451,22 @@ impl Stream {
 
         if reading.head.epoch != head.epoch {
             // One of the two is about to change: find out which before judging the member.
-            self.prove(waiting, effects);
+            self.prove(waiting);
         } else {
             let replay = waiting.resume.as_ref().and_then(|at| bridge(at, head, reading.events, since));
-            self.answer(&waiting, replay, effects);
+            self.answer(&waiting, replay);
         }
     }
 
     /// Lets a member wait for an answer to a question that is asked from now on.
-    fn prove(&mut self, mut waiting: Waiting, effects: &mut Vec<Effect>) {
+    fn prove(&mut self, mut waiting: Waiting) {
         waiting.stage = Stage::Proof { asked: self.tickets.0 };
         self.waiting.push(waiting);
         match &mut self.phase {
             Phase::Live { read: Some(read), .. } => {
                 read.again.get_or_insert(false);
             }
-            _ => self.ask(None, false, effects),
+            _ => self.ask(None, false),
         }
     }
 }

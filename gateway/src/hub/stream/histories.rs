@@ -13,7 +13,7 @@ use publisher::internals::{Epoch, Message, MessageType};
 use publisher::{DashboardEventType, EventId};
 use time::OffsetDateTime;
 
-use super::{Effect, Newcomer, SocketId, Stream};
+use super::{Effect, Newcomer, SocketId, Start, Stream};
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
 use crate::socket::snapshot::{Parts, Snapshot};
 
@@ -178,8 +178,7 @@ struct World {
 
 impl World {
     fn new(snapshots: bool) -> Self {
-        let mut effects = Vec::new();
-        let room = Stream::open(1, snapshots, &mut effects);
+        let room = Stream::open(1, if snapshots { Start::Snapshot } else { Start::Position });
         let mut world = Self {
             server: Server { epochs: 0, ids: 0, events: Vec::new(), log: VecDeque::new(), furthest: 0, strays: 0 },
             room,
@@ -196,14 +195,13 @@ impl World {
             next: 0,
             degraded: false,
         };
-        world.judge(effects);
+        world.judge();
         world
     }
 
-    fn act(&mut self, act: impl FnOnce(&mut Stream, &mut Vec<Effect>)) {
-        let mut effects = Vec::new();
-        act(&mut self.room, &mut effects);
-        self.judge(effects);
+    fn act(&mut self, act: impl FnOnce(&mut Stream)) {
+        act(&mut self.room);
+        self.judge();
     }
 
     fn run(&mut self, op: Op) {
@@ -226,7 +224,7 @@ impl World {
                 self.next += 1;
                 let member = SocketId(self.next);
                 self.waiting.insert(member, resume.clone());
-                self.act(|room, effects| room.join(member, resume, effects));
+                self.act(|room| room.handle_join(member, resume));
             }
             Op::Leave(index) => {
                 let mut all: Vec<_> = self.members.keys().chain(self.waiting.keys()).copied().collect();
@@ -236,10 +234,10 @@ impl World {
                     self.lacks.remove(member);
                     self.waiting.remove(member);
                     self.owed.remove(member);
-                    self.room.forget(*member);
+                    self.room.handle_leave(*member);
                 }
             }
-            Op::Check => self.act(Stream::check),
+            Op::Check => self.act(Stream::handle_comparison_due),
             Op::Restart => self.server.begin_epoch(),
             Op::Rewind(lost) => {
                 let left = self.server.events.len().saturating_sub(usize::from(lost));
@@ -250,33 +248,33 @@ impl World {
             Op::Stray => {
                 self.server.strays += 1;
                 self.owed.extend(self.members.keys().chain(self.waiting.keys()).copied());
-                self.act(|room, effects| room.stray(None, effects));
+                self.act(|room| room.handle_stray(None));
             }
             Op::Lost => {
                 // What was on its way is gone, and nothing more comes until the connection is back.
                 self.wire.retain(|item| matches!(item, OnTheWire::Answer(..)));
                 self.subscribed = false;
                 let outage = Outage { reason: "redis", since: OffsetDateTime::UNIX_EPOCH };
-                self.act(|room, effects| room.lost(outage, effects));
+                self.act(|room| room.handle_lost(outage));
             }
             Op::Returned => {
                 self.subscribed = true;
-                self.act(Stream::returned);
+                self.act(Stream::handle_returned);
             }
             Op::Load { missing } => {
                 let Some((ticket, had, strays)) = self.loads.pop_front() else { return };
                 let snapshot = std::sync::Arc::new(snapshot_of(&had, strays, missing));
-                self.act(|room, effects| room.loaded(ticket, snapshot, effects));
+                self.act(|room| room.handle_snapshot(ticket, snapshot));
             }
             Op::Complete => {
                 let lacking = self.lacks.values().fold(Parts::NONE, |all, parts| all.or(*parts));
                 if lacking != Parts::NONE {
-                    self.act(|room, effects| room.complete(lacking, effects));
+                    self.act(|room| room.handle_parts_due(lacking));
                 }
             }
             Op::Stale => {
                 if let Some(ticket) = self.newest_load {
-                    self.room.expire(ticket);
+                    self.room.handle_snapshot_stale(ticket);
                 }
             }
         }
@@ -301,17 +299,15 @@ impl World {
             self.wire.swap(0, 1);
         }
         match self.wire.pop_front() {
-            Some(OnTheWire::Message(message)) => self.act(|room, effects| room.message(message, effects)),
-            Some(OnTheWire::Answer(ticket, reading)) => {
-                self.act(|room, effects| room.reading(ticket, reading, effects))
-            }
+            Some(OnTheWire::Message(message)) => self.act(|room| room.handle_message(message)),
+            Some(OnTheWire::Answer(ticket, reading)) => self.act(|room| room.handle_reading(ticket, reading)),
             None => {}
         }
     }
 
     /// Carries out what the room decided, and judges what the members see.
-    fn judge(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
+    fn judge(&mut self) {
+        while let Some(effect) = self.room.poll_effect() {
             match effect {
                 Effect::Subscribe(ticket) => self.requests.push_back((ticket, None)),
                 Effect::Read(ticket, after) => self.requests.push_back((ticket, Some(after))),
@@ -390,7 +386,7 @@ impl World {
             if self.room.head() == Some(&self.server.head()) && complete && round > 0 {
                 break;
             }
-            self.act(Stream::check);
+            self.act(Stream::handle_comparison_due);
         }
         assert!(self.owed.is_empty(), "an event that no stream has, and no word of it");
         assert!(self.waiting.is_empty(), "a join was never answered: {:?}", self.waiting);

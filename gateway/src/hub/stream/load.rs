@@ -4,11 +4,12 @@
 //! that position, perhaps more, and whoever gets it also gets every event after the position: nothing is missed, and what is in both
 //! names itself (a payment by its id).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use publisher::internals::Message;
 
-use super::{Effect, Phase, Stream, Waiting, hold};
+use super::{Effect, Phase, Start, Stream, Waiting, hold};
 use crate::engine::{Position, Ticket};
 use crate::socket::SocketId;
 use crate::socket::snapshot::{Parts, Snapshot};
@@ -79,9 +80,9 @@ impl Load {
     }
 
     /// A newcomer's answer comes with it.
-    fn await_by(&mut self, newcomer: Newcomer, effects: &mut Vec<Effect>) {
+    fn await_by(&mut self, newcomer: Newcomer, effects: &mut VecDeque<Effect>) {
         self.newcomers.push(newcomer);
-        effects.push(Effect::Waits(newcomer.member));
+        effects.push_back(Effect::Waits(newcomer.member));
     }
 
     /// Whether a newcomer can be answered at once.
@@ -97,14 +98,14 @@ impl Load {
 
 impl Stream {
     /// The snapshot has come, as far as it could be had.
-    pub fn loaded(&mut self, ticket: Ticket, snapshot: Arc<Snapshot>, effects: &mut Vec<Effect>) {
+    pub fn handle_snapshot(&mut self, ticket: Ticket, snapshot: Arc<Snapshot>) {
         let Some(load) = self.load.as_mut().filter(|load| load.ticket == ticket) else { return };
         if load.overrun {
             // Too much has happened since: ask again, from here. What was not delivered in the meantime is lost to the members.
             if load.holds.is_some() {
                 load.recipients = Recipients::Everybody;
             }
-            return self.reload(effects);
+            return self.reload();
         }
         load.snapshot = Some(snapshot.clone());
         let (head, replay) = (load.at.clone(), load.since.clone());
@@ -119,32 +120,38 @@ impl Stream {
         match recipients {
             Recipients::Everybody => {
                 let (head, snapshot, replay) = (head.clone(), Some(snapshot.clone()), replay.clone());
-                effects.push(Effect::Resync { head, snapshot, replay });
+                self.effects.push_back(Effect::Resync { head, snapshot, replay });
             }
             Recipients::Lacking(parts) => {
                 let helps = parts.and(snapshot.missing) != parts;
                 if helps && (held || replay.is_empty()) {
-                    effects.push(Effect::Complete { head: head.clone(), snapshot: snapshot.clone() });
+                    self.effects.push_back(Effect::Complete { head: head.clone(), snapshot: snapshot.clone() });
                 } else if helps {
                     ask_again = Some(parts);
                 }
                 if held {
-                    effects.extend(replay.iter().cloned().map(Effect::Deliver));
+                    self.effects.extend(replay.iter().cloned().map(Effect::Deliver));
                 }
             }
             Recipients::Nobody => {}
         }
         if !newcomers.is_empty() {
-            effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot: Some(snapshot), replay });
+            self.effects.push_back(Effect::Joined {
+                newcomers,
+                head,
+                recovered: false,
+                snapshot: Some(snapshot),
+                replay,
+            });
         }
         if restores {
-            self.restored(effects);
+            self.restored();
         }
         if let Some(parts) = ask_again {
             // The members have been sent events that the snapshot may lack. Postgres answers at the moment: the next answer comes
             // before the members are sent anything else.
             let holds = self.position().cloned();
-            self.reload(effects);
+            self.reload();
             if let Some(load) = &mut self.load {
                 (load.recipients, load.holds) = (Recipients::Lacking(parts), holds);
             }
@@ -152,9 +159,9 @@ impl Stream {
     }
 
     /// Joined members were answered without these parts of a snapshot: ask for them.
-    pub fn complete(&mut self, parts: Parts, effects: &mut Vec<Effect>) {
+    pub fn handle_parts_due(&mut self, parts: Parts) {
         if self.load.as_ref().is_none_or(|load| load.snapshot.is_some()) {
-            self.reload(effects);
+            self.reload();
         }
         if let Some(load) = &mut self.load {
             load.recipients = match load.recipients {
@@ -166,7 +173,7 @@ impl Stream {
     }
 
     /// A second after it was asked for: others need another snapshot.
-    pub fn expire(&mut self, ticket: Ticket) {
+    pub fn handle_snapshot_stale(&mut self, ticket: Ticket) {
         if let Some(load) = self.load.as_mut().filter(|load| load.ticket == ticket) {
             load.expire();
             if load.snapshot.is_some() {
@@ -181,15 +188,15 @@ impl Stream {
     }
 
     /// Says that an outage is over: at once, or with the snapshot that the joined members wait for.
-    pub(super) fn restored(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn restored(&mut self) {
         match self.load.as_mut().filter(|load| load.holds.is_some()) {
             Some(load) => load.restores = true,
-            None => effects.extend(self.outage.take().map(Effect::Restored)),
+            None => self.effects.extend(self.outage.take().map(Effect::Restored)),
         }
     }
 
     /// Asks for a snapshot as of now, for whoever waits for the one before.
-    pub(super) fn reload(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn reload(&mut self) {
         let Some(at) = self.position().cloned() else { return };
         let ticket = self.tickets.issue();
         let mut load = Load::new(ticket, at);
@@ -200,33 +207,33 @@ impl Stream {
             load.restores = before.restores;
         }
         self.load = Some(load);
-        effects.push(Effect::Load(ticket));
+        self.effects.push_back(Effect::Load(ticket));
     }
 
     /// Answers a join: with what leads from the member's position to the room's, or with a snapshot.
-    pub(super) fn answer(&mut self, waiting: &Waiting, replay: Option<Vec<Message>>, effects: &mut Vec<Effect>) {
+    pub(super) fn answer(&mut self, waiting: &Waiting, replay: Option<Vec<Message>>) {
         let Phase::Live { head, .. } = &self.phase else { return };
         let head = head.clone();
         let newcomer = Newcomer { member: waiting.member, resumed: waiting.resumed };
         let newcomers = vec![newcomer];
         match (&mut self.load, replay) {
             // With the others, whose stream goes on from the snapshot only.
-            (Some(load), _) if load.holds.is_some() => load.await_by(newcomer, effects),
+            (Some(load), _) if load.holds.is_some() => load.await_by(newcomer, &mut self.effects),
             (_, Some(replay)) => {
-                effects.push(Effect::Joined { newcomers, head, recovered: true, snapshot: None, replay });
+                self.effects.push_back(Effect::Joined { newcomers, head, recovered: true, snapshot: None, replay });
             }
-            (_, None) if !self.snapshots => {
+            (_, None) if self.start == Start::Position => {
                 let replay = Vec::new();
-                effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot: None, replay });
+                self.effects.push_back(Effect::Joined { newcomers, head, recovered: false, snapshot: None, replay });
             }
             (Some(load), None) if load.is_fresh() => {
                 let (head, replay, snapshot) = (load.at.clone(), load.since.clone(), load.snapshot.clone());
-                effects.push(Effect::Joined { newcomers, head, recovered: false, snapshot, replay });
+                self.effects.push_back(Effect::Joined { newcomers, head, recovered: false, snapshot, replay });
             }
-            (Some(load), None) if load.snapshot.is_none() => load.await_by(newcomer, effects),
+            (Some(load), None) if load.snapshot.is_none() => load.await_by(newcomer, &mut self.effects),
             (_, None) => {
-                self.reload(effects);
-                self.load.iter_mut().for_each(|load| load.await_by(newcomer, effects));
+                self.reload();
+                self.load.iter_mut().for_each(|load| load.await_by(newcomer, &mut self.effects));
             }
         }
     }
