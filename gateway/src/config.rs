@@ -332,7 +332,7 @@ impl Config {
             .map_err(|error| ConfigError::from_clap(&error, &command_line))?;
         let command = cli.command.unwrap_or(Command::Serve);
         let mut config = cli.config;
-        config.secret_flags = warnings::secret_flags(&config, &matches);
+        config.secret_flags = secret::given_as_flags(config.redis_url.as_ref(), config.database_url.as_ref(), &matches);
         if matches!(command, Command::Demo(_)) && matches.value_source("listen") == Some(ValueSource::DefaultValue) {
             // The demo hands a token to every browser that asks for one.
             config.listen.set_ip(Ipv4Addr::LOCALHOST.into());

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::engine::Engine;
 use crate::metrics::relay::RelayMetrics;
+pub use leader::RelayConfig;
 use leader::{Leader, Resigned};
 use rows::{NoSession, Session};
 
@@ -29,15 +30,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How long a leader that was cut off from Redis stands back: several times as long as the others take to lead.
 fn stand_back() -> Duration {
     TRY * rand::random_range(3..=6)
-}
-
-/// What a relay keeps to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RelayConfig {
-    /// Rows of a tenant that may wait; more are condensed.
-    pub condense_after: usize,
-    /// Events of a tenant in any second: more rows than that are not taken up at once.
-    pub events_per_second: usize,
 }
 
 /// Publishes the outbox. Every instance of a cluster runs one; an advisory lock in the database makes one of them the leader. Only a login

@@ -3,6 +3,7 @@
 pub mod access;
 mod allowance;
 pub mod audit;
+pub mod choice;
 mod connection;
 pub mod context;
 mod deadlines;

@@ -21,7 +21,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use publisher::{DashboardEvent, EventData, Money, TenantId};
 use reqwest::Url;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::time::sleep;
 use tower_http::timeout::TimeoutLayer;
@@ -105,15 +105,6 @@ struct Demo {
 enum Till {
     Simulated { books: Arc<Mutex<Books>>, engine: Engine },
     Billing { client: reqwest::Client, url: Url },
-}
-
-/// An invoice that can be paid.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct OpenInvoice {
-    invoice_id: String,
-    invoice_number: String,
-    balance: Money,
 }
 
 /// What the page's form sends.

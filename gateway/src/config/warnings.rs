@@ -1,11 +1,9 @@
 //! What can be used and is rarely wanted: named once, at the start.
 
-use clap::ArgMatches;
-use clap::parser::ValueSource;
 use publisher::internals::database;
 use publisher::internals::topology::RedisUrl;
 
-use super::{Config, Secret};
+use super::Config;
 
 impl Config {
     /// One line each.
@@ -27,19 +25,4 @@ impl Config {
         let redis = redis.map(|weakness| format!("REDIS_URL: {weakness}"));
         flags.chain(origins).chain(claims).chain(database).chain(redis).collect()
     }
-}
-
-/// The variables whose secrets were given as flags. An address is a secret once it has a password.
-pub(super) fn secret_flags(config: &Config, matches: &ArgMatches) -> Vec<&'static str> {
-    let address = |url: &Option<Secret>| url.as_ref().is_some_and(|url| url.expose().contains('@'));
-    [
-        ("JWT_SECRET", "secret", true),
-        ("PUBLISH_API_KEY", "publish_api_key", true),
-        ("REDIS_URL", "redis_url", address(&config.redis_url)),
-        ("DATABASE_URL", "database_url", address(&config.database_url)),
-    ]
-    .into_iter()
-    .filter(|(_, flag, secret)| *secret && matches.value_source(flag) == Some(ValueSource::CommandLine))
-    .map(|(variable, ..)| variable)
-    .collect()
 }

@@ -6,7 +6,7 @@ use http::header::SEC_WEBSOCKET_PROTOCOL;
 
 use super::problem::Problem;
 use crate::engine::Position;
-use crate::session::newcomer::Choice;
+use crate::session::choice::Choice;
 use crate::socket::protocol::MAX_SAFE_INTEGER;
 
 /// The subprotocol that the gateway speaks.

@@ -24,7 +24,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::RelayConfig;
 use super::rows::{Batch, Done, Fate, Fetched, Pending, Portion, Session};
 use super::upkeep::{ALERTS_KEPT, CONDENSED_TOGETHER, Condensed, Figures, Upkeep};
 use crate::engine::Engine;
@@ -117,6 +116,15 @@ enum End {
 type Turn = Pin<Box<dyn Future<Output = (Session, sqlx::Result<Fetched>)> + Send>>;
 type Drain = Pin<Box<dyn Future<Output = Drained> + Send>>;
 type Condensing = Pin<Box<dyn Future<Output = (TenantId, sqlx::Result<Condensed>)> + Send>>;
+
+/// What a relay keeps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayConfig {
+    /// Rows of a tenant that may wait; more are condensed.
+    pub condense_after: usize,
+    /// Events of a tenant in any second: more rows than that are not taken up at once.
+    pub events_per_second: usize,
+}
 
 /// The leader's state.
 pub(super) struct Leader<'a> {

@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
 use super::allowance::Allowance;
+use super::choice::Choice;
 use super::context::Context;
 use super::deadlines::{Deadlines, Due, EXPIRY_WARNING, lifetime};
-use super::newcomer::Choice;
 use super::slots::Slot;
 use crate::engine::Position;
 use crate::hub::Join;

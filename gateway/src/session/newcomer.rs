@@ -4,25 +4,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use publisher::TenantId;
 use tokio::net::TcpStream;
 
+use super::choice::Choice;
 use super::connection::Connection;
 use super::context::Context;
 use super::slots::Slot;
-use crate::engine::Position;
 use crate::socket::close::{CloseReason, FullReason};
 use crate::socket::link::Link;
 use crate::tokens::Claims;
-
-/// What the handshake says of the room to join; empty where it says nothing, says it twice, or can't be read.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Choice {
-    /// One of the token's tenants.
-    pub tenant: Option<TenantId>,
-    /// The last event that the client has seen.
-    pub resume: Option<Position>,
-}
 
 /// All sockets of the gateway are taken.
 #[derive(Debug)]

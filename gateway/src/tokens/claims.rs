@@ -9,7 +9,7 @@ use publisher::TenantId;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::TokenError;
+use super::error::TokenError;
 use crate::config::JwtConfig;
 
 /// How far the issuer's clock and ours may be apart.

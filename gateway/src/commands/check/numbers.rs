@@ -1,6 +1,6 @@
 //! Numbers that are valid by themselves and do not fit each other.
 
-use super::Report;
+use super::report::Report;
 use crate::config::Config;
 
 pub(super) fn check(config: &Config, report: &mut Report) -> anyhow::Result<()> {

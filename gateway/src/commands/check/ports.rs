@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use super::Report;
+use super::report::Report;
 use crate::config::Config;
 use crate::http;
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 
-use super::{Report, plans, rights, views};
+use super::report::Report;
+use super::{plans, rights, views};
 use crate::config::Config;
 use crate::database::{self, Found};
 

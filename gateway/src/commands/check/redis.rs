@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Report;
+use super::report::Report;
 use crate::config::Config;
 
 pub(super) async fn check(config: &Config, report: &mut Report) -> anyhow::Result<()> {

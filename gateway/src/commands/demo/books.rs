@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use publisher::{ArrearsAlert, EventData, InvoiceStatusChanged, MetricsUpdated, Money, PaymentReceived};
 use rand::seq::IteratorRandom;
+use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
-use super::OpenInvoice;
 use crate::snapshots::queries::{Contents, RECENT_PAYMENTS};
 use crate::socket::snapshot::RecentPayment;
 
@@ -33,6 +33,15 @@ const FOR_TILL: usize = 20;
 const EARLIER: i64 = 7;
 /// Answers that are remembered, so that a payment that is sent again is not recorded again.
 const KEYS: usize = 256;
+
+/// An invoice that can be paid.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenInvoice {
+    pub invoice_id: String,
+    pub invoice_number: String,
+    pub balance: Money,
+}
 
 struct Invoice {
     /// Left to the page's till: what a visitor is about to pay, nobody else pays.
