@@ -1,7 +1,7 @@
 //! A reference API node: what billing code around the dashboards can look like. Copy it.
 //!
 //!     DATABASE_URL=postgres://… gateway migrate --reference
-//!     DATABASE_URL=postgres://… cargo run -p publisher --example billing_api -- --seed
+//!     DATABASE_URL=postgres://… cargo run -p publisher --features outbox --example billing_api -- --seed
 //!     curl -X POST 127.0.0.1:8090/payments -H 'Content-Type: application/json' -H 'Idempotency-Key: eft-8714' \
 //!          -d '{"tenantId":"acorn-montessori","invoiceId":"inv-001","amount":1500.00}'
 //!

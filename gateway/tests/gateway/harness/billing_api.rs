@@ -22,7 +22,7 @@ async fn built() -> &'static PathBuf {
         .get_or_init(async || {
             let build = tokio::task::spawn_blocking(|| {
                 Command::new(env!("CARGO"))
-                    .args(["build", "--locked", "-p", "publisher", "--example", "billing_api"])
+                    .args(["build", "--locked", "-p", "publisher", "--features", "outbox", "--example", "billing_api"])
                     .stdin(Stdio::null())
                     .output()
                     .unwrap()
