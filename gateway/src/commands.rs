@@ -1,17 +1,10 @@
-//! What the binary can be asked to do: one module a subcommand.
+//! The subcommands of the binary, a module each.
 
 pub mod check;
 pub mod demo;
 pub mod healthcheck;
+mod instance;
 pub mod migrate;
+mod output;
 pub mod serve;
 pub mod token;
-
-use std::io::{self, Write};
-
-use anyhow::Context;
-
-/// Writes a line of a command's answer. An output that can't be written is the command's failure, and no panic.
-fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
-    writeln!(io::stdout(), "{line}").context("standard output")
-}

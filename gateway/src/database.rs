@@ -5,8 +5,9 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
+use tracing::warn;
 
-use crate::config::{ConfigError, Secret};
+use crate::config::ConfigError;
 
 /// Longer than a healthy Postgres takes, shorter than anybody waits for a start.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -23,12 +24,20 @@ pub enum Found {
     Down(String),
 }
 
-/// Reads `DATABASE_URL`.
+/// The database of these options, once the gateway can work with it, or while it only doesn't answer.
 ///
 /// # Errors
-/// When it can't be used.
-pub fn options(url: &Secret) -> Result<PgConnectOptions, ConfigError> {
-    publisher::internals::database::options(url.expose()).map_err(|rule| ConfigError::new("DATABASE_URL", rule))
+/// When Postgres answers, and the gateway can't work with it.
+pub async fn open(options: Option<&PgConnectOptions>) -> Result<Option<&PgConnectOptions>, ConfigError> {
+    let Some(options) = options else { return Ok(None) };
+    match look(options).await? {
+        Found::Ready { views: true } => {}
+        Found::Ready { views: false } => {
+            warn!("the database has no views dashboard.metrics and dashboard.recent_payments: snapshots are null");
+        }
+        Found::Down(reason) => warn!(reason, "Postgres can't be reached: no snapshots, and the outbox waits"),
+    }
+    Ok(Some(options))
 }
 
 /// Looks whether the gateway can work with this database.

@@ -8,11 +8,15 @@ pub mod redis;
 
 use std::time::Instant;
 
+use anyhow::Context;
 use publisher::internals::script::Urgency;
 use publisher::internals::{Relayed, Term};
-use publisher::{DashboardEvent, Outcome, PublishError, TenantId};
+use publisher::{DashboardEvent, Outcome, PublishError, PublisherConfig, TenantId};
+use tracing::info;
 
+use crate::config::Settings;
 use crate::metrics::Metrics;
+use crate::tokens::kick_lifetime;
 pub use contract::{
     Claim, FIGURES_PAUSE, Kick, KickError, Kicked, Known, MOST_KICKS, Outage, Position, Reading, Request, Rooms,
     Signal, Ticket,
@@ -25,6 +29,34 @@ pub enum Engine {
     Memory(memory::MemoryEngine),
     /// A cluster over Redis.
     Redis(redis::RedisEngine),
+}
+
+/// The engine that the settings ask for, and its feed.
+///
+/// # Errors
+/// When `REDIS_URL` can't be used. Redis being down is no error: the engine connects once it is up.
+pub async fn connect(settings: &Settings, metrics: &Metrics) -> anyhow::Result<(Engine, Feed)> {
+    let limits = &settings.limits;
+    let Some(address) = &settings.redis else {
+        metrics.engine_up(true);
+        info!("no REDIS_URL: this instance serves alone, from memory");
+        let (engine, feed) = memory::MemoryEngine::new(memory::MemoryLimits {
+            events_per_second: limits.events_per_second,
+            recovery_events: limits.recovery_events as usize,
+            recovery: limits.recovery,
+        });
+        return Ok((Engine::Memory(engine), Feed::Memory(feed)));
+    };
+    let mut publisher = PublisherConfig::new(address.text.expose());
+    publisher.prefix.clone_from(&settings.redis_prefix);
+    publisher.events_per_second = limits.events_per_second;
+    publisher.recovery_events = limits.recovery_events;
+    publisher.recovery = limits.recovery;
+    // For the HTTP API; billing code brings connections of its own.
+    publisher.connections = 2;
+    let lifetime = kick_lifetime(&settings.jwt.claims);
+    let (engine, feed) = redis::RedisEngine::connect(publisher, lifetime).await.context("REDIS_URL")?;
+    Ok((Engine::Redis(engine), Feed::Redis(feed)))
 }
 
 /// What the engine in use has for the rooms.

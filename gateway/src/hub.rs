@@ -22,6 +22,7 @@ use tracing::info;
 
 pub use admission::Permit;
 
+use crate::config::Limits;
 use crate::engine::{Engine, Kick, Kicked, Position, Rooms, Signal, Ticket};
 use crate::metrics::Metrics;
 use crate::metrics_refresh::MetricsRefresh;
@@ -49,6 +50,17 @@ pub struct RoomLimits {
     pub linger: Duration,
     /// Sockets of one tenant on this instance.
     pub max_per_tenant: usize,
+}
+
+impl RoomLimits {
+    /// Those of the configuration.
+    pub fn of(limits: &Limits) -> Self {
+        Self {
+            heartbeat: limits.heartbeat,
+            linger: limits.unsubscribe_linger,
+            max_per_tenant: limits.max_connections_per_tenant(),
+        }
+    }
 }
 
 /// A socket's wish to be in a room.

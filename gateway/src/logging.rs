@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Config, ConfigError, LogFormat};
+use crate::config::{ConfigError, LogFormat, LogSettings};
 
 /// Bytes that wait for an output, and as many again that are being written.
 const QUEUE_BYTES: usize = 128 * 1024;
@@ -35,13 +35,13 @@ static ERRORS: LazyLock<&Queue> = LazyLock::new(|| Queue::start("errors", io::st
 ///
 /// # Errors
 /// When `LOG` is no filter, or a log is installed already.
-pub fn install(config: &Config) -> anyhow::Result<()> {
+pub fn install(settings: &LogSettings) -> anyhow::Result<()> {
     // The Redis client says every failure again, and more often; the page's files are no news. Who wants to hear it names it in LOG.
-    let filter = format!("fred=off,memory_serve=warn,{}", config.log).parse::<tracing_subscriber::EnvFilter>();
-    let filter = filter.map_err(|error| ConfigError::with_value("LOG", &config.log, error))?;
+    let filter = format!("fred=off,memory_serve=warn,{}", settings.filter).parse::<tracing_subscriber::EnvFilter>();
+    let filter = filter.map_err(|error| ConfigError::with_value("LOG", &settings.filter, error))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Line(*OUTPUT));
     let log = log.with_ansi(io::stdout().is_terminal());
-    let installed = match config.log_format {
+    let installed = match settings.format {
         LogFormat::Text => log.fmt_fields(plain::fields()).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use gateway::commands::{check, demo, healthcheck, migrate, serve, token};
-use gateway::config::{Command, Config, ConfigError};
+use gateway::config::{Command, ConfigError, Settings};
 use gateway::logging;
 use tokio::runtime::Runtime;
 
@@ -34,13 +34,13 @@ fn main() -> ExitCode {
 
 async fn run() -> anyhow::Result<()> {
     logging::outlive_size_limit()?;
-    let (command, config) = Config::from_env_and_args()?;
+    let (command, settings) = Settings::from_env_and_args()?;
     match command {
-        Command::Serve => serve::run(config).await,
-        Command::Demo(options) => demo::run(config, options).await,
-        Command::Check => check::run(&config).await,
-        Command::Healthcheck => healthcheck::run(&config).await,
-        Command::Migrate(options) => migrate::run(&config, &options).await,
-        Command::Token(options) => token::run(&config, &options).await,
+        Command::Serve => serve::run(settings).await,
+        Command::Demo(options) => demo::run(settings, options).await,
+        Command::Check => check::run(&settings).await,
+        Command::Healthcheck => healthcheck::run(&settings).await,
+        Command::Migrate(options) => migrate::run(&settings, &options).await,
+        Command::Token(options) => token::run(&settings, &options).await,
     }
 }

@@ -15,8 +15,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::config::Settings;
 use crate::engine::Engine;
 use crate::metrics::relay::RelayMetrics;
+use crate::shutdown::Shutdown;
 pub use leader::RelayConfig;
 use leader::{Leader, Resigned};
 use rows::{NoSession, Session};
@@ -30,6 +32,27 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How long a leader that was cut off from Redis stands back: several times as long as the others take to lead.
 fn stand_back() -> Duration {
     TRY * rand::random_range(3..=6)
+}
+
+/// Starts this instance's relay. What is returned is cancelled when the relay has ended.
+pub fn start(
+    database: &PgConnectOptions,
+    engine: &Engine,
+    settings: &Settings,
+    shutdown: &Shutdown,
+) -> CancellationToken {
+    let config = RelayConfig {
+        condense_after: settings.outbox_condense_after as usize,
+        events_per_second: settings.limits.events_per_second as usize,
+    };
+    let relay = Relay::new(database.clone(), engine.clone(), config);
+    let ended = CancellationToken::new();
+    let (end, stop) = (ended.clone().drop_guard(), shutdown.stop());
+    shutdown.spawn(async move {
+        relay.run(stop).await;
+        drop(end);
+    });
+    ended
 }
 
 /// Publishes the outbox. Every instance of a cluster runs one; an advisory lock in the database makes one of them the leader. Only a login

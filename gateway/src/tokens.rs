@@ -1,4 +1,4 @@
-//! Who may see which tenant: verifies the JWT that CrecheBooks issues.
+//! Verifies the JWT that CrecheBooks issues: it says which tenants a client may see.
 //!
 //! The algorithm belongs to the key, and the key to the configuration. A token chooses, at most, which of the
 //! configured keys signed it.
@@ -9,155 +9,16 @@ mod explain;
 mod jwks;
 mod keys;
 mod mint;
+mod parts;
+mod verifier;
 
-use std::sync::Arc;
-
-use jsonwebtoken::{Header, Validation, decode, decode_header, errors::ErrorKind};
-
-use crate::config::{ConfigError, JwtConfig};
-use claims::{Rules, UniqueClaims};
-use jwks::Jwks;
-use keys::Key;
-
+pub(crate) use claims::kick_lifetime;
 pub use claims::{Claims, LEEWAY, LONGEST_SUBJECT, LONGEST_TIMER, MOST_TENANTS};
 pub use error::TokenError;
-pub use explain::{Hints, explain};
+pub use explain::explain;
 pub use mint::mint;
-
-/// No token of ours is near it, and nobody shall make us hash megabytes.
-pub const LONGEST_TOKEN: usize = 16 * 1024;
-
-/// What a token's `typ` may be: RFC 7519 §5.1, and an access token's of RFC 9068 §2.1.
-const TYPES: [&str; 3] = ["JWT", "at+jwt", "application/at+jwt"];
-
-/// Verifies tokens. Cheap to clone.
-#[derive(Clone)]
-pub struct Tokens(Arc<Verifier>);
-
-struct Verifier {
-    keys: Keys,
-    rules: Rules,
-}
-
-enum Keys {
-    /// Secrets or a PEM file: each of them may have signed, whatever `kid` a token names.
-    Fixed(Vec<Key>),
-    Set(Box<Jwks>),
-}
-
-impl Tokens {
-    /// Loads the configured keys and proves that the cryptography works, so that neither can fail at the first request. Only the
-    /// keys of an issuer that is away come later.
-    pub async fn load(config: &JwtConfig) -> Result<Self, ConfigError> {
-        keys::self_test();
-        let keys = if let Some(secret) = &config.secret {
-            Keys::Fixed(secret.keys().map(Key::from_secret).collect())
-        } else if let Some(path) = &config.public_key_file {
-            Keys::Fixed(vec![Key::from_pem_file(path)?])
-        } else if let Some(source) = &config.jwks {
-            Keys::Set(Box::new(Jwks::load(source).await?))
-        } else {
-            return Err(ConfigError::new(
-                "JWT_SECRET",
-                "give this, JWT_PUBLIC_KEY_FILE or JWT_JWKS: without a key no token can be checked",
-            ));
-        };
-        Ok(Self(Arc::new(Verifier { keys, rules: Rules::new(config) })))
-    }
-
-    /// What the token says, if it is to be believed. Waits only when a JWKS has to be read again for an unknown key.
-    pub async fn verify(&self, token: &str) -> Result<Claims, TokenError> {
-        let Verifier { keys, rules } = &*self.0;
-        let header = acceptable_header(token)?;
-        let set;
-        let candidates: Vec<&Key> = match keys {
-            Keys::Fixed(keys) => keys.iter().collect(),
-            Keys::Set(jwks) => {
-                set = jwks.holding(header.kid.as_deref()).await.ok_or(TokenError::NoKeys)?;
-                set.find(header.kid.as_deref())
-            }
-        };
-        let mut refusal = TokenError::Invalid(if candidates.is_empty() { "unknown key" } else { "wrong algorithm" });
-        for key in candidates.into_iter().filter(|key| key.algorithm == header.alg) {
-            match signed_claims(token, key) {
-                Ok(claims) => return rules.check(claims),
-                Err(error) => refusal = error,
-            }
-        }
-        Err(refusal)
-    }
-
-    /// Reads a JWKS again every few minutes, for ever; returns at once when the keys can't change.
-    pub async fn keep_fresh(&self) {
-        if let Keys::Set(jwks) = &self.0.keys {
-            jwks.keep_fresh().await;
-        }
-    }
-
-    /// Whether tokens can be checked.
-    pub fn are_loaded(&self) -> bool {
-        match &self.0.keys {
-            Keys::Fixed(_) => true,
-            Keys::Set(jwks) => jwks.is_loaded(),
-        }
-    }
-
-    /// For a person: which keys are in use.
-    ///
-    /// # Errors
-    /// Why there are none yet.
-    pub fn describe(&self) -> Result<String, String> {
-        match &self.0.keys {
-            Keys::Fixed(keys) => match &keys[..] {
-                [key] => Ok(format!("one {:?} key", key.algorithm)),
-                keys => Ok(format!("{} HS256 keys", keys.len())),
-            },
-            Keys::Set(jwks) => jwks.describe(),
-        }
-    }
-}
-
-/// Refuses what we don't implement, instead of overlooking it (RFC 7515 §4.1.11, RFC 8725).
-fn acceptable_header(token: &str) -> Result<Header, TokenError> {
-    if token.len() > LONGEST_TOKEN {
-        return Err(TokenError::Invalid("too long"));
-    }
-    // Two dots make a signed token, four an encrypted one.
-    if token.bytes().filter(|b| *b == b'.').count() != 2 {
-        return Err(TokenError::Invalid("not a signed token"));
-    }
-    let header = decode_header(token).map_err(|_| TokenError::Invalid("malformed header"))?;
-    if header.crit.is_some() || header.zip.is_some() || header.enc.is_some() {
-        return Err(TokenError::Invalid("unsupported header"));
-    }
-    // Nothing is ever fetched from where a token points, and no key it brings along is believed.
-    if header.jku.is_some() || header.jwk.is_some() || header.x5u.is_some() || header.x5c.is_some() {
-        return Err(TokenError::Invalid("brings its own key"));
-    }
-    match header.typ.as_deref() {
-        None => Ok(header),
-        Some(typ) if TYPES.iter().any(|known| typ.eq_ignore_ascii_case(known)) => Ok(header),
-        Some(_) => Err(TokenError::Invalid("wrong type")),
-    }
-}
-
-/// Checks the signature and only that: the library accepts tokens that lack a claim it was told to check, so the claims
-/// are ours to judge.
-fn signed_claims(token: &str, key: &Key) -> Result<UniqueClaims, TokenError> {
-    let mut validation = Validation::new(key.algorithm);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.validate_aud = false;
-    let decoded = decode::<UniqueClaims>(token, &key.decoding, &validation).map_err(|error| {
-        TokenError::Invalid(match error.kind() {
-            ErrorKind::InvalidSignature => "wrong signature",
-            ErrorKind::Json(_) | ErrorKind::Utf8(_) => "malformed claims",
-            _ => "malformed",
-        })
-    })?;
-    Ok(decoded.claims)
-}
+pub use parts::{Hints, LONGEST_TOKEN};
+pub use verifier::Tokens;
 
 #[cfg(test)]
 mod tests;

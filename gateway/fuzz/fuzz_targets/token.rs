@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt as _;
-use gateway::config::JwtConfig;
+use gateway::config::{ClaimRules, JwtSettings, KeySource};
 use gateway::tokens::{Claims, LEEWAY, LONGEST_TIMER, MOST_TENANTS, TokenError, Tokens};
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::Value;
@@ -23,16 +23,14 @@ static LENIENT: LazyLock<Tokens> = LazyLock::new(|| tokens(None, None));
 static STRICT: LazyLock<Tokens> = LazyLock::new(|| tokens(Some(ISSUER), Some(AUDIENCE)));
 
 fn tokens(issuer: Option<&str>, audience: Option<&str>) -> Tokens {
-    let config = JwtConfig {
-        secret: Some(KEY.parse().expect("a key")),
-        public_key_file: None,
-        jwks: None,
+    let claims = ClaimRules {
         issuer: issuer.map(str::to_owned),
         audience: audience.map(str::to_owned),
         tenant_claim: "tenantId".to_owned(),
         max_lifetime: Duration::from_secs(30 * 24 * 3600),
     };
-    Tokens::load(&config).now_or_never().expect("a secret is there at once").expect("a right configuration")
+    let settings = JwtSettings { keys: Some(KeySource::Secret(KEY.parse().expect("a key"))), claims };
+    Tokens::load(&settings).now_or_never().expect("a secret is there at once").expect("a right configuration")
 }
 
 fn verify(tokens: &Tokens, token: &str) -> Result<Claims, TokenError> {

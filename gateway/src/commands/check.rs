@@ -10,24 +10,27 @@ mod report;
 mod rights;
 mod views;
 
-use crate::config::Config;
+use self::report::Report;
+use crate::config::Settings;
 use crate::tokens::Tokens;
-use report::Report;
 
-/// Checks what an already valid configuration points at, all of it. Fails when something can't be used or reached.
-pub async fn run(config: &Config) -> anyhow::Result<()> {
+/// Checks everything that a valid configuration points at.
+///
+/// # Errors
+/// When a part can't be used or reached.
+pub async fn run(settings: &Settings) -> anyhow::Result<()> {
     let mut report = Report::default();
     report.good("configuration: valid")?;
-    for warning in config.warnings() {
+    for warning in &settings.warnings {
         report.good(format!("warning: {warning}"))?;
     }
-    numbers::check(config, &mut report)?;
-    match Tokens::load(&config.jwt).await?.describe() {
+    numbers::check(settings, &mut report)?;
+    match Tokens::load(&settings.jwt).await?.describe() {
         Ok(keys) => report.good(format!("keys: {keys}"))?,
         Err(reason) => report.unreachable(format!("keys: JWT_JWKS {reason}"))?,
     }
-    ports::check(config, &mut report)?;
-    postgres::check(config, &mut report).await?;
-    redis::check(config, &mut report).await?;
+    ports::check(settings, &mut report)?;
+    postgres::check(settings, &mut report).await?;
+    redis::check(settings, &mut report).await?;
     report.conclude()
 }

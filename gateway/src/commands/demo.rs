@@ -28,8 +28,8 @@ use tower_http::timeout::TimeoutLayer;
 use tracing::warn;
 
 use self::books::Books;
-use super::serve::Instance;
-use crate::config::{Config, DemoOptions, JwtConfig};
+use super::instance::Instance;
+use crate::config::{DemoOptions, JwtSettings, KeySource, Settings};
 use crate::engine::Engine;
 use crate::http::is_json;
 use crate::http::problem::Problem;
@@ -52,18 +52,18 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 ///
 /// # Errors
 /// What keeps the gateway from starting.
-pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()> {
+pub async fn run(mut settings: Settings, options: DemoOptions) -> anyhow::Result<()> {
     // A key of its own, whatever the environment has: the demo hands tokens to everybody who asks.
     let secret = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
     let secret = secret.parse().map_err(|rule: String| anyhow::anyhow!("the demo's secret {rule}"))?;
-    config.jwt = JwtConfig { secret: Some(secret), public_key_file: None, jwks: None, ..config.jwt };
-    logging::install(&config)?;
-    let jwt = config.jwt.clone();
+    settings.jwt.keys = Some(KeySource::Secret(secret));
+    logging::install(&settings.log)?;
+    let jwt = settings.jwt.clone();
     let tenant: TenantId = TENANT.parse()?;
     let instance;
     let till = match options.billing_api {
         Some(url) => {
-            instance = Instance::start(config, None).await?;
+            instance = Instance::start(&settings, None).await?;
             let client = reqwest::Client::builder().timeout(BILLING_LIMIT).build().context("--billing-api")?;
             Till::Billing { client, url }
         }
@@ -71,7 +71,7 @@ pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()>
             let books = Arc::new(Mutex::new(Books::open()));
             let read = books.clone();
             let read = move |_: &TenantId| read.lock().unwrap_or_else(PoisonError::into_inner).snapshot();
-            instance = Instance::start(config, Some(Arc::new(read))).await?;
+            instance = Instance::start(&settings, Some(Arc::new(read))).await?;
             let till = Till::Simulated { books, engine: instance.engine.clone() };
             instance.shutdown.spawn(till.clone().living(tenant.clone()));
             till
@@ -95,7 +95,7 @@ pub async fn run(mut config: Config, options: DemoOptions) -> anyhow::Result<()>
 }
 
 struct Demo {
-    jwt: JwtConfig,
+    jwt: JwtSettings,
     tenant: TenantId,
     till: Till,
 }

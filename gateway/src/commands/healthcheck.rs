@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use reqwest::Client;
 
-use crate::config::Config;
+use crate::config::Settings;
 
 /// A gateway that takes longer than this is not alive.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -15,8 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// When nobody answers there, or something else than 200.
-pub async fn run(config: &Config) -> anyhow::Result<()> {
-    let address = reachable(config.internal_listen);
+pub async fn run(settings: &Settings) -> anyhow::Result<()> {
+    let address = reachable(settings.internal_listen);
     let client = Client::builder().no_proxy().timeout(PATIENCE).build()?;
     let answer = client.get(format!("http://{address}/healthz")).send().await;
     let status =

@@ -9,8 +9,8 @@ use sqlx::migrate::{Migrate, MigrateError, Migration, Migrator};
 use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 
-use super::say;
-use crate::config::{Config, ConfigError, MigrateOptions};
+use super::output::say;
+use crate::config::{ConfigError, MigrateOptions, Settings};
 use crate::database;
 
 /// Longer than a healthy Postgres takes to greet.
@@ -30,13 +30,11 @@ const RIGHTS: &str = "
 ///
 /// # Errors
 /// When `DATABASE_URL` is missing, Postgres can't be reached, or a migration fails: then that one is rolled back.
-pub async fn run(config: &Config, options: &MigrateOptions) -> anyhow::Result<()> {
-    let Some(url) = &config.database_url else {
+pub async fn run(settings: &Settings, options: &MigrateOptions) -> anyhow::Result<()> {
+    let Some(address) = &settings.database else {
         return Err(ConfigError::new("DATABASE_URL", "give this: it names the database to migrate").into());
     };
-    let address = database::options(url)?;
-    let connection =
-        timeout(PATIENCE, PgConnection::connect_with(&address)).await.context("no answer from Postgres")?;
+    let connection = timeout(PATIENCE, PgConnection::connect_with(address)).await.context("no answer from Postgres")?;
     let mut connection =
         connection.map_err(|error| anyhow::anyhow!("Postgres cannot be used: {}", database::reason(&error)))?;
 

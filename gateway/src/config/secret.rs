@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use clap::ArgMatches;
-use clap::parser::ValueSource;
 use subtle::ConstantTimeEq;
 
 use super::error::ConfigError;
@@ -126,23 +124,4 @@ pub(super) struct SecretFiles {
     /// A file that holds PUBLISH_API_KEY.
     #[arg(long, env, value_name = "PATH", value_parser = values::path)]
     pub(super) publish_api_key_file: Option<PathBuf>,
-}
-
-/// The variables whose secrets were given as flags. An address is a secret once it has a password.
-pub(super) fn given_as_flags(
-    redis_url: Option<&Secret>,
-    database_url: Option<&Secret>,
-    matches: &ArgMatches,
-) -> Vec<&'static str> {
-    let address = |url: Option<&Secret>| url.is_some_and(|url| url.expose().contains('@'));
-    [
-        ("JWT_SECRET", "secret", true),
-        ("PUBLISH_API_KEY", "publish_api_key", true),
-        ("REDIS_URL", "redis_url", address(redis_url)),
-        ("DATABASE_URL", "database_url", address(database_url)),
-    ]
-    .into_iter()
-    .filter(|(_, flag, secret)| *secret && matches.value_source(flag) == Some(ValueSource::CommandLine))
-    .map(|(variable, ..)| variable)
-    .collect()
 }

@@ -2,18 +2,22 @@
 //! variables.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
+use super::cli::{command_line, parse as read};
 use super::*;
 
 const SECRET: &str = "--jwt-secret=0123456789abcdef0123456789abcdef";
 
 /// Parses as `gateway ARGS` would in an empty environment.
-fn parse(args: &[&str]) -> Result<(Command, Config), ConfigError> {
+fn parse(args: &[&str]) -> Result<(Command, Settings), ConfigError> {
     let bare = command_line().mut_args(|arg| arg.env(None::<&'static str>));
-    Config::parse(bare, std::iter::once("gateway").chain(args.iter().copied()))
+    let (cli, matches) = read(bare, std::iter::once("gateway").chain(args.iter().copied()))?;
+    Settings::check(cli.command.unwrap_or(Command::Serve), cli.variables, &matches)
 }
 
 fn refused(args: &[&str]) -> String {
-    let line = parse(args).unwrap_err().to_string();
+    let line = parse(args).err().unwrap().to_string();
     assert!(!line.contains('\n') && !line.is_empty(), "{line:?} is not one line");
     line
 }
@@ -31,24 +35,34 @@ fn the_definition_is_sound_and_every_variable_is_a_flag_of_the_same_letters() {
 
 #[test]
 fn defaults_are_those_of_the_contract() {
-    let (command, config) = parse(&[SECRET]).unwrap();
+    let (command, settings) = parse(&[SECRET]).unwrap();
     assert_eq!(command, Command::Serve);
-    assert_eq!(config.listen, "0.0.0.0:8080".parse().unwrap());
-    assert_eq!(config.internal_listen, "127.0.0.1:9090".parse().unwrap());
+    assert_eq!(settings.listen, "0.0.0.0:8080".parse().unwrap());
+    assert_eq!(settings.internal_listen, "127.0.0.1:9090".parse().unwrap());
     assert_eq!(
-        (config.max_connections, config.max_connections_per_tenant(), config.events_per_second),
+        (
+            settings.limits.max_connections,
+            settings.limits.max_connections_per_tenant(),
+            settings.limits.events_per_second
+        ),
         (1000, 250, 10)
     );
-    assert_eq!((config.heartbeat, config.join_timeout), (Duration::from_secs(30), Duration::from_secs(10)));
-    assert_eq!((config.max_message_bytes, config.send_queue_events), (16_384, 256));
-    assert_eq!((config.recovery_events, config.recovery), (512, Duration::from_secs(300)));
-    assert_eq!((config.unsubscribe_linger, config.drain), (Duration::from_secs(5), Duration::from_secs(30)));
     assert_eq!(
-        (config.jwt.tenant_claim.as_str(), config.redis_prefix.as_str(), config.log.as_str()),
+        (settings.limits.heartbeat, settings.limits.join_timeout),
+        (Duration::from_secs(30), Duration::from_secs(10))
+    );
+    assert_eq!((settings.limits.max_message_bytes, settings.limits.send_queue_events), (16_384, 256));
+    assert_eq!((settings.limits.recovery_events, settings.limits.recovery), (512, Duration::from_secs(300)));
+    assert_eq!(
+        (settings.limits.unsubscribe_linger, settings.limits.drain),
+        (Duration::from_secs(5), Duration::from_secs(30))
+    );
+    assert_eq!(
+        (settings.jwt.claims.tenant_claim.as_str(), settings.redis_prefix.as_str(), settings.log.filter.as_str()),
         ("tenantId", "dash", "info")
     );
-    assert!(config.realtime_dashboard && config.allowed_origins.allows("https://any.example"));
-    assert_eq!(config.log_format, LogFormat::Text);
+    assert!(settings.realtime && settings.origins.allows("https://any.example"));
+    assert_eq!(settings.log.format, LogFormat::Text);
 }
 
 #[test]
@@ -58,7 +72,7 @@ fn flags_are_good_before_and_after_the_subcommand() {
         ["serve", "--max-connections=7", SECRET],
         [SECRET, "check", "--max-connections=7"],
     ] {
-        assert_eq!(parse(&args).unwrap().1.max_connections, 7, "{args:?}");
+        assert_eq!(parse(&args).unwrap().1.limits.max_connections, 7, "{args:?}");
     }
     let (command, _) = parse(&["token", "--tenant=t1", "--tenant", "t2", "--ttl=60", SECRET]).unwrap();
     let options = TokenOptions {
@@ -112,15 +126,15 @@ fn b60_one_line_names_the_variable_the_value_and_the_rule() {
 
 #[test]
 fn zero_is_a_time_where_waiting_may_be_left_out() {
-    let (_, config) = parse(&[SECRET, "--drain-seconds=0", "--unsubscribe-linger-seconds=0"]).unwrap();
-    assert_eq!((config.drain, config.unsubscribe_linger), (Duration::ZERO, Duration::ZERO));
+    let (_, settings) = parse(&[SECRET, "--drain-seconds=0", "--unsubscribe-linger-seconds=0"]).unwrap();
+    assert_eq!((settings.limits.drain, settings.limits.unsubscribe_linger), (Duration::ZERO, Duration::ZERO));
 }
 
 #[test]
 fn switches_have_six_spellings() {
     for (spelling, on) in [("true", true), ("1", true), ("on", true), ("false", false), ("0", false), ("OFF", false)] {
-        let (_, config) = parse(&[SECRET, &format!("--realtime-dashboard={spelling}")]).unwrap();
-        assert_eq!(config.realtime_dashboard, on, "{spelling}");
+        let (_, settings) = parse(&[SECRET, &format!("--realtime-dashboard={spelling}")]).unwrap();
+        assert_eq!(settings.realtime, on, "{spelling}");
     }
 }
 
@@ -196,8 +210,9 @@ fn b60_secrets_in_files() {
         format!("--jwt-secret-file={}", path.display())
     };
     let good = file("good", b"0123456789abcdef0123456789abcde \r\n");
-    let (_, config) = parse(&[&good]).unwrap();
-    assert_eq!(config.jwt.secret.unwrap().expose(), "0123456789abcdef0123456789abcde ");
+    let (_, settings) = parse(&[&good]).unwrap();
+    let Some(KeySource::Secret(secret)) = settings.jwt.keys else { panic!("the file's secret") };
+    assert_eq!(secret.expose(), "0123456789abcdef0123456789abcde ");
 
     assert_eq!(refused(&[SECRET, &good]), "JWT_SECRET: give this or JWT_SECRET_FILE, not both");
     for (flag, rule) in [
@@ -230,8 +245,8 @@ fn b67_keys_are_long_no_placeholder_and_one_a_line() {
         assert!(line.starts_with("PUBLISH_API_KEY: ") && line.contains(rule), "{line}");
         assert!(!line.contains(&given), "{line}");
     }
-    let (_, config) = parse(&[SECRET, &keys(&format!("{new}\r\n\n{old}\n"))]).unwrap();
-    let which = |guess: &str| config.publish_api_key.as_ref().unwrap().which(guess.as_bytes());
+    let (_, settings) = parse(&[SECRET, &keys(&format!("{new}\r\n\n{old}\n"))]).unwrap();
+    let which = |guess: &str| settings.api_keys.as_ref().unwrap().which(guess.as_bytes());
     assert_eq!((which(&new), which(&old)), (Some(1), Some(2)));
     for wrong in ["", &new[1..], &format!("{new}n"), &format!("{new}\n{old}"), &"x".repeat(32)] {
         assert_eq!(which(wrong), None, "{wrong:?}");
@@ -242,13 +257,16 @@ fn b67_keys_are_long_no_placeholder_and_one_a_line() {
 
 #[test]
 fn secrets_are_never_printed() {
-    let (_, config) = parse(&[
+    let arguments = [
+        "gateway",
         "--jwt-secret=hunter2-hunter2-hunter2-hunter2-hunter2",
         "--redis-url=redis://:hunter2@h",
         "--publish-api-key=hunter2-hunter2-hunter2-hunter2-",
-    ])
-    .unwrap();
-    assert!(!format!("{config:?} {}", config.jwt.secret.as_ref().unwrap()).contains("hunter2"));
+    ];
+    let (cli, _) = read(command_line(), arguments).unwrap();
+    let (_, settings) = parse(&arguments[1..]).unwrap();
+    let Some(KeySource::Secret(secret)) = &settings.jwt.keys else { panic!("the flag's secret") };
+    assert!(!format!("{cli:?} {:?} {secret} {:?}", settings.jwt, settings.redis).contains("hunter2"));
     for arg in command_line()
         .get_arguments()
         .filter(|arg| matches!(arg.get_id().as_str(), "secret" | "redis_url" | "database_url" | "publish_api_key"))
@@ -272,8 +290,8 @@ fn b74_the_demo_listens_on_loopback_unless_told() {
 #[test]
 fn b73_a_flag_is_a_secret_when_it_holds_one() {
     let named = |arguments: &[&str]| {
-        let (_, config) = parse(arguments).unwrap();
-        config.warnings().into_iter().filter(|line| line.contains("as a flag")).collect::<Vec<_>>()
+        let (_, settings) = parse(arguments).unwrap();
+        settings.warnings.into_iter().filter(|line| line.contains("as a flag")).collect::<Vec<_>>()
     };
     assert_eq!(named(&["--jwt-jwks=keys.json", "--redis-url=redis://h", "--database-url=postgres://h/db"]), [""; 0]);
     let lines =

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use publisher::ConnectError;
-use publisher::internals::topology::RedisUrl;
+use publisher::internals::Names;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
@@ -78,9 +77,7 @@ pub(super) fn path(raw: &str) -> Result<PathBuf, &'static str> {
 }
 
 pub(super) fn prefix(raw: &str) -> Result<String, &'static str> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b':' | b'-');
-    let valid = (1..=32).contains(&raw.len()) && raw.bytes().all(allowed);
-    valid.then(|| raw.to_owned()).ok_or("must be 1 to 32 of A-Z a-z 0-9 _ : -")
+    Names::new(raw).map(|_| raw.to_owned()).map_err(|_| "must be 1 to 32 of A-Z a-z 0-9 _ : -")
 }
 
 pub(super) fn log_filter(raw: &str) -> Result<String, String> {
@@ -97,12 +94,4 @@ pub(super) fn log_filter(raw: &str) -> Result<String, String> {
     EnvFilter::try_new(raw)
         .map(|_| raw.to_owned())
         .map_err(|error| format!("must be a level (off, error, warn, info, debug, trace) or a filter: {error}"))
-}
-
-/// Never repeats the address: a password may be in it.
-pub(super) fn redis_url(raw: &str) -> Result<(), String> {
-    RedisUrl::parse(raw).map(drop).map_err(|error| match error {
-        ConnectError::Url(rule) => rule,
-        other => other.to_string(),
-    })
 }

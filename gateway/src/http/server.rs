@@ -31,7 +31,7 @@ use super::problem::Problem;
 use super::seats::{Exchange, Seat, Seats};
 use super::stream::WatchedStream;
 use super::strict::strict;
-use crate::config::Proxies;
+use crate::config::{Proxies, Settings};
 use crate::metrics::Metrics;
 use crate::shutdown::spawn_brief;
 
@@ -58,6 +58,13 @@ pub struct Limits {
     pub user_timeout: Duration,
     /// Whose word about a client's address is taken.
     pub proxies: Proxies,
+}
+
+impl Limits {
+    /// Those of the configuration, for a port with so many seats.
+    pub fn of(settings: &Settings, seats: usize) -> Self {
+        Self { seats, user_timeout: 2 * settings.limits.heartbeat, proxies: settings.proxies.clone() }
+    }
 }
 
 /// Opens a port.

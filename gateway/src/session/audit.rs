@@ -66,7 +66,7 @@ impl Audit {
     }
 
     /// Says what was counted since, where the minute of its last line is over.
-    pub fn say_overdue(&self) {
+    pub fn log_overdue(&self) {
         for (cause, count) in self.throttle().overdue() {
             let (what, reason) = cause.split_once(SEPARATOR).unwrap_or((&cause, ""));
             warn!(reason, count, "{what}");

@@ -1,4 +1,4 @@
-//! Which room a client chooses in its handshake.
+//! What a handshake says of the room to join.
 
 use publisher::TenantId;
 

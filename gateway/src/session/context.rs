@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::access::Access;
 use super::slots::Slots;
 use crate::clock::Clock;
+use crate::config::Settings;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
@@ -33,6 +34,18 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Off, every socket is told to poll instead, and closed.
     pub realtime: bool,
+}
+
+impl Limits {
+    /// Those of the configuration.
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            heartbeat: settings.limits.heartbeat,
+            join_timeout: settings.limits.join_timeout,
+            max_message_bytes: settings.limits.max_message_bytes,
+            realtime: settings.realtime,
+        }
+    }
 }
 
 /// Gives every socket a number of its own.

@@ -10,7 +10,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::error::TokenError;
-use crate::config::JwtConfig;
+use crate::config::ClaimRules;
 
 /// How far the issuer's clock and ours may be apart.
 pub const LEEWAY: Duration = Duration::from_secs(5);
@@ -50,6 +50,11 @@ impl Claims {
     }
 }
 
+/// How long a kick is remembered: no token that it revokes lives longer, with clocks that differ by the leeway.
+pub fn kick_lifetime(rules: &ClaimRules) -> Duration {
+    rules.max_lifetime + 2 * LEEWAY
+}
+
 /// What the configuration demands of the claims.
 pub(super) struct Rules {
     issuer: Option<String>,
@@ -59,12 +64,12 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub(super) fn new(config: &JwtConfig) -> Self {
+    pub(super) fn new(rules: &ClaimRules) -> Self {
         Self {
-            issuer: config.issuer.clone(),
-            audience: config.audience.clone(),
-            tenant_claim: config.tenant_claim.clone(),
-            max_lifetime: config.max_lifetime,
+            issuer: rules.issuer.clone(),
+            audience: rules.audience.clone(),
+            tenant_claim: rules.tenant_claim.clone(),
+            max_lifetime: rules.max_lifetime,
         }
     }
 

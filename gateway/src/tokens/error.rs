@@ -1,4 +1,4 @@
-//! Why a token is refused.
+//! Why a token is refused: facts that a socket, an HTTP answer and the log turn into their own words.
 
 /// Why a token is refused. Its labels are ours and few; the token itself is never in here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,58 +1,23 @@
-//! What an unverified token tells: for the log of refused ones, and for a person who wants to know why.
+//! `gateway token --explain`: what a token says, and which rule it breaks.
 
 use std::fmt::Write;
 use std::time::UNIX_EPOCH;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use publisher::internals::sanitised;
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{LONGEST_TOKEN, TokenError, Tokens};
-use crate::config::JwtConfig;
-
-/// What a refused token says of its origin, cut and without control characters; nothing of whom it speaks for.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Hints {
-    /// `iss`.
-    pub issuer: String,
-    /// `aud`.
-    pub audience: String,
-    /// `kid`.
-    pub kid: String,
-}
-
-impl Hints {
-    /// Reads them; each is empty where the token has none.
-    pub fn of(token: &str) -> Self {
-        let (header, claims) = parts(token);
-        Self { issuer: shown(&claims["iss"]), audience: shown(&claims["aud"]), kid: shown(&header["kid"]) }
-    }
-}
-
-/// Header and claims, `null` where they can't be read.
-fn parts(token: &str) -> (Value, Value) {
-    let mut parts = token.split('.').filter(|_| token.len() <= LONGEST_TOKEN).map(|part| {
-        URL_SAFE_NO_PAD.decode(part).ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
-    });
-    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => sanitised(text),
-        other => sanitised(&other.to_string()),
-    }
-}
+use super::error::TokenError;
+use super::parts::{parts, shown};
+use super::verifier::Tokens;
+use crate::config::{ClaimRules, JwtSettings};
 
 /// Says what a token tells and whether this configuration accepts it, and if not, which rule it breaks.
-pub async fn explain(tokens: &Tokens, config: &JwtConfig, token: &str) -> (String, Result<(), TokenError>) {
+pub async fn explain(tokens: &Tokens, jwt: &JwtSettings, token: &str) -> (String, Result<(), TokenError>) {
     let (header, claims) = parts(token);
     let mut text = String::new();
-    for (of, names) in [(&header, &["alg", "kid", "typ"][..]), (&claims, &["iss", "aud", "sub", &config.tenant_claim])]
+    for (of, names) in
+        [(&header, &["alg", "kid", "typ"][..]), (&claims, &["iss", "aud", "sub", &jwt.claims.tenant_claim])]
     {
         for name in names {
             let _ = writeln!(text, "{name}: {}", shown(&of[name]));
@@ -74,7 +39,7 @@ pub async fn explain(tokens: &Tokens, config: &JwtConfig, token: &str) -> (Strin
             );
         }
         Err(error) => {
-            let _ = write!(text, "refused: {error}{}", hint(error, config));
+            let _ = write!(text, "refused: {error}{}", hint(error, &jwt.claims));
         }
     }
     (text, verdict.map(drop))
@@ -87,21 +52,21 @@ fn moment(claim: &Value) -> String {
 }
 
 /// What the configuration has to do with it.
-fn hint(error: &TokenError, config: &JwtConfig) -> String {
+fn hint(error: &TokenError, rules: &ClaimRules) -> String {
     let or_none = |value: &Option<String>| value.clone().unwrap_or_default();
     match error {
-        TokenError::Invalid("wrong issuer") => format!("; JWT_ISSUER is {}", or_none(&config.issuer)),
-        TokenError::Invalid("wrong audience") => format!("; JWT_AUDIENCE is {}", or_none(&config.audience)),
+        TokenError::Invalid("wrong issuer") => format!("; JWT_ISSUER is {}", or_none(&rules.issuer)),
+        TokenError::Invalid("wrong audience") => format!("; JWT_AUDIENCE is {}", or_none(&rules.audience)),
         TokenError::Invalid("no usable exp") => "; exp is required, in seconds of Unix time".to_owned(),
         TokenError::Invalid("expires too far ahead") => {
-            format!("; JWT_MAX_LIFETIME_SECONDS is {}", config.max_lifetime.as_secs())
+            format!("; JWT_MAX_LIFETIME_SECONDS is {}", rules.max_lifetime.as_secs())
         }
         TokenError::Invalid("wrong signature") => {
             "; another key signed it than JWT_SECRET, JWT_PUBLIC_KEY_FILE or JWT_JWKS has".to_owned()
         }
         TokenError::Invalid("unknown key") => "; JWT_JWKS has no key of that kid".to_owned(),
         TokenError::Invalid("wrong type") => "; typ may be absent, JWT, at+jwt or application/at+jwt".to_owned(),
-        TokenError::UnusableTenantClaim(_) => format!("; JWT_TENANT_CLAIM is {}", config.tenant_claim),
+        TokenError::UnusableTenantClaim(_) => format!("; JWT_TENANT_CLAIM is {}", rules.tenant_claim),
         TokenError::NoKeys => "; JWT_JWKS could not be read".to_owned(),
         TokenError::Invalid(_) | TokenError::Expired => String::new(),
     }

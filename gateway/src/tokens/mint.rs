@@ -6,16 +6,16 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use publisher::TenantId;
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigError, JwtConfig};
+use crate::config::{ConfigError, JwtSettings, KeySource};
 
 /// A token for `tenants` that this configuration accepts for `ttl`; needs its `JWT_SECRET`.
 pub fn mint(
-    config: &JwtConfig,
+    jwt: &JwtSettings,
     tenants: &[TenantId],
     subject: Option<&str>,
     ttl: Duration,
 ) -> Result<String, ConfigError> {
-    let Some(secret) = &config.secret else {
+    let Some(KeySource::Secret(secret)) = &jwt.keys else {
         return Err(ConfigError::new(
             "JWT_SECRET",
             "needed to sign a token; the private half of a public key is not ours to have",
@@ -28,11 +28,11 @@ pub fn mint(
     };
     let claims: Map<String, Value> = [
         ("sub", subject.map(Value::from)),
-        ("iss", config.issuer.as_deref().map(Value::from)),
-        ("aud", config.audience.as_deref().map(Value::from)),
+        ("iss", jwt.claims.issuer.as_deref().map(Value::from)),
+        ("aud", jwt.claims.audience.as_deref().map(Value::from)),
         ("iat", Some(now.into())),
         ("exp", Some(now.saturating_add(ttl.as_secs()).into())),
-        (&config.tenant_claim, Some(tenants)),
+        (&jwt.claims.tenant_claim, Some(tenants)),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name.to_owned(), value?)))

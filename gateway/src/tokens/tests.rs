@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,14 +16,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::config::{ClaimRules, ConfigError, JwtSettings, KeySource};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
-fn config() -> JwtConfig {
-    JwtConfig {
-        secret: None,
-        public_key_file: None,
-        jwks: None,
+fn rules() -> ClaimRules {
+    ClaimRules {
         issuer: None,
         audience: None,
         tenant_claim: "tenantId".to_owned(),
@@ -30,9 +29,16 @@ fn config() -> JwtConfig {
     }
 }
 
+fn settings(keys: KeySource) -> JwtSettings {
+    JwtSettings { keys: Some(keys), claims: rules() }
+}
+
+fn secret() -> KeySource {
+    KeySource::Secret(std::str::from_utf8(SECRET).unwrap().parse().unwrap())
+}
+
 async fn with_secret() -> Tokens {
-    let secret = std::str::from_utf8(SECRET).unwrap().parse().unwrap();
-    Tokens::load(&JwtConfig { secret: Some(secret), ..config() }).await.unwrap()
+    Tokens::load(&settings(secret())).await.unwrap()
 }
 
 fn key_file(name: &str) -> PathBuf {
@@ -44,7 +50,7 @@ fn key(name: &str) -> Vec<u8> {
 }
 
 async fn with_public_key(name: &str) -> Result<Tokens, ConfigError> {
-    Tokens::load(&JwtConfig { public_key_file: Some(key_file(name)), ..config() }).await
+    Tokens::load(&settings(KeySource::PublicKeyFile(key_file(name)))).await
 }
 
 fn rsa() -> EncodingKey {
@@ -243,7 +249,7 @@ fn http_ok(body: &str) -> String {
 }
 
 async fn with_jwks(source: String) -> Result<Tokens, ConfigError> {
-    Tokens::load(&JwtConfig { jwks: Some(source), ..config() }).await
+    Tokens::load(&settings(KeySource::Jwks(source))).await
 }
 
 async fn with_keys(keys: Value) -> Result<Tokens, ConfigError> {
@@ -421,7 +427,7 @@ async fn b66_entries_that_are_not_understood_are_passed_over_and_named() {
 #[tokio::test]
 async fn b67_each_of_several_secrets_opens() {
     let secret = format!("{}\r\n\n{}\n", "n".repeat(32), std::str::from_utf8(SECRET).unwrap());
-    let config = JwtConfig { secret: Some(secret.parse().unwrap()), ..config() };
+    let config = settings(KeySource::Secret(secret.parse().unwrap()));
     let tokens = Tokens::load(&config).await.unwrap();
     assert!(tokens.verify(&hs256(&good().to_string())).await.is_ok(), "the old one");
     let minted = mint(&config, &["t1".parse().unwrap()], None, Duration::from_secs(60)).unwrap();
@@ -436,8 +442,8 @@ async fn b67_each_of_several_secrets_opens() {
 
 #[tokio::test]
 async fn a_token_is_explained_by_the_rule_that_it_breaks() {
-    let secret: crate::config::Secret = std::str::from_utf8(SECRET).unwrap().parse().unwrap();
-    let config = JwtConfig { secret: Some(secret), issuer: Some("crechebooks".into()), ..config() };
+    let claims = ClaimRules { issuer: Some("crechebooks".into()), ..rules() };
+    let config = JwtSettings { keys: Some(secret()), claims };
     let tokens = Tokens::load(&config).await.unwrap();
     for (token, words) in [
         (hs256(&with("iss", json!("crechebooks"))), &["accepted: for t1, until 20", "sub: u1", "iss: crechebooks"][..]),
@@ -624,12 +630,9 @@ async fn b45_nbf_and_iat() {
 
 #[tokio::test]
 async fn b46_issuer_and_audience() {
-    let secret: crate::config::Secret = std::str::from_utf8(SECRET).unwrap().parse().unwrap();
-    let asking = |issuer: Option<&str>, audience: Option<&str>| JwtConfig {
-        secret: Some(secret.clone()),
-        issuer: issuer.map(str::to_owned),
-        audience: audience.map(str::to_owned),
-        ..config()
+    let asking = |issuer: Option<&str>, audience: Option<&str>| {
+        let (issuer, audience) = (issuer.map(str::to_owned), audience.map(str::to_owned));
+        JwtSettings { keys: Some(secret()), claims: ClaimRules { issuer, audience, ..rules() } }
     };
     let issuer = Tokens::load(&asking(Some("crechebooks"), None)).await.unwrap();
     let audience = Tokens::load(&asking(None, Some("dashboard"))).await.unwrap();
@@ -750,14 +753,13 @@ async fn subjects_are_text_of_bounded_length() {
 
 #[tokio::test]
 async fn what_we_mint_we_accept() {
-    let secret = std::str::from_utf8(SECRET).unwrap().parse().unwrap();
-    let config = JwtConfig {
-        secret: Some(secret),
+    let claims = ClaimRules {
         issuer: Some("crechebooks".into()),
         audience: Some("dashboard".into()),
         tenant_claim: "centres".into(),
-        ..config()
+        ..rules()
     };
+    let config = JwtSettings { keys: Some(secret()), claims };
     let tokens = Tokens::load(&config).await.unwrap();
     for named in [vec!["t1"], vec!["t1", "t2"]] {
         let tenants: Vec<TenantId> = named.iter().map(|name| name.parse().unwrap()).collect();
@@ -765,7 +767,7 @@ async fn what_we_mint_we_accept() {
         let claims = tokens.verify(&token).await.unwrap();
         assert_eq!((claims.tenants, claims.subject.as_deref()), (tenants, Some("u1")));
     }
-    let without = JwtConfig { secret: None, ..config };
+    let without = JwtSettings { keys: None, ..config };
     assert!(
         mint(&without, &[], None, Duration::ZERO).unwrap_err().to_string().starts_with("JWT_SECRET: needed to sign")
     );

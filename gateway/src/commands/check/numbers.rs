@@ -1,10 +1,10 @@
 //! Numbers that are valid by themselves and do not fit each other.
 
 use super::report::Report;
-use crate::config::Config;
+use crate::config::Settings;
 
-pub(super) fn check(config: &Config, report: &mut Report) -> anyhow::Result<()> {
-    let (drain, recovery) = (config.drain.as_secs(), config.recovery.as_secs());
+pub(super) fn check(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let (drain, recovery) = (settings.limits.drain.as_secs(), settings.limits.recovery.as_secs());
     if drain > recovery {
         report.fault(format!(
             "DRAIN_SECONDS={drain}: is over RECOVERY_SECONDS={recovery}, so events can be forgotten while a drain lasts and the browsers \

@@ -4,11 +4,11 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use super::report::Report;
-use crate::config::Config;
+use crate::config::Settings;
 use crate::http;
 
-pub(super) fn check(config: &Config, report: &mut Report) -> anyhow::Result<()> {
-    let (public, internal) = (config.listen, config.internal_listen);
+pub(super) fn check(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let (public, internal) = (settings.listen, settings.internal_listen);
     let free = [opens("LISTEN", public, report)?, opens("INTERNAL_LISTEN", internal, report)?];
     if free == [true, true] {
         report.good(format!("ports: {public} and {internal} can be opened"))?;

@@ -7,24 +7,23 @@ use tokio::time::timeout;
 
 use super::report::Report;
 use super::{plans, rights, views};
-use crate::config::Config;
+use crate::config::Settings;
 use crate::database::{self, Found};
 
 /// For all questions together: the catalogue answers in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) async fn check(config: &Config, report: &mut Report) -> anyhow::Result<()> {
-    let Some(url) = &config.database_url else {
+pub(super) async fn check(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let Some(options) = &settings.database else {
         return report.good("postgres: none configured, there are no snapshots and no outbox");
     };
-    let options = database::options(url)?;
-    let found = match database::look(&options).await {
+    let found = match database::look(options).await {
         Ok(Found::Down(reason)) => return report.unreachable(format!("postgres: cannot be used: {reason}")),
         Ok(Found::Ready { views }) => views,
         Err(fault) => return report.fault(format!("postgres: {fault}")),
     };
     let looked = timeout(PATIENCE, async {
-        let mut connection = PgConnection::connect_with(&options).await?;
+        let mut connection = PgConnection::connect_with(options).await?;
         let faults = faults(&mut connection).await?;
         connection.close().await.map(|()| faults)
     });

@@ -2,25 +2,23 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use publisher::internals::topology::{self, RedisUrl, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::report::Report;
-use crate::config::Config;
+use crate::config::{RedisAddress, Settings};
 
-pub(super) async fn check(config: &Config, report: &mut Report) -> anyhow::Result<()> {
-    let Some(url) = &config.redis_url else {
+pub(super) async fn check(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let Some(RedisAddress { url, .. }) = &settings.redis else {
         return report.good("redis: none configured, an instance serves alone from memory");
     };
-    let url = RedisUrl::parse(url.expose()).context("REDIS_URL was checked when it was read")?;
-    match topology::reach(&url).await {
+    match topology::reach(url).await {
         Ok(layout) => layout.servers().iter().try_for_each(|server| report.good(format!("redis: {server} answers"))),
         Err(reason) => {
             let instead = match remedy(&reason) {
-                None => tls_remedy(&url).await,
+                None => tls_remedy(url).await,
                 known => known,
             };
             let instead = instead.map_or_else(String::new, |instead| format!("; {instead}"));

@@ -1,42 +1,39 @@
-//! The answer of `gateway check`: a line for each thing, and the exit code in the end.
+//! The lines of a check, and its result.
 
 use std::fmt::Display;
 
 use anyhow::bail;
 
-use crate::commands::say;
+use crate::commands::output::say;
 use crate::config::ConfigError;
 
-/// What was said, and how it ends.
+/// Counts what was found wrong.
 #[derive(Debug, Default)]
-pub struct Report {
-    /// Things that only another configuration mends.
+pub(super) struct Report {
+    /// Faults that only another configuration can mend.
     faults: usize,
-    /// Things that may work later.
+    /// Servers and keys that may be there later.
     unreachable: usize,
 }
 
 impl Report {
-    /// Something that is as it should be.
-    pub fn good(&mut self, line: impl Display) -> anyhow::Result<()> {
+    pub(super) fn good(&mut self, line: impl Display) -> anyhow::Result<()> {
         say(line)
     }
 
-    /// Something that only another configuration mends.
-    pub fn fault(&mut self, line: impl Display) -> anyhow::Result<()> {
+    pub(super) fn fault(&mut self, line: impl Display) -> anyhow::Result<()> {
         self.faults += 1;
         say(line)
     }
 
-    /// Something that may work later.
-    pub fn unreachable(&mut self, line: impl Display) -> anyhow::Result<()> {
+    pub(super) fn unreachable(&mut self, line: impl Display) -> anyhow::Result<()> {
         self.unreachable += 1;
         say(line)
     }
 
     /// # Errors
     /// When there was a fault, or something could not be reached; the exit codes differ.
-    pub fn conclude(self) -> anyhow::Result<()> {
+    pub(super) fn conclude(self) -> anyhow::Result<()> {
         match (self.faults, self.unreachable) {
             (0, 0) => Ok(()),
             (0, unreachable) => bail!("check: cannot be used or reached: {unreachable}"),
