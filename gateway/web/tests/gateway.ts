@@ -3,7 +3,7 @@ import type { ClientMessage, DashboardEvent, MetricsUpdated, RecentPayment, Serv
 
 type Data<T extends ServerMessage["type"]> = Extract<ServerMessage, { type: T }>["data"];
 
-/** A WebSocket in the hands of the test: nothing opens, comes or closes by itself. */
+/** A WebSocket that the test controls: it opens, receives and closes only when the test says so. */
 export class TestSocket {
   static all: TestSocket[] = [];
   onopen: (() => void) | null = null;
@@ -15,12 +15,12 @@ export class TestSocket {
 
   constructor(readonly url: URL | string, protocols: string | string[]) {
     this.protocols = [protocols].flat();
-    // As browsers do (RFC 6455 section 4.1).
+    // As in browsers (RFC 6455, section 4.1).
     if (this.protocols.some((protocol) => !/^[!#-'*+\-.0-9A-Z^-z|~]+$/.test(protocol))) throw new SyntaxError("no token");
     TestSocket.all.push(this);
   }
 
-  /** What the handshake resumes from. */
+  /** The position that the handshake resumes from. */
   get resumes(): string | undefined {
     return this.protocols.find((offer) => offer.startsWith("resume."))?.slice("resume.".length);
   }
@@ -60,10 +60,10 @@ export const lastSocket = (): TestSocket => {
 
 export const openSockets = () => TestSocket.all.filter((socket) => socket.readyState < 2).length;
 
-/** Puts the test's sockets, clock and chance in place of the browser's. */
+/** Replaces the browser's sockets, clock and random numbers by the test's. */
 export function takeOver() {
   TestSocket.all = [];
-  // A minute after the times that messages have.
+  // A minute after the times of the messages.
   vi.useFakeTimers({ now: Date.parse("2026-11-24T12:01:00Z") });
   vi.stubGlobal("WebSocket", TestSocket);
   vi.spyOn(Math, "random").mockReturnValue(0.5);

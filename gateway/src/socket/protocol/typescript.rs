@@ -21,7 +21,7 @@ fn the_client_has_the_types_of_the_messages() -> io::Result<()> {
             .to_owned();
     expected += "import type { DashboardEvent, MetricsUpdated, Money } from \"./events.js\";\n";
     expected += &declaration::<JoinData>(&config);
-    expected += "\n/** What a browser asks for. */\nexport type ClientMessage =\n";
+    expected += "\n/** A message of a browser. */\nexport type ClientMessage =\n";
     expected += "  | { event: \"join\"; data: JoinData }\n  | { event: \"leave\" }\n  | { event: \"ping\" };\n";
     expected += &declaration::<RecentPayment>(&config);
     expected += &declaration::<SnapshotData>(&config);
@@ -34,7 +34,7 @@ fn the_client_has_the_types_of_the_messages() -> io::Result<()> {
     expected += &declaration::<Disabled>(&config);
     expected += &declaration::<ErrorData>(&config);
     expected +=
-        "\n/** What a browser is told (design section 3). */\nexport type ServerMessage =\n  | DashboardEvent\n";
+        "\n/** A message of the gateway (gateway/docs/protocol.md). */\nexport type ServerMessage =\n  | DashboardEvent\n";
     for (name, data) in [
         ("joined", Joined::name(&config)),
         ("left", Left::name(&config)),

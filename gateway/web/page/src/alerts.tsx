@@ -8,7 +8,7 @@ export function Alerts() {
     <section className="panel alerts" aria-labelledby="alerts-title">
       <h2 id="alerts-title">Arrears alerts {alerts.length > 0 && <span className="badge">{alerts.length}</span>}</h2>
       <div className="scroll" tabIndex={0} role="group" aria-labelledby="alerts-title">
-        {alerts.length === 0 && <p className="empty">Nobody has fallen behind while you watched.</p>}
+        {alerts.length === 0 && <p className="empty">No new arrears since you opened this page.</p>}
         <ul>
           {alerts.map((alert) => (
             <li key={alert.id}>

@@ -2,10 +2,10 @@ import { useContext, useEffect, useState } from "react";
 import { WebSocketContext } from "../../src/react/index.js";
 import { addFolded, type Folded, formatFolded, formatRand } from "./format.js";
 
-/** How often something is said: more often nobody can listen to. */
+/** The shortest time between two sentences for a screen reader. */
 const EVERY_MS = 3_000;
 
-/** Tells those who listen instead of looking what came in, a burst in one sentence. */
+/** Announces events to screen readers, a burst in one sentence. */
 export function Announcer() {
   const socket = useContext(WebSocketContext);
   const [text, setText] = useState("");

@@ -10,11 +10,11 @@ import { getToken, hasTill, isSignedIn, signOut } from "./session.js";
 import { SignIn } from "./sign-in.js";
 import { Tiles } from "./tiles.js";
 
-// The largest part of the page, and the last that is looked at.
+// The largest part of the page, and the least urgent: it loads after the others.
 const InvoiceChart = lazy(() => import("./invoice-chart.js"));
 
 export function App() {
-  // Another user or another centre is another socket: nothing of the one before may stay.
+  // Another user or another centre gets a new socket: nothing of the last one may stay.
   const [session, setSession] = useState<{ number: number; tenantId?: string }>({ number: 0 });
   const begin = (tenantId?: string) => setSession(({ number }) => ({ number: number + 1, ...(tenantId !== undefined && { tenantId }) }));
   const { number, ...choice } = session;
@@ -30,7 +30,7 @@ function Page({ onBegin }: { onBegin: (tenantId?: string) => void }) {
   const status = useDashboardState((state) => state.status);
   const closed = status.state === "closed" ? status.reason : null;
   const refused = closed === "unauthorized" || closed === "forbidden";
-  // A token that was refused is not tried again by the next reload.
+  // The next reload must not try a refused token again.
   useEffect(() => {
     if (refused) signOut();
   }, [refused]);

@@ -3,7 +3,7 @@ import { useDashboardState } from "../../src/react/index.js";
 import { formatTime } from "./format.js";
 import { useCountdown } from "./motion.js";
 
-/** What the dashboard is worth at this moment, and as of when. */
+/** How fresh the dashboard is: the state of its connection, and the time of the last update. */
 export function ConnectionState() {
   const status = useDashboardState((state) => state.status);
   const lastUpdate = useDashboardState((state) => state.lastUpdate);
@@ -12,7 +12,7 @@ export function ConnectionState() {
     <div className={`connection ${status.state}`}>
       <p className="state">
         <span role="status" id="connection">{describe(status)}</span>
-        {/* A number that changes every second is not for listening. */}
+        {/* Hidden from screen readers: they would read it every second. */}
         {seconds !== null && <span aria-hidden="true"> in {seconds} s</span>}
       </p>
       <p className="updated">{lastUpdate === null ? "no figures yet" : <>last update <time>{formatTime(lastUpdate)}</time></>}</p>

@@ -9,13 +9,13 @@ export const formatRand = (amount: number) => rand.format(amount);
 export const formatCount = (number: number) => count.format(Math.round(number));
 export const formatTime = (when: string | number) => clock.format(new Date(when));
 
-/** The time of today, the date of another day. */
+/** The time for today, the date for any other day. */
 export function formatWhen(when: string): string {
   const date = new Date(when);
   return date.toDateString() === new Date().toDateString() ? clock.format(date) : day.format(date);
 }
 
-/** `PARTIALLY_PAID` as people say it. */
+/** `PARTIALLY_PAID` as "Partially paid". */
 export function formatStatus(status: string): string {
   const words = status.toLowerCase().replaceAll("_", " ");
   return words.charAt(0).toUpperCase() + words.slice(1);
@@ -26,7 +26,7 @@ export type Folded = { [T in DashboardEventType]?: number };
 
 const KINDS = { payment_received: "payment", invoice_status_changed: "invoice change", arrears_alert: "alert" } as const;
 
-/** "37 payments and 4 alerts were summarised." Nothing when there are none. */
+/** "37 payments and 4 alerts were summarised." Empty when there are none. */
 export function formatFolded(folded: Folded): string {
   const parts = Object.entries(KINDS).flatMap(([type, name]) => {
     const number = folded[type as keyof typeof KINDS] ?? 0;

@@ -5,7 +5,7 @@ import { formatCount, formatStatus } from "./format.js";
 
 Chart.register(ArcElement, DoughnutController, Tooltip);
 
-/** Each status keeps its colour, whatever else there is. */
+/** A status has the same colour always. */
 const COLOURS: Record<string, string> = {
   PAID: "#0d9488",
   PARTIALLY_PAID: "#ca8a04",
@@ -17,7 +17,7 @@ const COLOURS: Record<string, string> = {
 };
 const colour = (status: string) => COLOURS[status] ?? "#7c3aed";
 
-/** How many invoices have each status: a ring to glance at, and the list that says it. */
+/** How many invoices have each status, as a ring and as a list. */
 export default function InvoiceChart() {
   const metrics = useDashboardState((state) => state.metrics);
   const canvas = useRef<HTMLCanvasElement>(null);

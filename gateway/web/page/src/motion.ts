@@ -4,7 +4,7 @@ const COUNTING_MS = 500;
 
 const prefersStill = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-/** Counts from the last value to the new one, softly. */
+/** Counts from the last value to the new one, slower towards the end. */
 export function useCounting(value: number | null): number | null {
   const [shown, setShown] = useState(value);
   const from = useRef(value);
@@ -28,7 +28,7 @@ export function useCounting(value: number | null): number | null {
   return shown;
 }
 
-/** The value, at once when it was quiet, and at most every `ms` in a burst: what moves more often can't be read. */
+/** The value: at once after a quiet time, and at most every `ms` in a burst, so that it can be read. */
 export function usePaced<T>(value: T, ms: number): T {
   const [paced, setPaced] = useState(value);
   const last = useRef(0);
@@ -46,7 +46,7 @@ export function usePaced<T>(value: T, ms: number): T {
   return paced;
 }
 
-/** The seconds until then, counted down; null when there is no such moment. */
+/** The seconds until that moment, counted down; null without a moment. */
 export function useCountdown(until: number | null): number | null {
   const [now, setNow] = useState(Date.now);
   useEffect(() => {

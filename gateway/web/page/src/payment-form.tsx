@@ -3,14 +3,14 @@ import { formatRand } from "./format.js";
 
 type Invoice = { invoiceId: string; invoiceNumber: string; balance: number };
 
-/** The demo's till: what is recorded here appears in every window of the centre. */
+/** The demo's till: a payment recorded here appears in every window of the centre. */
 export function PaymentForm() {
   const [invoices, setInvoices] = useState<Invoice[]>([]);
   const [chosen, setChosen] = useState("");
   const [amount, setAmount] = useState("");
   const [outcome, setOutcome] = useState("");
   const [busy, setBusy] = useState(false);
-  // Asking again after a lost answer must not pay twice.
+  // A second request after a lost answer must not record the payment twice.
   const key = useRef(crypto.randomUUID?.() ?? String(Math.random()));
   const current = useRef<string>(undefined);
   const ids = { invoice: useId(), amount: useId() };
@@ -25,7 +25,7 @@ export function PaymentForm() {
     if (!answer?.ok) return setOutcome("The invoices can't be read just now.");
     const invoices: Invoice[] = await answer.json();
     setInvoices(invoices);
-    // What is being filled in stays, unless somebody else has paid it.
+    // The chosen invoice stays, unless it was paid elsewhere.
     if (!invoices.some((it) => it.invoiceId === current.current)) choose(invoices[0]);
   }, [choose]);
   useEffect(() => void load(), [load]);
@@ -39,11 +39,11 @@ export function PaymentForm() {
       body: JSON.stringify({ invoiceId: chosen, amount: Number(amount) }),
     }).catch(() => null);
     setBusy(false);
-    if (!answer) return setOutcome("No answer came; try again: it won't be recorded twice.");
+    if (!answer) return setOutcome("No answer came. Try again: the payment won't be recorded twice.");
     key.current = crypto.randomUUID?.() ?? String(Math.random());
     if (!answer.ok) {
       const problem = await answer.json().catch(() => null);
-      setOutcome(problem?.detail ?? `It was refused (${answer.status}).`);
+      setOutcome(problem?.detail ?? `The payment was refused (${answer.status}).`);
     } else {
       setOutcome("Recorded.");
       current.current = undefined;

@@ -10,7 +10,7 @@ const ROW_PX = 60;
 /** In a burst the list moves five times a second at most. */
 const PACE_MS = 200;
 
-/** The newest payments. Rows are moved by transforms alone: a new one slides in, and nothing is laid out again. */
+/** The newest payments. Rows move by transforms only: a new one slides in without a new layout. */
 export function Payments() {
   const payments = usePaced(useDashboardState((state) => state.payments), PACE_MS);
   const none = useDashboardState((state) => state.lastUpdate !== null && state.payments.length === 0);
@@ -23,7 +23,7 @@ export function Payments() {
         <h2 id="payments-title">Payments</h2>
         <Summary />
       </div>
-      {/* Scrolled by keyboard as well. */}
+      {/* Focusable, so that the keyboard can scroll it. */}
       <div className="scroll" tabIndex={0} role="group" aria-labelledby="payments-title">
         {none && <p className="empty">No payments yet.</p>}
         <ol style={{ height: payments.length * ROW_PX }}>
@@ -37,7 +37,7 @@ export function Payments() {
 }
 
 function Row({ payment, index, fresh }: { payment: RecentPayment; index: number; fresh: boolean }) {
-  // What was fresh when it came stays so: the glow ends by itself.
+  // A row that was fresh at first keeps its class: the glow ends by itself.
   const { current: glows } = useRef(fresh);
   return (
     <li style={{ transform: `translateY(${index * ROW_PX}px)` }} data-payment={payment.paymentId}>

@@ -3,10 +3,10 @@ import { UnauthorizedError } from "../../src/core/index.js";
 const KEPT = "crechebooks.token";
 let till = false;
 
-/** Whether payments can be recorded here, as in a demo. Known after the first token. */
+/** Whether payments can be recorded on this page, as in a demo. Known after the first token. */
 export const hasTill = () => till;
 
-/** The demo hands out tokens; elsewhere somebody has to paste one, which this tab keeps. */
+/** A token of the demo; without a demo, the token that the user has pasted, which this tab keeps. */
 export async function getToken(): Promise<string> {
   const kept = sessionStorage.getItem(KEPT);
   if (kept) return kept;
@@ -18,7 +18,7 @@ export async function getToken(): Promise<string> {
   return session.token;
 }
 
-/** Whether this tab keeps a token, which signing out forgets. */
+/** Whether this tab keeps a token. */
 export const isSignedIn = () => Boolean(sessionStorage.getItem(KEPT));
 
 export const signIn = (token: string) => sessionStorage.setItem(KEPT, token);

@@ -2,10 +2,10 @@ import { useContext, useEffect, useState } from "react";
 import { WebSocketContext } from "../../src/react/index.js";
 import { addFolded, type Folded, formatFolded } from "./format.js";
 
-/** How long it is shown after the last event of that kind. */
+/** How long the summary is shown after the last condensed event. */
 const SHOWN_MS = 60_000;
 
-/** What was folded into figures instead of being shown event by event, as when a month's invoices are written at once. */
+/** How many events were folded into figures instead of being shown one by one, as when a month's invoices are written at once. */
 export function Summary() {
   const socket = useContext(WebSocketContext);
   const [folded, setFolded] = useState<Folded>({});

@@ -27,7 +27,7 @@ function Tile({ name, value, format, note }: TileProps) {
   return (
     <div className="tile panel">
       <h2>{name}</h2>
-      {/* The key makes each new value glow once; the figure itself counts on. */}
+      {/* The key makes each new value glow once. The figure keeps its element: it counts from the last value. */}
       <p className="figure">
         <span key={value} className={value === undefined ? "" : "glow"} />
         <span className="value">{shown === null ? "–" : format(shown)}</span>

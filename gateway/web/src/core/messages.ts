@@ -3,7 +3,7 @@ import type { DashboardEvent, MetricsUpdated, Money } from "./events.js";
 
 export type JoinData = { tenantId: string, token?: string, lastSeq?: number, epoch?: string, lastId?: string, };
 
-/** What a browser asks for. */
+/** A message of a browser. */
 export type ClientMessage =
   | { event: "join"; data: JoinData }
   | { event: "leave" }
@@ -59,7 +59,7 @@ export type Disabled = { pollSeconds: number, };
 
 export type ErrorData = { code: string, message: string, retryInMs?: number, tenants?: string[], };
 
-/** What a browser is told (design section 3). */
+/** A message of the gateway (gateway/docs/protocol.md). */
 export type ServerMessage =
   | DashboardEvent
   | { type: "joined"; timestamp: string; data: Joined }

@@ -5,18 +5,18 @@ import type { RecentPayment, SnapshotData } from "./messages.js";
 export const MAX_PAYMENTS = 50;
 /** Alerts that are kept: one a parent, the newest first. */
 export const MAX_ALERTS = 100;
-/** Milliseconds that the server's clock may be ahead of ours. */
+/** How far the server's clock may be ahead of this one, in milliseconds. */
 const MAX_AHEAD = 60_000;
 
-/** Why nothing comes and nothing is tried. */
+/** Why the socket is closed and does not reconnect. */
 export type ClosedReason =
   /** `connect` was not called yet. */
   | "idle"
   /** `disconnect` was called. */
   | "disconnected"
-  /** Two tokens in a row were refused, or there is none: sign in, then `connect`. */
+  /** Two tokens in a row were refused, or no user is signed in: sign in, then `connect`. */
   | "unauthorized"
-  /** The token is good, but not for this tenant. */
+  /** The token is valid, but not for this tenant. */
   | "forbidden"
   /** The token names several tenants: connect with one of `tenants` as `tenantId`. */
   | "tenant_required";
@@ -25,9 +25,9 @@ export type ClosedReason =
 export type Status =
   /** The first connection is being made. */
   | { state: "connecting" }
-  /** Live: what happens is shown as it happens, and nothing was missed. */
+  /** Live: events are shown as they happen, and none was missed. */
   | { state: "connected" }
-  /** The socket is open, but the gateway can't vouch for live delivery since then. What is missed is made up for. */
+  /** The socket is open, but the gateway can't guarantee live delivery since then. Missed events will be sent later. */
   | { state: "degraded"; reason: string; since: string }
   /** The connection was lost. The next attempt is at `retryAt`; null while it is under way, or until the network is back. */
   | { state: "reconnecting"; retryAt: number | null; offline: boolean }
@@ -38,19 +38,19 @@ export type Status =
 /** An alert that has not been dismissed. */
 export type Alert = ArrearsAlert & { id: string; timestamp: string };
 
-/** All that a dashboard shows. Replaced as a whole when something changes; what did not change keeps its identity. */
+/** Everything that a dashboard shows. A change replaces the object; unchanged parts keep their identity. */
 export interface DashboardState {
   readonly status: Status;
   /** The tenant whose figures these are; null before the first join. */
   readonly tenantId: string | null;
-  /** Null until the first figures come; then those with the latest `asOf`. */
+  /** The figures with the latest `asOf`; null before the first ones. */
   readonly metrics: MetricsUpdated | null;
   /** By `receivedAt`, the newest first; each payment once. */
   readonly payments: readonly RecentPayment[];
   /** The newest first; the latest of each parent, until dismissed. */
   readonly alerts: readonly Alert[];
   readonly lastEvent: DashboardEvent | null;
-  /** When an event or a snapshot last came. */
+  /** When the last event or snapshot came. */
   readonly lastUpdate: number | null;
 }
 
@@ -83,8 +83,8 @@ export function withEvent(state: DashboardState, event: DashboardEvent, now: num
 }
 
 /**
- * Figures can overtake each other on their way, and are null where an event only says what was condensed. Known figures from the future
- * come from a clock that was wrong: they would stay for good.
+ * The later figures: newer ones may arrive first. Those of an event without figures are null. Known figures from the future come from a
+ * wrong clock and are replaced: otherwise they would stay for good.
  */
 function withFigures(
   known: MetricsUpdated | null,
@@ -96,17 +96,20 @@ function withFigures(
   return Date.parse(figures.asOf) < Date.parse(known.asOf) ? known : figures;
 }
 
-/** A snapshot may hold a payment whose event is still to come: it is shown once all the same. After an outage older payments come last. */
+/**
+ * The list with this payment at the place of its time, since older payments may come last after an outage. A payment that a snapshot
+ * brought before its event is shown once.
+ */
 function withPayment(payments: readonly RecentPayment[], payment: RecentPayment): readonly RecentPayment[] {
   const known = payments.findIndex((it) => it.paymentId === payment.paymentId);
-  // Its place stays: the event and the books may give it slightly different times.
+  // The place stays: the event and the books may have slightly different times.
   if (known >= 0) return payments.with(known, { ...payment, receivedAt: payments[known]!.receivedAt });
   const at = Date.parse(payment.receivedAt);
   const older = payments.findIndex((it) => !(Date.parse(it.receivedAt) > at));
   return payments.toSpliced(older < 0 ? payments.length : older, 0, payment).slice(0, MAX_PAYMENTS);
 }
 
-/** The state after a snapshot, which replaces what it has; null says that this part can't be had. */
+/** The state after a snapshot, which replaces the parts that it has. Parts that are null stay as they were. */
 export function withSnapshot(state: DashboardState, { metrics, payments }: SnapshotData, now: number): DashboardState {
   return {
     ...state,
@@ -116,7 +119,7 @@ export function withSnapshot(state: DashboardState, { metrics, payments }: Snaps
   };
 }
 
-/** The state with what a snapshot has besides: the stream goes on meanwhile, and may be ahead of it. */
+/** The state with the payments of a snapshot added: the stream may be ahead of the snapshot, so nothing is removed. */
 export function withMore(state: DashboardState, { metrics, payments }: SnapshotData, now: number): DashboardState {
   return {
     ...state,
@@ -126,7 +129,7 @@ export function withMore(state: DashboardState, { metrics, payments }: SnapshotD
   };
 }
 
-/** The state of another tenant's dashboard: nothing of the one before may stay. */
+/** The state for this tenant: of another tenant's dashboard nothing may stay. */
 export function ofTenant(state: DashboardState, tenantId: string | null): DashboardState {
   return state.tenantId === tenantId ? state : { ...initialState, status: state.status, tenantId };
 }

@@ -5,16 +5,16 @@ import type { DashboardSocket, DashboardState } from "../core/index.js";
 import { initialState } from "../core/state.js";
 import { WebSocketContext } from "./provider.js";
 
-/** What `useDashboardSocket` gives: the state, and what can be done. The same object until the state changes. */
+/** The state and the actions of `useDashboardSocket`. The same object until the state changes. */
 export interface DashboardConnection extends DashboardState {
-  /** Whether what happens is shown as it happens; `status` tells what it is instead. */
+  /** Whether events are shown live; `status` has the details. */
   isConnected: boolean;
   connect: () => void;
   disconnect: () => void;
   dismissAlert: (id: string) => void;
 }
 
-/** The dashboard of the provider above. */
+/** The dashboard of the provider above this component. */
 export function useDashboardSocket(): DashboardConnection {
   const socket = useSocket();
   const state = useSyncExternalStore(socket.subscribe, socket.getState, () => initialState);
@@ -25,8 +25,8 @@ export function useDashboardSocket(): DashboardConnection {
 }
 
 /**
- * A part of the state, for components that need no more: `useDashboardState((state) => state.payments)` renders again when a
- * payment comes, and not when a figure changes. `select` must pick, not build.
+ * A part of the state: a component with `useDashboardState((state) => state.payments)` renders when a payment comes, and not when
+ * a figure changes. `select` must return a part of the state, not a new object.
  */
 export function useDashboardState<T>(select: (state: DashboardState) => T): T {
   const socket = useSocket();

@@ -3,18 +3,18 @@
 import { createContext, type ReactNode, useEffect, useMemo, useRef } from "react";
 import { DashboardSocket, type DashboardSocketOptions } from "../core/index.js";
 
-/** The one socket of the provider above. */
+/** The socket of the provider above this component. */
 export const WebSocketContext = createContext<DashboardSocket | null>(null);
 
 export interface DashboardProviderProps extends DashboardSocketOptions {
-  /** False leaves it to somebody's `connect()`. */
+  /** With false, the app calls `connect()` itself. */
   autoConnect?: boolean;
   children?: ReactNode;
 }
 
 /**
  * Keeps one dashboard socket for all hooks below it, from mount to unmount. `getToken` may be a new function at every rendering;
- * another `url` or `tenantId` is another socket. Where users can change, give it the user's id as `key`.
+ * another `url` or `tenantId` makes a new socket. An app whose users can change gives it the user's id as `key`.
  */
 export function DashboardProvider({ url, tenantId, getToken, autoConnect = true, children }: DashboardProviderProps) {
   const latest = useRef(getToken);

@@ -15,7 +15,7 @@ let windows: DashboardWindow[] = [];
 
 beforeAll(async () => {
   [stack, browser] = await Promise.all([Stack.start(), launch()]);
-  // The limit is tested elsewhere; a burst here is to be one.
+  // Other tests cover the limit; here a burst must not be throttled.
   const limits = { EVENTS_PER_SECOND: "1000" };
   [one, two] = await Promise.all([stack.gateway(limits), stack.gateway(limits)]);
   balancer = await new Balancer([one.port, two.port]).start();
@@ -23,7 +23,7 @@ beforeAll(async () => {
 
 afterEach(async () => {
   await Promise.all(windows.splice(0).map((window) => window.close()));
-  // What a test has broken is whole for the next.
+  // The next test needs all servers again.
   await Promise.all([stack.redis.start(), one.start(), two.start()]);
   balancer.targets = [one.port, two.port];
 });
@@ -59,7 +59,7 @@ test("a payment appears within 500 ms in both windows of the centre, and in none
   }
   console.log("recorded → drawn in both windows, ms:", slowest.join(" "));
   for (const ms of slowest) expect(ms).toBeLessThan(500);
-  // What the other centre gets next comes after all of it: had anything leaked, it would be there.
+  // The other centre's next payment comes after all of these: a leak would be listed before it.
   const theirs = await stack.pay(OTHER);
   await other.has(theirs);
   expect(await other.payments()).toEqual([theirs, ...before]);
@@ -68,7 +68,7 @@ test("a payment appears within 500 ms in both windows of the centre, and in none
   for (const window of windows) await window.isSound();
 });
 
-test("dark, and on a phone, it is sound as well", async () => {
+test("it has no violations in the dark scheme and on a phone", async () => {
   const [dark, phone] = await Promise.all([
     openLive(one.port, ACORN, { colorScheme: "dark" }),
     openLive(one.port, ACORN, { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true }),
@@ -94,7 +94,7 @@ test("an alert stays until it is dismissed, by keyboard", async () => {
   await expect.poll(() => window.page.locator("[aria-live=polite]").last().innerText()).toContain("Pieter van der Merwe is 12 days overdue");
 });
 
-test("f50 what was condensed is said, to listeners as well, and the page asks for the payments", async () => {
+test("f50 condensed events are summarised and announced, and the page fetches the payments", async () => {
   const window = await openLive(one.port);
   const asked = window.page.waitForRequest(/\/dashboard\/snapshot/, { timeout: 30_000 });
   const none = { totalOutstanding: null, totalArrears: null, accountsInArrears: null, paymentsToday: null, amountReceivedToday: null, invoicesByStatus: null };
@@ -109,7 +109,7 @@ test("f50 what was condensed is said, to listeners as well, and the page asks fo
   await window.isSound();
 });
 
-test("a killed gateway: the page says so, comes back on the other, nothing missing and nothing twice", async () => {
+test("a killed gateway: the page shows it and reconnects to the other, nothing missing and nothing twice", async () => {
   // Both windows on the first, which is killed.
   balancer.targets = [one.port];
   const [left, right] = await Promise.all([openLive(balancer.port), openLive(balancer.port)]);
@@ -133,7 +133,7 @@ test("a killed gateway: the page says so, comes back on the other, nothing missi
   }
 });
 
-test("a gateway that restarts hands its windows over", async () => {
+test("windows of a gateway that restarts move to the other", async () => {
   balancer.targets = [one.port];
   const window = await openLive(balancer.port);
   balancer.targets = [two.port];
@@ -142,7 +142,7 @@ test("a gateway that restarts hands its windows over", async () => {
   await window.has(await stack.pay(ACORN));
 });
 
-test("Redis killed: degraded, since when, and back with what was paid meanwhile", async () => {
+test("Redis killed: degraded with the time, and then live with the payments of the outage", async () => {
   const window = await openLive(one.port);
   await stack.redis.stop();
   await window.shows(/^Delayed since \d\d:\d\d:\d\d$/);
@@ -154,7 +154,7 @@ test("Redis killed: degraded, since when, and back with what was paid meanwhile"
   expect(window.sockets).toBe(1);
 });
 
-test("switched off: the page refreshes from the snapshot every 30 s, and says so", async () => {
+test("switched off: the page refreshes from the snapshot every 30 s, and shows that", async () => {
   const off = await stack.gateway({ REALTIME_DASHBOARD: "false" });
   const window = await open(off.port);
   await window.page.clock.install();
@@ -164,7 +164,7 @@ test("switched off: the page refreshes from the snapshot every 30 s, and says so
   const payment = await stack.pay(ACORN);
   expect(await window.payments()).not.toContain(payment);
   const { sockets } = window;
-  // The gateway's answer is good for a second; then there is another.
+  // The gateway gives the same snapshot out for a second.
   await eventually("the gateway has another answer", async () => (await off.snapshot(stack.token(ACORN))).includes(payment));
   await window.page.clock.fastForward(30_000);
   await window.has(payment);
@@ -175,7 +175,7 @@ test("switched off: the page refreshes from the snapshot every 30 s, and says so
   await off.stop();
 });
 
-test("offline and online again: at once, with what happened meanwhile", async () => {
+test("online again: it reconnects at once and gets the missed events", async () => {
   const window = await openLive(balancer.port);
   await window.page.context().setOffline(true);
   await window.shows("Offline");
@@ -186,7 +186,7 @@ test("offline and online again: at once, with what happened meanwhile", async ()
   await window.has(meanwhile);
 });
 
-test("nobody signed in: the page asks for a token, and says what is wrong with it", async () => {
+test("without a user, the page asks for a token and shows why one is refused", async () => {
   const window = await DashboardWindow.open(browser, `http://127.0.0.1:${one.port}/`);
   windows.push(window);
   await window.page.getByRole("heading", { name: "Sign in" }).waitFor();
@@ -198,7 +198,7 @@ test("nobody signed in: the page asks for a token, and says what is wrong with i
   };
   await submit("nonsense");
   await expect.poll(() => window.page.getByRole("alert").innerText()).toContain("token");
-  // What was refused is forgotten: a reload does not show it to the gateway again.
+  // The page forgets a refused token: a reload does not send it again.
   const { sockets } = window;
   await window.page.reload();
   await expect.poll(() => window.page.getByRole("alert").innerText()).toBe("Sign in to see your centre.");
@@ -215,7 +215,7 @@ test("nobody signed in: the page asks for a token, and says what is wrong with i
   await window.page.getByRole("heading", { name: "Sign in" }).waitFor();
 });
 
-test("b62 a token of two centres: the page asks which, joins it by the handshake, and comes back to it", async () => {
+test("b62 a token of two centres: the page asks which, joins it by the handshake, and reconnects to it", async () => {
   const window = await open(one.port, ACORN, { token: () => stack.token([ACORN, OTHER]) });
   const choice = window.page.getByRole("button", { name: OTHER });
   await choice.waitFor();
@@ -259,7 +259,7 @@ test("a burst of 200 events leaves the page responsive", async () => {
   const burst = ids.map((paymentId) =>
     one.publish(ACORN, "payment_received", { paymentId, amount: 10, parentName: "Naledi Dlamini", childName: "Sipho", invoiceNumber: "INV-9" }),
   );
-  // Somebody uses the page meanwhile.
+  // A user works with the page during the burst.
   await window.page.locator(".payments .scroll").focus();
   await window.page.keyboard.press("PageDown");
   await Promise.all(burst);
@@ -290,7 +290,7 @@ test("cut again and again, by every kind of cut, with a payment at each: all the
   for (let cut = 0; cut < 100; cut++) {
     await (cut < 2 ? kick : cuts[cut % cuts.length]!)();
     paid.push(await stack.pay(ACORN));
-    // What somebody does who sees that it waits: looks at the tab.
+    // A user who sees that it waits shows the tab again.
     await eventually("live again", async () => {
       await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
       return (await window.state()) === "Live" && (await window.payments()).includes(paid.at(-1)!);
@@ -298,6 +298,6 @@ test("cut again and again, by every kind of cut, with a payment at each: all the
   }
   console.log(`100 cuts, 100 recoveries; ${window.sockets - 1} more sockets`);
   expect(window.sockets).toBeGreaterThan(100);
-  // As many as the list holds; each of the others was in it when it was new.
+  // The list has its maximum; each other payment was in it when it was new.
   expect(await window.payments()).toEqual(paid.toReversed().slice(0, 50));
 }, 180_000);

@@ -13,20 +13,20 @@ const recordPayment = async (window: DashboardWindow) => {
   await expect.poll(() => window.page.locator(".outcome").innerText()).toBe("Recorded.");
 };
 
-test("the demo needs nothing: a living centre, and a till", async () => {
+test("the demo runs without other servers: a centre with events, and a till", async () => {
   const [port, internal] = [await freePort(), await freePort()];
   const env = { LISTEN: `127.0.0.1:${port}`, INTERNAL_LISTEN: `127.0.0.1:${internal}` };
   const demo = await new Server(port, `${root}/target/debug/gateway`, ["demo"], { env }).start();
   try {
     const window = await DashboardWindow.open(browser, `http://127.0.0.1:${port}/`);
     await window.shows("Live");
-    // It begins with figures and payments, and goes on by itself.
+    // It starts with figures and payments, and makes more by itself.
     await expect.poll(async () => (await window.payments()).length).toBeGreaterThan(5);
     const before = await window.payments();
     await expect.poll(() => window.page.locator(".tile .value").allInnerTexts()).not.toContain("–");
     await expect.poll(async () => (await window.payments()).length, { timeout: 20_000 }).toBeGreaterThan(before.length + 2);
     await recordPayment(window);
-    // An invoice falls due by chance: in 40 s seven times in a hundred none did.
+    // Invoices fall due at random: in 40 s there is none in 7 of 100 runs.
     await expect.poll(() => window.page.locator(".alerts li").count(), { timeout: 150_000 }).toBeGreaterThan(0);
     await window.photograph("demo");
     await window.isSound();
@@ -51,7 +51,7 @@ test("against a full stack, a payment recorded in one window appears in the othe
     expect(before).not.toContain(newest);
     await till.has(newest!);
     expect(await other.page.locator("[data-payment] strong").first().innerText()).toMatch(/^R\s12,50$/);
-    // More than is owed is refused by the billing API, in its words.
+    // The billing API refuses more than the balance, and the page shows its message.
     await till.page.getByLabel("Amount").fill("999999");
     await till.page.getByRole("button", { name: "Record" }).click();
     await expect.poll(() => till.page.locator(".outcome").innerText()).not.toMatch(/Recorded|^$/);

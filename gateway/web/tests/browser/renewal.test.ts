@@ -3,8 +3,8 @@ import { eventually } from "./harness/processes.js";
 import { ACORN, Stack } from "./harness/stack.js";
 import { DashboardWindow, launch } from "./harness/window.js";
 
-// A minute, most of it waiting: in a file of its own it shares that minute with the others.
-test("a token is renewed on the open socket, and nobody notices", async () => {
+// It takes a minute, most of it waiting: a file of its own runs in parallel with the others.
+test("a token is renewed on the open socket, without a reconnect", async () => {
   const [stack, browser] = await Promise.all([Stack.start(), launch()]);
   try {
     const gateway = await stack.gateway();
@@ -15,7 +15,7 @@ test("a token is renewed on the open socket, and nobody notices", async () => {
     // A second after it is signed, or half a minute when the page took longer to connect.
     await eventually("the page asks for another token", () => tokens > 1, 60_000);
     const states = new Set<string>();
-    // The first token is over 66 s after it was signed, its leeway included.
+    // The first token ends 66 s after it was signed, including the leeway.
     await eventually("the first token's end", async () => {
       states.add(await window.state());
       return (await window.page.evaluate(() => performance.now())) > 68_000;

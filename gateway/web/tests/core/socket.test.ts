@@ -58,13 +58,13 @@ describe("connecting", () => {
     expect(state()).toBe("connected");
   });
 
-  test("a url that is none is an error at once", () => {
+  test("an invalid url is an error at once", () => {
     const lost = new DashboardSocket({ url: "wss://", getToken });
     expect(lost.connect).toThrow(TypeError);
     expect(lost.getState().status).toMatchObject({ state: "closed", reason: "idle" });
   });
 
-  test("connect on what is connected does nothing", async () => {
+  test("connect on a connected socket does nothing", async () => {
     client.connect();
     client.connect();
     await join();
@@ -74,7 +74,7 @@ describe("connecting", () => {
     expect(getToken).toHaveBeenCalledTimes(1);
   });
 
-  test("an attempt that leads nowhere is given up after 15 s", async () => {
+  test("an attempt without an answer is given up after 15 s", async () => {
     client.connect();
     await after(0);
     lastSocket().open();
@@ -116,7 +116,7 @@ describe("connecting", () => {
 });
 
 describe("state", () => {
-  test("a snapshot fills it, events change it, and what did not change keeps its identity", async () => {
+  test("a snapshot fills it, events change it, and unchanged parts keep their identity", async () => {
     client.connect();
     const socket = await join({ seq: 7, metrics: metrics(100), payments: [recent("p2"), recent("p1")] });
     expect(client.getState().metrics?.totalOutstanding).toBe(100);
@@ -139,7 +139,7 @@ describe("state", () => {
     expect(shownPayments()).toEqual(["p2", "p1"]);
   });
 
-  test("an event is seen once: numbers that were seen are dropped", async () => {
+  test("an event is seen once: seqs that were seen are dropped", async () => {
     const seen: number[] = [];
     client.onEvent((event) => seen.push(event.seq));
     client.connect();
@@ -165,7 +165,7 @@ describe("state", () => {
     expect(client.getState().alerts).toHaveLength(2);
   });
 
-  test("what is kept is bounded", async () => {
+  test("the numbers of payments and alerts are bounded", async () => {
     client.connect();
     const socket = await join();
     for (let seq = 1; seq <= 300; seq++) socket.event(seq % 2 ? payment(seq) : alert(seq, `parent-${seq}`));
@@ -173,7 +173,7 @@ describe("state", () => {
     expect(client.getState().alerts).toHaveLength(100);
   });
 
-  test("resync replaces it, and the stream goes on from there", async () => {
+  test("resync replaces it, and the stream continues from there", async () => {
     client.connect();
     const socket = await join({ seq: 7, metrics: metrics(100), payments: [recent("p1")] });
     socket.tell("resync", { epoch: "e2", seq: 3, metrics: metrics(1), payments: [recent("q1")] });
@@ -183,7 +183,7 @@ describe("state", () => {
     expect(shownPayments()).toEqual(["pay-4", "q1"]);
   });
 
-  test("nothing of one tenant stays when the next is joined", async () => {
+  test("nothing of one tenant stays when another is joined", async () => {
     client.connect();
     const socket = await join({ metrics: metrics(100), payments: [recent("p1")] });
     socket.event(alert(1, "thandi"));
@@ -204,7 +204,7 @@ describe("state", () => {
     expect(shownPayments().slice(0, 2)).toEqual(["pay-31", "p30"]);
   });
 
-  test("f58 older figures never replace newer ones, whichever way they come", async () => {
+  test("f58 older figures never replace newer ones, as an event or in a snapshot", async () => {
     client.connect();
     const at = (second: number, outstanding: number) => ({ ...metrics(outstanding), asOf: `2026-11-24T12:00:0${second}.5Z` });
     const outstanding = () => client.getState().metrics?.totalOutstanding;
@@ -244,7 +244,7 @@ describe("state", () => {
   });
 });
 
-describe("coming back", () => {
+describe("reconnecting", () => {
   test("full jitter: at most 1 s, doubled with each failure up to 30 s", async () => {
     vi.mocked(Math.random).mockReturnValue(0.999999);
     client.connect();
@@ -278,7 +278,7 @@ describe("coming back", () => {
     expect([await dropAfter(4_900), await dropAfter(4_900), await dropAfter(5_000), await dropAfter(0)]).toEqual([500, 1_000, 500, 1_000]);
   });
 
-  test("it resumes after the last event, and keeps what it shows", async () => {
+  test("it resumes after the last event, and keeps its state", async () => {
     client.connect();
     (await join({ seq: 7, payments: [recent("p1")] })).event(payment(8));
     lastSocket().drop(1006);
@@ -291,7 +291,7 @@ describe("coming back", () => {
     expect(TestSocket.all).toHaveLength(2);
   });
 
-  test("beyond recovery the snapshot replaces what it shows", async () => {
+  test("when events can't be recovered, the snapshot replaces its state", async () => {
     client.connect();
     (await join({ seq: 7, payments: [recent("p1")] })).event(payment(8));
     lastSocket().drop(1006);
@@ -301,7 +301,7 @@ describe("coming back", () => {
     expect(shownPayments()).toEqual(["pay-3", "q1"]);
   });
 
-  test("a hole in the numbers is no event but a reason to resume", async () => {
+  test("an event after a hole is not shown: the client resumes", async () => {
     client.connect();
     (await join({ seq: 7 })).event(payment(9));
     expect(shownPayments()).toEqual([]);
@@ -312,7 +312,7 @@ describe("coming back", () => {
   });
 
   test.each([1000, 1001, 1002, 1003, 1005, 1006, 1007, 1009, 1011, 1012, 1013, 1015, 4400, 4408, 4409, 4413, 4429])(
-    "close code %i: it comes back with backoff, and resumes",
+    "close code %i: it reconnects with backoff, and resumes",
     async (code) => {
       client.connect();
       (await join({ seq: 1 })).drop(code);
@@ -323,7 +323,7 @@ describe("coming back", () => {
     },
   );
 
-  test.each([1012, 1013])("close code %i after retryInMs: at that moment, and no look at the tab hastens it", async (code) => {
+  test.each([1012, 1013])("close code %i after retryInMs: it reconnects at that moment, also when the tab is shown before", async (code) => {
     client.connect();
     const socket = await join();
     socket.tell("error", { code: "restart", message: "the gateway restarts", retryInMs: 12_345 });
@@ -335,7 +335,7 @@ describe("coming back", () => {
     expect(TestSocket.all).toHaveLength(2);
   });
 
-  test("4401 asks for a fresh token; refused again, it stops and says why", async () => {
+  test("4401 asks for a new token; refused again, it stops with the reason", async () => {
     client.connect();
     (await join()).drop(4401);
     expect(state()).toBe("reconnecting");
@@ -364,7 +364,7 @@ describe("coming back", () => {
     expect(getToken).toHaveBeenCalledTimes(2);
   });
 
-  test("4401 after a join is a first one again, and no loop", async () => {
+  test("4401 after a join counts as a first one, and is retried with growing waits", async () => {
     client.connect();
     const waits: number[] = [];
     for (let again = 0; again < 4; again++) {
@@ -376,7 +376,7 @@ describe("coming back", () => {
     expect(waits).toEqual([500, 1_000, 2_000, 4_000]);
   });
 
-  test("4403 stops; who signs in as somebody else starts anew", async () => {
+  test("4403 stops; another user starts anew", async () => {
     client.connect();
     const socket = await join({ seq: 3 });
     socket.tell("error", { code: "wrong_tenant", message: "the token does not name this tenant" });
@@ -399,7 +399,7 @@ describe("coming back", () => {
     expect(shownPayments()).toEqual(["pay-2"]);
   });
 
-  test("disconnect while the token is on its way connects nothing", async () => {
+  test("disconnect during getToken opens no connection", async () => {
     client.connect();
     client.disconnect();
     await after(60_000);
@@ -441,12 +441,12 @@ describe("coming back", () => {
   }, 30_000);
 });
 
-describe("b62 a choice that the handshake did not make", () => {
+describe("b62 a tenant or a position that the handshake did not carry", () => {
   const withTenant = () => (client = new DashboardSocket({ url: "wss://gateway.test/dashboard", getToken, tenantId: "oak" }));
   const joined = (socket: TestSocket, more: object) =>
     socket.tell("joined", { tenantId: "acorn", epoch: "e1", seq: 0, recovered: false, heartbeatSeconds: 30, metrics: null, payments: null, ...more });
 
-  test("a gateway of the version before, a token of several tenants: its answer to a ping says that it waits", async () => {
+  test("an older gateway, a token of several tenants: its answer to a ping says that it waits", async () => {
     withTenant().connect();
     await after(0);
     const socket = lastSocket();
@@ -466,7 +466,7 @@ describe("b62 a choice that the handshake did not make", () => {
     const socket = lastSocket();
     socket.open();
     await after(2_500);
-    // The room's, ahead of `joined`.
+    // The room's heartbeat may come before `joined`.
     socket.tell("heartbeat", { epoch: "e1", seq: 4 });
     joined(socket, { tenantId: "oak", seq: 4 });
     socket.tell("heartbeat", { epoch: "e1", seq: 4 });
@@ -474,7 +474,7 @@ describe("b62 a choice that the handshake did not make", () => {
     expect(state()).toBe("connected");
   });
 
-  test("a gateway of the version before joins anew: the position goes by message, and every event is seen once", async () => {
+  test("an older gateway joins anew: the position goes by message, and every event is seen once", async () => {
     const seen: number[] = [];
     client.onEvent((event) => seen.push(event.seq));
     client.connect();
@@ -483,7 +483,7 @@ describe("b62 a choice that the handshake did not make", () => {
     await after(500);
     const socket = await join({ recovered: false, seq: 10, payments: [recent("q1")] });
     expect(socket.sent).toEqual([{ event: "leave" }, { event: "join", data: { tenantId: "acorn", token: "token-2", lastSeq: 8, epoch: "e1", lastId: "id-8" } }]);
-    // Until it has left, the room goes on.
+    // Events come until the gateway has left the room.
     socket.event(payment(11));
     socket.tell("heartbeat", { epoch: "e1", seq: 11 });
     expect(state()).toBe("reconnecting");
@@ -496,7 +496,7 @@ describe("b62 a choice that the handshake did not make", () => {
     expect(TestSocket.all).toHaveLength(2);
   });
 
-  test("beyond recovery it is asked for once more, and then the snapshot counts", async () => {
+  test("an older gateway that can't recover either is asked once by message, and then the snapshot counts", async () => {
     client.connect();
     await join({ seq: 7 });
     lastSocket().drop(1006);
@@ -507,14 +507,14 @@ describe("b62 a choice that the handshake did not make", () => {
     expect(shownPayments()).toEqual(["q2"]);
     socket.event(payment(902));
     expect(shownPayments()).toEqual(["pay-902", "q2"]);
-    // From now on it is known that the reason is no gateway of the version before.
+    // From now on the client knows that the gateway is not an older one.
     lastSocket().drop(1006);
     await after(5_000);
     expect((await join({ recovered: false, seq: 1900, payments: [recent("q3")] })).sent).toEqual([]);
     expect(shownPayments()).toEqual(["q3"]);
   });
 
-  test("nothing is asked for again when nothing was missed, or the counter is another", async () => {
+  test("the position is not sent again when nothing was missed, or when the epoch is another", async () => {
     client.connect();
     await join({ seq: 7 });
     for (const position of [{ epoch: "e1", seq: 7 }, { epoch: "e2", seq: 900 }]) {
@@ -525,7 +525,7 @@ describe("b62 a choice that the handshake did not make", () => {
     }
   });
 
-  test("a gateway of the version before joins the token's tenant: the chosen one is asked for", async () => {
+  test("an older gateway joins the token's tenant: the chosen one is asked for", async () => {
     withTenant().connect();
     const socket = await join({ tenantId: "acorn", payments: [recent("p1")] });
     expect(shownPayments()).toEqual([]);
@@ -545,7 +545,7 @@ describe("b62 a choice that the handshake did not make", () => {
     expect(TestSocket.all).toHaveLength(1);
   });
 
-  test("a token too long for many a proxy goes by message where there is a tenant to join, and else by handshake", async () => {
+  test("a token too long for many proxies goes by message when the tenant is known, otherwise by handshake", async () => {
     const token = "x".repeat(5_000);
     const connect = async (tenantId?: string) => {
       client = new DashboardSocket({ url: "wss://gateway.test/dashboard", getToken: async () => token, tenantId });
@@ -561,7 +561,7 @@ describe("b62 a choice that the handshake did not make", () => {
     expect(lastSocket().sent).toEqual([{ event: "join", data: { tenantId: "oak", token } }]);
   });
 
-  test("a choice that the gateway could not read is made by message", async () => {
+  test("a tenant that the gateway could not read in the handshake is sent by message", async () => {
     withTenant().connect();
     await after(0);
     const socket = lastSocket();
@@ -572,7 +572,7 @@ describe("b62 a choice that the handshake did not make", () => {
     expect(state()).toBe("connected");
   });
 
-  test("a token that ends soon is not renewed in the middle of it", async () => {
+  test("a token that ends soon is not renewed before the join", async () => {
     client.connect();
     await join({ seq: 7 });
     lastSocket().drop(1006);
@@ -585,7 +585,7 @@ describe("b62 a choice that the handshake did not make", () => {
 });
 
 describe("a silent link", () => {
-  test("1.5 heartbeats without one: dead, and replaced", async () => {
+  test("a link without a heartbeat for 1.5 intervals is replaced", async () => {
     client.connect();
     const socket = await join({ heartbeatSeconds: 30 });
     await after(44_000);
@@ -611,7 +611,7 @@ describe("a silent link", () => {
     expect(state()).toBe("reconnecting");
   });
 
-  test("text that is no JSON is no link to trust", async () => {
+  test("a link with text that is not JSON is replaced", async () => {
     client.connect();
     const socket = await join();
     socket.onmessage?.({ data: "{" });
@@ -629,7 +629,7 @@ describe("the engine's health", () => {
     expect(state()).toBe("connected");
   });
 
-  test("a renewed token does not make it well", async () => {
+  test("a renewed token does not end `degraded`", async () => {
     client.connect();
     const socket = await join();
     socket.tell("degraded", { reason: "redis", since: "2026-11-24T12:04:05Z" });
@@ -639,12 +639,12 @@ describe("the engine's health", () => {
 });
 
 describe("the token's end", () => {
-  test("f64 a getToken that caches: asked now and then, and no token is shown twice", async () => {
+  test("f64 a getToken that caches is called every 10 s, and no token is sent twice", async () => {
     const getToken = vi.fn(async () => (++tokens < 4 ? "cached" : "fresh"));
     client = new DashboardSocket({ url: "wss://gateway.test/dashboard", getToken });
     client.connect();
     const socket = await join({ seq: 3 });
-    // As an older gateway does: a warning with every answer.
+    // An older gateway warns with every answer.
     for (let warnings = 0; warnings < 100; warnings++) socket.tell("token_expiring", { expiresInSeconds: 50 });
     await after(0);
     expect(getToken).toHaveBeenCalledTimes(2);
@@ -675,7 +675,7 @@ describe("the token's end", () => {
     expect(getToken).toHaveBeenCalledTimes(4);
   });
 
-  test("token_expiring is answered with a fresh one, on the same socket", async () => {
+  test("token_expiring is answered with a new token, on the same socket", async () => {
     client.connect();
     const socket = await join({ seq: 3 });
     socket.tell("token_expiring", { expiresInSeconds: 60 });
@@ -750,7 +750,7 @@ describe("the page", () => {
     expect(TestSocket.all).toHaveLength(1);
   });
 
-  test("a tab that is looked at again does not wait", async () => {
+  test("a tab that is shown again does not wait", async () => {
     vi.mocked(Math.random).mockReturnValue(1);
     client.connect();
     (await join()).drop(1006);
@@ -762,7 +762,7 @@ describe("the page", () => {
     expect(TestSocket.all).toHaveLength(2);
   });
 
-  test("a tab that is looked at again asks its link for a sign of life, for 5 s", async () => {
+  test("a tab that is shown again pings, and replaces a link that does not answer for 5 s", async () => {
     client.connect();
     const socket = await join();
     show(true);
@@ -775,7 +775,7 @@ describe("the page", () => {
     expect(state()).toBe("reconnecting");
   });
 
-  test("the back-forward cache takes the page without its socket, and gives it back live", async () => {
+  test("the socket is closed for the back-forward cache, and opened when the page is back", async () => {
     client.connect();
     const socket = await join({ seq: 4 });
     page("pagehide", true);
@@ -811,7 +811,7 @@ describe("condensed events", () => {
     vi.stubGlobal("fetch", fetched);
   });
 
-  test("f50 payments that were folded are fetched from the snapshot, once for all events of the wait, and the stream goes on", async () => {
+  test("f50 folded payments are fetched with the snapshot, once for all events of the wait, and the stream continues", async () => {
     client.connect();
     const socket = await join({ seq: 7, payments: [recent("p1")] });
     condensed(8, { payment_received: 37 });
@@ -823,7 +823,7 @@ describe("condensed events", () => {
     const [url, { headers }] = fetched.mock.calls[0]!;
     expect(String(url)).toBe("https://gateway.test/dashboard/snapshot?tenantId=acorn");
     expect(headers).toEqual({ authorization: "Bearer token-1" });
-    // The payment that came meanwhile stays, and the position is the stream's.
+    // The payment that came during the wait stays, and so does the stream's position.
     expect(shownPayments()).toEqual(["pay-10", "p2", "p1"]);
     socket.event({ ...payment(11), timestamp: "2026-11-24T12:00:02Z" });
     expect(shownPayments()[0]).toBe("pay-11");
@@ -833,7 +833,7 @@ describe("condensed events", () => {
     expect(state()).toBe("connected");
   });
 
-  test("f50 a thousand pages ask at moments of their own, and not before the gateway has another answer", async () => {
+  test("f50 a thousand pages ask at random moments, and not before the gateway has a new snapshot", async () => {
     vi.mocked(Math.random).mockReturnValueOnce(0).mockReturnValueOnce(0.999);
     client.connect();
     await join();
@@ -849,7 +849,7 @@ describe("condensed events", () => {
     expect(fetched).toHaveBeenCalledTimes(2);
   });
 
-  test("f50 nothing is fetched for what is no payment", async () => {
+  test("f50 nothing is fetched for other folded events", async () => {
     client.connect();
     await join();
     condensed(1, { invoice_status_changed: 60 });
@@ -858,7 +858,7 @@ describe("condensed events", () => {
     expect(fetched).not.toHaveBeenCalled();
   });
 
-  test("f50 a snapshot that can't be had is asked for twice more, and again on the next link", async () => {
+  test("f50 a failed snapshot is tried twice more, and again on the next link", async () => {
     fetched.mockRejectedValueOnce(new TypeError("no network"));
     fetched.mockResolvedValueOnce({ ok: false, status: 503 });
     fetched.mockResolvedValueOnce(answer({ metrics: null, payments: null }));
@@ -901,7 +901,7 @@ describe("switched off", () => {
     await after(0);
   };
 
-  test("only then: nothing polls while live", async () => {
+  test("nothing polls while live", async () => {
     client.connect();
     await join();
     lastSocket().drop(1006);
@@ -923,14 +923,14 @@ describe("switched off", () => {
     expect(TestSocket.all).toHaveLength(1);
   });
 
-  test("a close with 4503 is word enough", async () => {
+  test("a close with 4503 alone starts polling", async () => {
     client.connect();
     (await join()).drop(4503);
     await after(0);
     expect(state()).toBe("polling");
   });
 
-  test("a snapshot that fails is made up for by the next", async () => {
+  test("after a failed snapshot the next one is fetched as usual", async () => {
     fetched.mockRejectedValueOnce(new TypeError("no network"));
     fetched.mockResolvedValueOnce({ ok: false, status: 503 });
     await disable();
@@ -947,7 +947,7 @@ describe("switched off", () => {
     expect(client.getState().status).toEqual({ state: "closed", reason: "tenant_required", message: "which?", tenants });
   });
 
-  test("401 asks for a fresh token once, 403 stops", async () => {
+  test("401 asks for a new token once, 403 stops", async () => {
     fetched.mockResolvedValueOnce({ ok: false, status: 401 });
     await disable();
     expect(state()).toBe("polling");
@@ -975,7 +975,7 @@ describe("switched off", () => {
     expect(state()).toBe("polling");
   });
 
-  test("now and then the socket is tried; switched on, it is live again, from the snapshot's position", async () => {
+  test("every tenth poll tries the socket; switched on, it is live again from the snapshot's position", async () => {
     await disable();
     await after(30_000 * 9);
     expect(TestSocket.all).toHaveLength(2);

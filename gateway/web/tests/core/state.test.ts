@@ -96,7 +96,7 @@ describe("figures", () => {
     expect(next("2026-11-24T12:02:00.001Z", "2026-11-24T12:00:00Z")).toBe(2);
   });
 
-  test("none never replace any", () => {
+  test("null never replaces figures", () => {
     expect(outstanding(withSnapshot({ ...shown, metrics: metrics(1) }, { metrics: null, payments: null }, NOW))).toBe(1);
     expect(withSnapshot(shown, { metrics: null, payments: null }, NOW).metrics).toBeNull();
   });
@@ -121,7 +121,7 @@ describe("a snapshot", () => {
     expect(next.lastUpdate).toBe(lastUpdate);
   });
 
-  test("that is added keeps the payments that came meanwhile, in the order of their times", () => {
+  test("that is added keeps the stream's payments, in the order of their times", () => {
     const next = withMore(state, { metrics: metrics(3), payments: [paid("p4", 4), paid("p3", 3), paid("p1", 1)] }, NOW);
     expect(ids(next)).toEqual(["p4", "p3", "p2", "p1"]);
     expect(next).toEqual({ ...state, metrics: metrics(3), payments: next.payments, lastUpdate: NOW });

@@ -64,7 +64,7 @@ test("the hook has what the specification says, and follows the socket", async (
   expect(last().isConnected).toBe(true);
 });
 
-test("one socket, however many hooks; StrictMode leaves none behind", async () => {
+test("all hooks share one socket; StrictMode leaves no second one", async () => {
   await render(<StrictMode>{provider(<><Hook /><Hook /><Hook /></>)}</StrictMode>);
   await joined();
   expect(openSockets()).toBe(1);
@@ -114,7 +114,7 @@ test("a selected part renders only when it changes", async () => {
   expect(renderings).toBe(before + 1);
 });
 
-test("a new getToken is used, and is no reason to reconnect; another tenant is", async () => {
+test("a new getToken is used without a reconnect; another tenant reconnects", async () => {
   await render(provider(<Hook />));
   await joined();
   const other = vi.fn(async () => "other");
@@ -138,7 +138,7 @@ test("autoConnect can be left to the app", async () => {
   expect(last().isConnected).toBe(true);
 });
 
-test("it renders on a server, and takes over what was rendered there", async () => {
+test("it renders on a server, and hydrates", async () => {
   const html = renderToString(provider(<Hook />));
   expect(html).toContain("closed");
   box = document.createElement("div");

@@ -1,7 +1,7 @@
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { once } from "node:events";
 
-/** One address for several gateways: each connection goes to the first that accepts, in turn; and can be cut. */
+/** One address for several gateways. Each connection goes to the next gateway that accepts it, and can be cut. */
 export class Balancer {
   #server: Server;
   #links = new Set<Socket>();
@@ -43,7 +43,7 @@ export class Balancer {
     });
   }
 
-  /** Cuts every connection, without a goodbye. */
+  /** Cuts every connection, without a close frame. */
   cut() {
     for (const link of this.#links) link.resetAndDestroy();
   }

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { build } from "vite";
 
-/** A page on an origin of its own, with our client in it: as a company's site, whose gateway is another host. */
+/** A page on an origin of its own, with this client in it, like a company's site with the gateway on another host. */
 export class Elsewhere {
   #server!: Server;
   origin = "";

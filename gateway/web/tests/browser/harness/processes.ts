@@ -7,10 +7,10 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
-/** The repository. */
+/** The repository's root. */
 export const root = fileURLToPath(new URL("../../../../..", import.meta.url)).replace(/\/$/, "");
 
-/** Asks until there is an answer. Waiting is all that this is for: what is promised within a time is measured. */
+/** Polls until there is a result. Use it to wait only: a promise about time must be measured. */
 export async function eventually<T>(what: string, ask: () => T | Promise<T>, patienceMs = 20_000): Promise<NonNullable<T>> {
   const end = Date.now() + patienceMs;
   for (let failure: unknown; ; await delay(20)) {
@@ -25,8 +25,8 @@ export async function eventually<T>(what: string, ask: () => T | Promise<T>, pat
 }
 
 /**
- * A port that stays free until it is used, also between a server's end and its next start: below those that the system gives to
- * whoever asks for any.
+ * A free port that stays free between a server's end and its next start: it is below the range from which the system takes ports for
+ * outgoing connections.
  */
 export async function freePort(): Promise<number> {
   for (;;) {
@@ -45,7 +45,7 @@ const listens = (port: number) =>
     socket.once("connect", () => socket.destroy());
   });
 
-/** A program that listens on a port, and ends with the tests at the latest. */
+/** A program that listens on a port. It ends with the tests at the latest. */
 export class Server {
   #child: ChildProcess | null = null;
   #output = "";
@@ -57,7 +57,7 @@ export class Server {
     readonly options: { env?: Record<string, string>; uid?: number; gid?: number } = {},
   ) {}
 
-  /** Starts it, unless it runs. */
+  /** Starts the program unless it runs. */
   async start(): Promise<this> {
     if (this.#child) return this;
     const { env, ...as } = this.options;
@@ -83,7 +83,7 @@ export class Server {
   }
 }
 
-/** A directory that goes with the test. */
+/** A directory that is removed after the test. */
 export function scratch(): { path: string; remove: () => void } {
   const path = mkdtempSync(join(tmpdir(), "dashboard-"));
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };

@@ -29,7 +29,7 @@ function postgresUser(): { uid: number; gid: number } | {} {
   return { uid: Number(uid), gid: Number(gid) };
 }
 
-/** A real Redis, a real PostgreSQL with the reference books, the billing API on them, and gateways as they are wanted. */
+/** A real Redis, a real PostgreSQL with the reference books, the billing API on them, and any number of gateways. */
 export class Stack {
   readonly #ends: (() => unknown)[] = [];
   redis!: Server;
@@ -89,7 +89,7 @@ export class Stack {
     return gateway;
   }
 
-  /** Records a payment at the billing API; the id it got. */
+  /** Records a payment at the billing API; returns its id. */
   async pay(tenant: string, invoice?: string): Promise<string> {
     const answer = await fetch(`http://127.0.0.1:${this.billing.port}/payments`, {
       method: "POST",
@@ -100,7 +100,7 @@ export class Stack {
     return (await answer.json()).paymentId;
   }
 
-  /** An invoice with something left to pay. */
+  /** An invoice with a balance. */
   async openInvoice(tenant: string): Promise<string> {
     const answer = await fetch(`http://127.0.0.1:${this.billing.port}/tenants/${tenant}/invoices?status=PENDING`);
     const partly = await fetch(`http://127.0.0.1:${this.billing.port}/tenants/${tenant}/invoices?status=PARTIALLY_PAID`);
@@ -110,7 +110,7 @@ export class Stack {
     return open.invoiceId;
   }
 
-  /** A token as CrecheBooks signs them. */
+  /** A token like CrecheBooks'. */
   token(tenants: string | string[], seconds = 3600): string {
     const named = [tenants].flat().flatMap((tenant) => ["--tenant", tenant]);
     return execFileSync(GATEWAY, ["token", ...named, "--sub", "browser", "--ttl", `${seconds}`], { env: { JWT_SECRET: SECRET } }).toString().trim();
@@ -130,7 +130,7 @@ export class Gateway extends Server {
     const headers = { authorization: `Bearer ${PUBLISH_KEY}`, "content-type": "application/json" };
     const init: RequestInit = { method: "POST", headers };
     if (body) init.body = JSON.stringify(body);
-    // On a busy machine Redis' answer may come too late: then, as any caller, the same event again.
+    // On a busy machine Redis may answer too late: then the same event is sent again, as every caller should.
     await eventually(`${path} is accepted`, async () => {
       const answer = await fetch(`http://127.0.0.1:${this.internal}/v1/tenants/${path}`, init);
       if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
@@ -138,13 +138,13 @@ export class Gateway extends Server {
     });
   }
 
-  /** What a page that polls is answered. */
+  /** The answer to a page that polls. */
   async snapshot(token: string): Promise<string> {
     const answer = await fetch(`http://127.0.0.1:${this.port}/dashboard/snapshot`, { headers: { authorization: `Bearer ${token}` } });
     return answer.text();
   }
 
-  /** Publishes past the billing API. */
+  /** Publishes without the billing API. */
   publish(tenant: string, type: string, data: unknown) {
     return this.#post(`${tenant}/events`, { type, data, id: randomUUID() });
   }

@@ -14,13 +14,13 @@ export const launch = (): Promise<Browser> =>
 
 declare global {
   interface Window {
-    /** What the page did while it was watched. */
+    /** Measurements in the page. */
     watched: { shift: number; longest: number; shown: Map<string, number> };
     axe: { run: () => Promise<{ violations: { id: string; impact: string; nodes: { html: string }[] }[] }> };
   }
 }
 
-/** Runs in the page, before its own code: layout shifts, long tasks, and when each payment was first drawn. */
+/** Runs in the page before its own code. Records layout shifts, long tasks, and when each payment was first drawn. */
 function watch() {
   window.watched = { shift: 0, longest: 0, shown: new Map() };
   new PerformanceObserver((list) => {
@@ -38,7 +38,7 @@ function watch() {
 }
 
 export interface WindowOptions extends BrowserContextOptions {
-  /** Answers the page's question for a token, as CrecheBooks' session would; by default the gateway answers. */
+  /** Answers the page's request for a token in place of the gateway, as CrecheBooks' session would. */
   token?: () => string;
 }
 
@@ -47,7 +47,7 @@ export class DashboardWindow {
   readonly complaints: string[] = [];
   readonly outside: string[] = [];
   sockets = 0;
-  /** What the page's sockets sent. */
+  /** The messages that the page's sockets sent. */
   readonly sent: string[] = [];
 
   private constructor(readonly page: Page) {}
@@ -92,26 +92,26 @@ export class DashboardWindow {
     expect(new Set(shown).size).toBe(shown.length);
   }
 
-  /** When the payment was first to be seen, in milliseconds since 1970. */
+  /** When the payment was first drawn, in milliseconds since 1970. */
   async seenAt(payment: string): Promise<number> {
     await this.has(payment);
     return this.page.evaluate((id) => window.watched.shown.get(id) ?? NaN, payment);
   }
 
-  /** No serious violation of what axe-core knows, and nothing that shifts, complains, or asks elsewhere. */
+  /** Checks that axe-core finds no serious violation, and that there are no layout shifts, errors or requests to other hosts. */
   async isSound({ complaints = true } = {}) {
     await this.#still();
     await this.page.evaluate(axe);
     const { violations } = await this.page.evaluate(() => window.axe.run());
     const serious = violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
     expect(serious.map(({ id, nodes }) => [id, ...nodes.map(({ html }) => html)])).toEqual([]);
-    // What Lighthouse calls good is under 0.1.
+    // Lighthouse rates a shift below 0.1 as good.
     expect(await this.page.evaluate(() => window.watched.shift)).toBeLessThan(0.01);
     expect(this.outside).toEqual([]);
     if (complaints) expect(this.complaints).toEqual([]);
   }
 
-  /** Waits for what moves: colours on their way are nobody's choice. */
+  /** Waits for the end of all animations: axe-core must not judge colours in between. */
   #still = () => this.page.evaluate(async () => void (await Promise.allSettled(document.getAnimations().map((animation) => animation.finished))));
 
   async photograph(name: string) {
