@@ -1,27 +1,18 @@
-//! A room's snapshot on its way: one query for all who join meanwhile, and for a second after it was asked for.
+//! The snapshot that members start from: one query for all that join while it runs, and for a second after it was asked for.
 //!
-//! The order makes it right: first the room's position is known, then the database is asked. So the snapshot has everything up to
-//! that position, perhaps more, and whoever gets it also gets every event after the position: nothing is missed, and what is in both
-//! names itself (a payment by its id).
+//! The order makes it right: first the stream's position is known, then the database is asked. So the snapshot has everything
+//! up to that position, perhaps more, and a member that gets it also gets every event after the position. No event is missed,
+//! and what is in both carries an id (a payment's), by which the client knows it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use publisher::internals::Message;
 
-use super::{Effect, Phase, Start, Stream, Waiting, hold};
+use super::chain::hold;
+use super::read::Purpose;
+use super::{Effect, Newcomer, Stream};
 use crate::engine::{Position, Ticket};
-use crate::socket::SocketId;
 use crate::socket::snapshot::{Parts, Snapshot};
-
-/// A member whose join is answered with a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Newcomer {
-    /// Who joins.
-    pub member: SocketId,
-    /// Whether it named a position.
-    pub resumed: bool,
-}
 
 /// The joined members that a snapshot is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,28 +29,35 @@ pub(super) enum Recipients {
 #[derive(Debug)]
 pub(super) struct Load {
     pub ticket: Ticket,
-    /// The room's position before the database was asked.
+    /// The stream's position before the database was asked.
     pub at: Position,
-    /// The room's events after that.
+    /// The events that the stream has accepted after that.
     pub since: Vec<Message>,
     /// There were more than can be kept.
     overrun: bool,
-    /// Who waits for it.
+    /// Members whose joins wait for it.
     pub newcomers: Vec<Newcomer>,
     /// The joined members that get it.
     pub recipients: Recipients,
-    /// Nothing is delivered to the joined members until it has come: they were last at this position.
-    pub holds: Option<Position>,
-    /// An outage is over with it: only then do the joined members have everything.
-    pub restores: bool,
+    /// Set while nothing is delivered to the joined members until it has come.
+    pub hold: Option<Hold>,
     /// It has come, and is good for others.
     pub snapshot: Option<Arc<Snapshot>>,
-    /// A second is over.
-    stale: bool,
+    /// It was asked for too long ago for joins that come from now on.
+    pub stale: bool,
+}
+
+/// The joined members wait for a snapshot.
+#[derive(Debug)]
+pub(super) struct Hold {
+    /// The position up to which they have been sent everything.
+    pub at: Position,
+    /// An outage may be over with the snapshot: only then do the joined members have everything.
+    pub purpose: Purpose,
 }
 
 impl Load {
-    pub fn new(ticket: Ticket, at: Position) -> Self {
+    fn new(ticket: Ticket, at: Position) -> Self {
         Self {
             ticket,
             at,
@@ -67,52 +65,40 @@ impl Load {
             overrun: false,
             newcomers: Vec::new(),
             recipients: Recipients::Nobody,
-            holds: None,
-            restores: false,
+            hold: None,
             snapshot: None,
             stale: false,
         }
     }
 
-    /// The room has taken an event up.
+    /// The stream has accepted an event.
     pub fn record(&mut self, message: &Message) {
         self.overrun |= !hold(&mut self.since, message.clone());
     }
 
-    /// A newcomer's answer comes with it.
-    fn await_by(&mut self, newcomer: Newcomer, effects: &mut VecDeque<Effect>) {
-        self.newcomers.push(newcomer);
-        effects.push_back(Effect::Waits(newcomer.member));
-    }
-
-    /// Whether a newcomer can be answered at once.
+    /// A newcomer can be answered at once.
     pub fn is_fresh(&self) -> bool {
         self.snapshot.is_some() && !self.overrun && !self.stale
-    }
-
-    /// Too old for anybody else.
-    pub fn expire(&mut self) {
-        self.stale = true;
     }
 }
 
 impl Stream {
-    /// The snapshot has come, as far as it could be had.
-    pub fn handle_snapshot(&mut self, ticket: Ticket, snapshot: Arc<Snapshot>) {
-        let Some(load) = self.load.as_mut().filter(|load| load.ticket == ticket) else { return };
+    /// The snapshot that was asked for last has come.
+    pub(super) fn loaded(&mut self, snapshot: Arc<Snapshot>) {
+        let Some(load) = &mut self.load else { return };
         if load.overrun {
-            // Too much has happened since: ask again, from here. What was not delivered in the meantime is lost to the members.
-            if load.holds.is_some() {
+            // Too many events came since: ask again, from here. Those that were not delivered are lost to the joined members.
+            if load.hold.is_some() {
                 load.recipients = Recipients::Everybody;
             }
-            return self.reload();
+            self.reload();
+            return;
         }
         load.snapshot = Some(snapshot.clone());
         let (head, replay) = (load.at.clone(), load.since.clone());
         let newcomers = std::mem::take(&mut load.newcomers);
         let recipients = std::mem::replace(&mut load.recipients, Recipients::Nobody);
-        let held = load.holds.take().is_some();
-        let restores = std::mem::take(&mut load.restores);
+        let hold = load.hold.take();
         if !load.is_fresh() {
             self.load = None;
         }
@@ -124,117 +110,87 @@ impl Stream {
             }
             Recipients::Lacking(parts) => {
                 let helps = parts.and(snapshot.missing) != parts;
-                if helps && (held || replay.is_empty()) {
+                if helps && (hold.is_some() || replay.is_empty()) {
                     self.effects.push_back(Effect::Complete { head: head.clone(), snapshot: snapshot.clone() });
                 } else if helps {
                     ask_again = Some(parts);
                 }
-                if held {
+                if hold.is_some() {
                     self.effects.extend(replay.iter().cloned().map(Effect::Deliver));
                 }
             }
             Recipients::Nobody => {}
         }
         if !newcomers.is_empty() {
-            self.effects.push_back(Effect::Joined {
-                newcomers,
-                head,
-                recovered: false,
-                snapshot: Some(snapshot),
-                replay,
-            });
+            let snapshot = Some(snapshot);
+            self.effects.push_back(Effect::Joined { newcomers, head, recovered: false, snapshot, replay });
         }
-        if restores {
-            self.restored();
+        if hold.is_some_and(|hold| hold.purpose == Purpose::EndOutage) {
+            self.end_outage();
         }
         if let Some(parts) = ask_again {
-            // The members have been sent events that the snapshot may lack. Postgres answers at the moment: the next answer comes
-            // before the members are sent anything else.
-            let holds = self.position().cloned();
-            self.reload();
-            if let Some(load) = &mut self.load {
-                (load.recipients, load.holds) = (Recipients::Lacking(parts), holds);
-            }
+            // The members have been sent events that the snapshot may lack. Postgres answers at the moment: the next answer
+            // comes before the members are sent anything else.
+            let at = self.position().cloned();
+            self.hold_until_loaded(at, Recipients::Lacking(parts));
         }
     }
 
-    /// Joined members were answered without these parts of a snapshot: ask for them.
-    pub fn handle_parts_due(&mut self, parts: Parts) {
+    /// Asks for parts of a snapshot that joined members lack.
+    pub(super) fn complete(&mut self, parts: Parts) {
         if self.load.as_ref().is_none_or(|load| load.snapshot.is_some()) {
             self.reload();
         }
-        if let Some(load) = &mut self.load {
-            load.recipients = match load.recipients {
-                Recipients::Nobody => Recipients::Lacking(parts),
-                Recipients::Lacking(others) => Recipients::Lacking(others.or(parts)),
-                Recipients::Everybody => Recipients::Everybody,
-            };
-        }
+        let Some(load) = &mut self.load else { return };
+        load.recipients = match load.recipients {
+            Recipients::Nobody => Recipients::Lacking(parts),
+            Recipients::Lacking(others) => Recipients::Lacking(others.or(parts)),
+            Recipients::Everybody => Recipients::Everybody,
+        };
     }
 
-    /// A second after it was asked for: others need another snapshot.
-    pub fn handle_snapshot_stale(&mut self, ticket: Ticket) {
-        if let Some(load) = self.load.as_mut().filter(|load| load.ticket == ticket) {
-            load.expire();
-            if load.snapshot.is_some() {
-                self.load = None;
-            }
-        }
+    /// The joined members' position while nothing is delivered to them.
+    pub(super) fn held_at(&self) -> Option<&Position> {
+        self.load.as_ref()?.hold.as_ref().map(|hold| &hold.at)
     }
 
-    /// Where the joined members stand while nothing is delivered to them.
-    pub(super) fn holding(&self) -> Option<&Position> {
-        self.load.as_ref()?.holds.as_ref()
-    }
-
-    /// Says that an outage is over: at once, or with the snapshot that the joined members wait for.
-    pub(super) fn restored(&mut self) {
-        match self.load.as_mut().filter(|load| load.holds.is_some()) {
-            Some(load) => load.restores = true,
+    /// Ends an outage: at once, or with the snapshot that the joined members wait for.
+    pub(super) fn end_outage(&mut self) {
+        match self.load.as_mut().and_then(|load| load.hold.as_mut()) {
+            Some(hold) => hold.purpose = Purpose::EndOutage,
             None => self.effects.extend(self.outage.take().map(Effect::Restored)),
         }
     }
 
-    /// Asks for a snapshot as of now, for whoever waits for the one before.
-    pub(super) fn reload(&mut self) {
-        let Some(at) = self.position().cloned() else { return };
+    /// Lets a newcomer's answer come with the next snapshot.
+    pub(super) fn await_snapshot(&mut self, newcomer: Newcomer) {
+        if self.load.as_ref().is_none_or(|load| load.snapshot.is_some()) {
+            self.reload();
+        }
+        let Some(load) = &mut self.load else { return };
+        load.newcomers.push(newcomer);
+        self.effects.push_back(Effect::Waits(newcomer.member));
+    }
+
+    /// Asks for a snapshot. The joined members, who are at this position, are sent nothing before it has come.
+    pub(super) fn hold_until_loaded(&mut self, at: Option<Position>, recipients: Recipients) {
+        if let (Some(load), Some(at)) = (self.reload(), at) {
+            load.recipients = recipients;
+            load.hold.get_or_insert(Hold { at, purpose: Purpose::Compare });
+        }
+    }
+
+    /// Asks for a snapshot as of now, for all that waited for the one before.
+    fn reload(&mut self) -> Option<&mut Load> {
+        let at = self.position()?.clone();
         let ticket = self.tickets.issue();
         let mut load = Load::new(ticket, at);
         if let Some(before) = self.load.take() {
             load.newcomers = before.newcomers;
             load.recipients = before.recipients;
-            load.holds = before.holds;
-            load.restores = before.restores;
+            load.hold = before.hold;
         }
-        self.load = Some(load);
         self.effects.push_back(Effect::Load(ticket));
-    }
-
-    /// Answers a join: with what leads from the member's position to the room's, or with a snapshot.
-    pub(super) fn answer(&mut self, waiting: &Waiting, replay: Option<Vec<Message>>) {
-        let Phase::Live { head, .. } = &self.phase else { return };
-        let head = head.clone();
-        let newcomer = Newcomer { member: waiting.member, resumed: waiting.resumed };
-        let newcomers = vec![newcomer];
-        match (&mut self.load, replay) {
-            // With the others, whose stream goes on from the snapshot only.
-            (Some(load), _) if load.holds.is_some() => load.await_by(newcomer, &mut self.effects),
-            (_, Some(replay)) => {
-                self.effects.push_back(Effect::Joined { newcomers, head, recovered: true, snapshot: None, replay });
-            }
-            (_, None) if self.start == Start::Position => {
-                let replay = Vec::new();
-                self.effects.push_back(Effect::Joined { newcomers, head, recovered: false, snapshot: None, replay });
-            }
-            (Some(load), None) if load.is_fresh() => {
-                let (head, replay, snapshot) = (load.at.clone(), load.since.clone(), load.snapshot.clone());
-                self.effects.push_back(Effect::Joined { newcomers, head, recovered: false, snapshot, replay });
-            }
-            (Some(load), None) if load.snapshot.is_none() => load.await_by(newcomer, &mut self.effects),
-            (_, None) => {
-                self.reload();
-                self.load.iter_mut().for_each(|load| load.await_by(newcomer, &mut self.effects));
-            }
-        }
+        Some(self.load.insert(load))
     }
 }
