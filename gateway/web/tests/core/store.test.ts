@@ -101,4 +101,5 @@ test("a dismissed alert is gone; an unknown one changes nothing", () => {
   store.dismissAlert("id-8");
   expect(changed).toHaveBeenCalledTimes(1);
   expect(store.getState().alerts.map((it) => it.id)).toEqual(["id-9"]);
+  expect(store.getState()).toMatchObject({ tenantId: "acorn", lastEvent: { seq: 9 } });
 });
