@@ -87,7 +87,7 @@ export class Session {
     if (status === 403) return this.#on.ended(FORBIDDEN, "the token does not name this tenant");
     if (!snapshot) return this.#on.ended();
     this.#store.startFrom(snapshot, snapshot, snapshot.tenantId);
-    this.#on.refreshed();
+    if (!this.#ended()) this.#on.refreshed();
   }
 
   /** Asks a joined gateway for a sign of life. */
@@ -187,8 +187,8 @@ export class Session {
     this.#link.joined(joined.heartbeatSeconds);
     this.#on.joined();
     if (!joined.recovered || !this.#store.position) this.#store.startFrom(joined, joined, joined.tenantId);
-    // The answer to a renewed token says nothing about the engine's health.
-    if (renewal) return;
+    // The answer to a renewed token says nothing about the engine's health. A listener of the snapshot may have disconnected.
+    if (renewal || this.#ended()) return;
     this.joinedAt = Date.now();
     this.#link.heard();
     if (this.#store.folded) this.#unfold();

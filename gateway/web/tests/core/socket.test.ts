@@ -399,6 +399,16 @@ describe("reconnecting", () => {
     expect(shownPayments()).toEqual(["pay-2"]);
   });
 
+  test("a listener that disconnects when the snapshot comes is obeyed", async () => {
+    client.connect();
+    await after(0);
+    client.subscribe(() => client.getState().metrics && client.disconnect());
+    await join({ metrics: metrics(1) });
+    expect(client.getState().status).toMatchObject({ state: "closed", reason: "disconnected" });
+    await after(60_000);
+    expect(TestSocket.all).toHaveLength(1);
+  });
+
   test("disconnect during getToken opens no connection", async () => {
     client.connect();
     client.disconnect();
@@ -960,6 +970,15 @@ describe("switched off", () => {
     await after(0);
     await after(30_000);
     expect(client.getState().status).toMatchObject({ state: "closed", reason: "forbidden" });
+  });
+
+  test("a listener that disconnects when a snapshot comes ends the polling", async () => {
+    client.subscribe(() => client.getState().metrics && client.disconnect());
+    await disable();
+    expect(client.getState().status).toMatchObject({ state: "closed", reason: "disconnected" });
+    await after(600_000);
+    expect(fetched).toHaveBeenCalledTimes(1);
+    expect(TestSocket.all).toHaveLength(1);
   });
 
   test("a snapshot accepts the token: the next refusal counts as a first one", async () => {
