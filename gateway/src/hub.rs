@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use publisher::TenantId;
-use publisher::internals::sanitised;
+use publisher::internals::{Message, sanitised};
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
@@ -202,16 +202,31 @@ impl Hub {
     }
 
     fn mailbox(&self, tenant: &TenantId) -> &mpsc::Sender<Input> {
+        &self.mailboxes[self.shard_of(tenant)]
+    }
+
+    fn shard_of(&self, tenant: &TenantId) -> usize {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(tenant);
-        &self.mailboxes[hash as usize % self.mailboxes.len()]
+        hash as usize % self.mailboxes.len()
     }
 }
 
 impl Rooms for Hub {
+    async fn deliver(&self, messages: Vec<(TenantId, Message)>) {
+        let mut by_shard = vec![Vec::new(); self.mailboxes.len()];
+        for (tenant, message) in messages {
+            by_shard[self.shard_of(&tenant)].push((tenant, message));
+        }
+        for (mailbox, messages) in self.mailboxes.iter().zip(by_shard) {
+            if !messages.is_empty() {
+                let _ = mailbox.send(Input::Messages(messages)).await;
+            }
+        }
+    }
+
     async fn handle(&self, signal: Signal) {
         let tenant = match &signal {
-            Signal::Message { tenant, .. }
-            | Signal::Reading { tenant, .. }
+            Signal::Reading { tenant, .. }
             | Signal::Forgotten { tenant, .. }
             | Signal::Lost { tenant, .. }
             | Signal::Returned { tenant }

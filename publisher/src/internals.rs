@@ -13,16 +13,20 @@ pub mod database {
     pub use crate::database::*;
 }
 
+pub mod redis {
+    pub use crate::redis::{Access, Commands, Failure};
+}
+
+pub mod resp {
+    pub use crate::resp::*;
+}
+
 pub mod script {
     pub use crate::script::*;
 }
 
 pub mod task {
     pub use crate::task::*;
-}
-
-pub mod tcp {
-    pub use crate::tcp::*;
 }
 
 pub mod timestamp {

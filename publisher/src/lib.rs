@@ -22,6 +22,7 @@ mod outcome;
 mod payload;
 mod publisher;
 mod redis;
+mod resp;
 mod sanitised;
 mod script;
 mod strict;

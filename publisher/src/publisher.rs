@@ -23,6 +23,7 @@ use crate::{
     redis::{Call, Failure, Redis},
     script::{self, Urgency},
     tenant::TenantId,
+    topology::{RedisUrl, Servers, is_elsewhere},
 };
 
 /// How long an attempt may go without an answer before the same event is sent over another connection as well. Whichever is
@@ -67,10 +68,17 @@ impl Publisher {
     /// # Errors
     /// [`ConnectError`], when the configuration can't be used.
     pub async fn connect(config: PublisherConfig) -> Result<Self, ConnectError> {
+        let servers = Servers::follow(RedisUrl::parse(&config.redis_url)?);
+        Self::connect_on(servers, config).await
+    }
+
+    /// The same for a process that follows the servers already.
+    #[doc(hidden)]
+    pub async fn connect_on(servers: Servers, config: PublisherConfig) -> Result<Self, ConnectError> {
         config.validate()?;
         let names = Names::new(&config.prefix)?;
         // Room for every call's attempts: a queue that grows beyond it waits for a connection that is dead.
-        let redis = Redis::open(&config.redis_url, config.connections, config.max_in_flight * 4).await?;
+        let redis = Redis::open(servers, config.connections, config.max_in_flight * 4);
         redis.ready(FIRST_CONNECTION).await;
         let limits = Limits {
             capacity: config.events_per_second.to_string().into(),
@@ -241,8 +249,8 @@ impl Inner {
                     answer => unchanged = Some(answer),
                 },
                 Err(Failure::NotSent) => {}
-                Err(Failure::Lost) => sent = true,
-                Err(Failure::Elsewhere) => {
+                Err(Failure::Lost | Failure::Silent) => sent = true,
+                Err(Failure::Refused(why)) if is_elsewhere(&why) => {
                     self.redis.doubt();
                     sleep(rest.min(LOOK_AGAIN)).await;
                 }

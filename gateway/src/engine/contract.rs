@@ -18,6 +18,10 @@ use tokio::sync::oneshot;
 
 /// What the engine tells the rooms. The hub implements it; the engine does not know that there is a hub.
 pub trait Rooms: Clone + Send + Sync + 'static {
+    /// Takes events of subscribed tenants, each with the tenant whose channel it came on: all that one read of the server brought.
+    /// Called in the order in which the server sent them; waits while the rooms are busy.
+    fn deliver(&self, messages: Vec<(TenantId, Message)>) -> impl Future<Output = ()> + Send;
+
     /// Takes a signal. Called in the order in which the server sent them; waits while the rooms are busy.
     fn handle(&self, signal: Signal) -> impl Future<Output = ()> + Send;
 
@@ -111,13 +115,6 @@ pub struct Outage {
 /// What the engine tells the hub.
 #[derive(Debug, Clone)]
 pub enum Signal {
-    /// An event of a subscribed tenant.
-    Message {
-        /// Whose event: by the channel it came on.
-        tenant: TenantId,
-        /// The event, parsed once.
-        message: Message,
-    },
     /// The answer to a subscription or a read.
     Reading {
         /// Whose stream.

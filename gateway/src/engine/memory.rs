@@ -220,7 +220,7 @@ impl<R: Rooms> Streams<R> {
         stream.once.insert(event.id.clone(), (stream.seq, until));
         let (seq, receivers) = (stream.seq, u64::from(stream.subscribed));
         if stream.subscribed {
-            self.rooms.handle(Signal::Message { tenant: tenant.clone(), message }).await;
+            self.rooms.deliver(vec![(tenant.clone(), message)]).await;
         }
         Outcome::Published { seq, receivers }
     }

@@ -1,18 +1,21 @@
 //! The engine of a cluster: events come from Redis' pub/sub, positions from its state and logs.
 //!
-//! `wire` is the only file that names the client library; `keeper` owns the subscriptions and proves that they hold, each
-//! on the server that [`publisher::internals::topology`] names: a `node`, of which there is one but for a Cluster.
+//! The `subscriber` owns the subscriptions, each on the server that [`publisher::internals::topology`] names: a `node`, of which there is one
+//! but for a Cluster. A node has two connections: its own `connection` for subscriptions, and one for `commands` and scripts.
 
-mod keeper;
+mod commands;
+mod connection;
+mod interruption;
 mod node;
-mod round;
-mod wire;
-mod wires;
+mod reach;
+mod subscriber;
+mod sync_round;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use publisher::internals::redis::Failure;
 use publisher::internals::script::Urgency;
 use publisher::internals::topology::{RedisUrl, Servers};
 use publisher::internals::{Names, Relayed, Term};
@@ -21,20 +24,33 @@ use tokio::sync::mpsc;
 
 use super::{Claim, KickError, Kicked, Position, Request, Rooms};
 use crate::metrics::Metrics;
-use keeper::Keeper;
-use wire::{Terms, WireError};
-use wires::Wires;
+use connection::Kind;
+use reach::Reach;
+use subscriber::Subscriber;
 
 /// How often a kick waits for a connection, and for how long.
 const KICK_RETRIES: usize = 5;
 const KICK_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is the same for every server.
+#[derive(Clone)]
+struct Settings {
+    /// The names in Redis.
+    names: Names,
+    /// Events that a tenant's log holds.
+    recovery_events: u32,
+    /// How long a token can live, and so a revocation counts.
+    token_lifetime: Duration,
+    /// How tenants' channels are subscribed to.
+    kind: Kind,
+}
 
 /// The handle; cheap to clone.
 #[derive(Clone)]
 pub struct RedisEngine {
     requests: mpsc::UnboundedSender<Request>,
     publisher: Publisher,
-    wires: Arc<Wires>,
+    reach: Arc<Reach>,
     /// This gateway, among those that claim a tenant's figures.
     instance: Arc<str>,
     proof: Proof,
@@ -42,7 +58,7 @@ pub struct RedisEngine {
 
 /// What Redis has for the rooms.
 pub struct RedisFeed {
-    wires: Arc<Wires>,
+    reach: Arc<Reach>,
     proof: Proof,
     queue: mpsc::UnboundedReceiver<Request>,
 }
@@ -50,7 +66,7 @@ pub struct RedisFeed {
 impl RedisFeed {
     /// Tells the rooms what Redis has for them, until the process ends.
     pub async fn run(self, rooms: impl Rooms, metrics: Metrics) {
-        Keeper::new(self.wires, rooms, metrics, self.proof).run(self.queue).await;
+        Subscriber::new(self.reach, rooms, metrics, self.proof).run(self.queue).await;
     }
 }
 
@@ -61,18 +77,18 @@ impl RedisEngine {
     /// When the URL or the prefix can't be used.
     pub async fn connect(config: PublisherConfig, token_lifetime: Duration) -> Result<(Self, RedisFeed), ConnectError> {
         let url = RedisUrl::parse(&config.redis_url)?;
-        let terms = Terms {
+        let settings = Settings {
             names: Names::new(&config.prefix)?,
             recovery_events: config.recovery_events,
             token_lifetime,
-            sharded: url.is_cluster(),
+            kind: if url.is_cluster() { Kind::Sharded } else { Kind::Plain },
         };
-        let wires = Arc::new(Wires::new(Servers::follow(url), terms));
-        let proof = Proof::new();
+        let servers = Servers::follow(url);
+        let publisher = Publisher::connect_on(servers.clone(), config).await?;
+        let (reach, proof) = (Arc::new(Reach::new(servers, settings)), Proof::new());
         let (requests, queue) = mpsc::unbounded_channel();
-        let publisher = Publisher::connect(config).await?;
-        let feed = RedisFeed { wires: wires.clone(), proof: proof.clone(), queue };
-        Ok((Self { requests, publisher, wires, instance: EventId::new().as_str().into(), proof }, feed))
+        let feed = RedisFeed { reach: reach.clone(), proof: proof.clone(), queue };
+        Ok((Self { requests, publisher, reach, instance: EventId::new().as_str().into(), proof }, feed))
     }
 
     pub(super) fn request(&self, request: Request) {
@@ -103,16 +119,16 @@ impl RedisEngine {
     }
 
     pub(super) async fn kick(&self, who: &Kicked) -> Result<u64, KickError> {
-        let wire = self.wires.of_kicks().ok_or(KickError::Unavailable)?;
-        let mut taken = wire.kick(who).await;
-        for _ in 0..KICK_RETRIES {
-            // A connection that is being made. The order may be given twice: that is the same kick.
-            if !taken.as_ref().is_err_and(WireError::is_of_a_lost_connection) {
-                break;
+        let mut attempts = 0;
+        let taken = loop {
+            let commands = self.reach.of_kicks().ok_or(KickError::Unavailable)?;
+            match commands.kick(who).await {
+                // A connection that is being made. The order may be given twice: that is the same kick.
+                Err(Failure::NotSent | Failure::Lost) if attempts < KICK_RETRIES => attempts += 1,
+                taken => break taken,
             }
             tokio::time::sleep(KICK_PAUSE).await;
-            taken = wire.kick(who).await;
-        }
+        };
         match taken {
             Ok(Some(at)) => Ok(at),
             Ok(None) => Err(KickError::Full),
@@ -124,8 +140,8 @@ impl RedisEngine {
     }
 
     pub(super) async fn claim(&self, tenant: &TenantId, at: Option<&Position>) -> Result<Claim, PublishError> {
-        let wire = self.wires.of(tenant.as_str()).ok_or(PublishError::Unavailable)?;
-        wire.claim(&self.instance, tenant, at).await.map_err(|_| PublishError::Unavailable)
+        let commands = self.reach.of(tenant.as_str()).ok_or(PublishError::Unavailable)?;
+        commands.claim(&self.instance, tenant, at).await.map_err(|_| PublishError::Unavailable)
     }
 
     pub(super) fn last_proof(&self) -> Option<Instant> {

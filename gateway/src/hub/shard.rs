@@ -49,6 +49,8 @@ pub enum Input {
     Beat { tenant: TenantId, link: Arc<Link> },
     /// A socket leaves, and wants to hear when it is out.
     Leave { tenant: TenantId, link: Arc<Link>, announce: bool, done: oneshot::Sender<()> },
+    /// Events came, in this order.
+    Messages(Vec<(TenantId, Message)>),
     /// The engine has something to say.
     Signal(Signal),
     /// The snapshot has come that a room asked for, as far as it could be had.
@@ -203,6 +205,12 @@ impl Shard {
                 // Who asked may be gone by now.
                 let _ = done.send(());
             }
+            Input::Messages(messages) => {
+                for (tenant, message) in messages {
+                    self.metrics.event_received(&message.event_type);
+                    self.in_room(&tenant, |stream| stream.handle_message(message));
+                }
+            }
             Input::Signal(signal) => self.signal(signal),
             Input::Loaded { tenant, ticket, snapshot } => {
                 self.in_room(&tenant, |stream| stream.handle_snapshot(ticket, snapshot));
@@ -219,10 +227,6 @@ impl Shard {
 
     fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Message { tenant, message } => {
-                self.metrics.event_received(&message.event_type);
-                self.in_room(&tenant, |stream| stream.handle_message(message));
-            }
             Signal::Reading { tenant, ticket, reading } => {
                 self.moot.remove(&ticket);
                 if let Some(room) = self.rooms.get_mut(&tenant) {

@@ -4,8 +4,9 @@
 -- ARGV[1] known epoch, '' for none    ARGV[2] known seq    ARGV[3] known id, '' when unknown
 -- ARGV[4] '1' when the known position is a gateway's own, '0' when it is a browser's
 -- ARGV[5] how many messages at most   ARGV[6] state ms
--- Result  {epoch, seq, id, messages}: id is '' when seq is 0; messages are the log's after the known seq, oldest first,
+-- Result  {epoch, seq, id, messages, run}: id is '' when seq is 0; messages are the log's after the known seq, oldest first,
 --         and empty unless the known epoch is the current one. A log that starts later than known seq + 1 has lost some.
+--         run is the server's run id, by which a gateway knows that its subscriptions are held by the same process.
 
 local known_epoch, known_seq, known_id = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local trusted, limit = ARGV[4] == '1', tonumber(ARGV[5])
@@ -36,4 +37,4 @@ if trusted and epoch == known_epoch then
   end
 end
 
-return {epoch, seq, id, messages}
+return {epoch, seq, id, messages, server.run}

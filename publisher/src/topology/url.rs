@@ -9,6 +9,7 @@ use url::Url;
 use crate::{
     address::{encoding_rule, is_loopback},
     error::ConnectError,
+    resp::Target,
 };
 
 /// An address of Redis, checked.
@@ -96,9 +97,14 @@ impl RedisUrl {
         ))
     }
 
-    /// The settings for a connection to one of the servers.
-    pub fn config_of(&self, server: &Server) -> Config {
+    /// The library's settings for a connection to one of the servers.
+    pub(crate) fn config_of(&self, server: &Server) -> Config {
         to(server, &self.config)
+    }
+
+    /// How to reach one of the servers.
+    pub fn target(&self, server: &Server) -> Target {
+        Target::new(self.config_of(server))
     }
 
     /// The settings for a connection to a server that knows the layout.

@@ -25,7 +25,7 @@ async fn position(redis: &mut RedisClient, tenant: &TenantId, known: &Known<'_>,
     let (state, log) = (format!("dash:{{{tenant}}}:state"), format!("dash:{{{tenant}}}:log"));
     let (source, trusted, keep) = (script::POSITION.source(), if *trusted { "1" } else { "0" }, "60000");
     let reply = redis.command(&["EVAL", source, "2", &state, &log, epoch, seq, id, trusted, limit, keep]).await;
-    let Ok([epoch, seq, id, messages]) = <[Reply; 4]>::try_from(reply.clone().array()) else { panic!("{reply:?}") };
+    let Ok([epoch, seq, id, messages, _]) = <[Reply; 5]>::try_from(reply.clone().array()) else { panic!("{reply:?}") };
     let messages = messages.array().iter().map(message).collect();
     Position { epoch: epoch.text().to_owned(), seq: seq.integer(), id: id.text().to_owned(), messages }
 }

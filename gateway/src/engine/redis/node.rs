@@ -6,139 +6,119 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, OptionFuture};
-use publisher::TenantId;
 use publisher::internals::LogThrottle;
 use publisher::internals::topology::Server;
-use time::OffsetDateTime;
+use publisher::{EventId, TenantId};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::round::{Answers, Round, RoundError, Running};
-use super::wire::{Push, Streams, Wire};
+use super::commands::Commands;
+use super::connection::{Connection, Incoming, Orders, Received};
+use super::interruption::Interruption;
+use super::reach::Reach;
+use super::sync_round::{KicksRead, Running, Scope, Standing, SyncError, SyncRound, Synced};
+use crate::engine::Kick;
+use crate::shutdown::spawn_brief;
 
-/// A broken connection that is whole again within this is nobody's concern.
-const GRACE: Duration = Duration::from_secs(1);
 /// Silence after which a probe is sent.
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long a probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
-/// Between two questions whether the subscriptions are what they should be. A server can drop one and say nothing that the
-/// library lets through: a node of a Cluster does when a slot moves away.
-const AUDIT: Duration = Duration::from_secs(2);
+/// How often new kicks are looked for, whether a push told of one or not; and whether a server that was left is a master still.
+const LOOK: Duration = Duration::from_secs(2);
 /// Between a round that failed and the next.
 pub const RETRY: Duration = Duration::from_millis(100);
 /// How long a server that was left is listened to. Publishers leave it up to a second later, and it may stay a master for some
 /// eight seconds when Sentinels demote it.
 const FAREWELL: Duration = Duration::from_secs(15);
-/// Questions asked at once, at the most.
-const MAX_WIDTH: usize = 32;
 /// How often all kicks are read: a server may lose some while the connection holds, and get some back that are old.
 const KICKS_PERIOD: Duration = Duration::from_secs(60);
-/// Bytes of answers that may be on their way at once: half of what Redis keeps for a subscriber before it cuts the connection.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// The state of one server's connections.
 pub struct Node {
     /// Which one.
     pub server: Server,
-    /// The way to it.
-    pub wire: Arc<Wire>,
-    streams: Streams,
+    reach: Arc<Reach>,
+    /// For commands and scripts.
+    commands: Arc<Commands>,
+    /// For subscriptions.
+    connection: Connection,
+    /// The way to give orders, while there is a connection.
+    orders: Option<Orders>,
+    /// The channel on which nothing else publishes: on a Cluster not even this gateway through another node.
+    probe_channel: String,
     running: Option<Running>,
     /// A probe that is being sent.
     probing: Option<BoxFuture<'static, ()>>,
-    /// What the server was asked for on this connection, and has acknowledged.
+    /// The tenants whose subscriptions the server has confirmed on this connection, and not ended.
     pub held: HashSet<TenantId>,
+    /// Those that it ended while a round was under way.
+    ended: HashSet<TenantId>,
     /// There may be something to do; kept so that a message costs no look at all rooms.
     pub changed: bool,
-    /// Subscribe to everything: the connection is new, or not trusted.
-    pub full: bool,
+    /// What the next round is about.
+    scope: Scope,
     /// Until when it is listened to although it holds nothing any more.
     left: Option<Instant>,
     /// There may be a kick to read.
     pub kicked: bool,
     /// When kicks were last read on this connection, by the server's clock; 0 for never.
-    pub kicks_read: u64,
+    kicks_read: u64,
     /// When all of them were read.
     kicks_whole: Option<Instant>,
-    /// Questions asked at once. Their answers together must fit Redis' output buffer for subscribers, beyond which it cuts the
-    /// connection: fewer after each failure, more after each success.
-    pub width: usize,
-    /// The largest answer of late.
-    largest: usize,
     /// Since when what it delivers can't be vouched for.
-    doubt: Option<Doubt>,
+    interruption: Option<Interruption>,
     /// Its process ended with the connection: it took nothing afterwards.
     vacant: bool,
     retry_at: Instant,
-    audit_at: Instant,
-    mismatches: u32,
+    look_at: Instant,
     probe: Option<Instant>,
     heard: Option<Instant>,
-    /// When the last full round succeeded.
+    /// When everything was last subscribed to.
     whole: Option<Instant>,
     connected_before: bool,
     /// What was said of it.
     pub throttle: LogThrottle,
 }
 
-/// A time in which events may be missing.
-pub struct Doubt {
-    /// When the rooms should know.
-    due: Instant,
-    /// The last moment that was vouched for.
-    pub since: OffsetDateTime,
-    /// Whether the rooms know.
-    pub told: bool,
-}
-
-impl Doubt {
-    /// From now on, after a last moment that was vouched for.
-    pub fn begin(vouched: Option<Instant>) -> Self {
-        let since = OffsetDateTime::now_utc() - vouched.map_or(Duration::ZERO, |at| at.elapsed());
-        Self { due: Instant::now() + GRACE, since, told: false }
-    }
-
-    /// Since when, if the rooms should know and don't; from now on they do.
-    pub fn tell(&mut self) -> Option<OffsetDateTime> {
-        let due = !self.told && Instant::now() >= self.due;
-        self.told |= due;
-        due.then_some(self.since)
-    }
-}
-
 /// What happens at a node.
 pub enum Happening {
-    /// Something came by itself.
-    Push(Push),
+    /// The subscriber's connection was made, for the first time or again.
+    Connected,
+    /// It ended, or could not be made.
+    Broken,
+    /// Something came on it.
+    Received(Received),
     /// The round is over.
-    Done(Box<(Round, Result<Answers, RoundError>)>),
+    Done(Box<(SyncRound, Result<Synced, SyncError>)>),
 }
 
 impl Node {
     /// A server that nothing was asked of yet.
-    pub fn new(server: Server, (wire, streams): (Arc<Wire>, Streams)) -> Self {
+    pub fn open(server: Server, reach: Arc<Reach>) -> Self {
         let now = Instant::now();
+        let names = reach.settings().names.clone();
         Self {
+            commands: reach.open(&server),
+            probe_channel: names.probe(EventId::new().as_str()),
+            connection: Connection::open(reach.servers().url().target(&server), names),
             server,
-            wire,
-            streams,
+            reach,
+            orders: None,
             running: None,
             probing: None,
             held: HashSet::new(),
+            ended: HashSet::new(),
             changed: true,
-            full: true,
+            scope: Scope::Everything,
             left: None,
             kicked: false,
             kicks_read: 0,
             kicks_whole: None,
-            width: MAX_WIDTH,
-            largest: 1,
-            doubt: Some(Doubt::begin(None)),
+            interruption: Some(Interruption::begin(None)),
             vacant: false,
             retry_at: now,
-            audit_at: now,
-            mismatches: 0,
+            look_at: now,
             probe: None,
             heard: None,
             whole: None,
@@ -151,7 +131,24 @@ impl Node {
     pub async fn happening(&mut self) -> Happening {
         loop {
             tokio::select! {
-                push = self.streams.next(&self.wire) => return Happening::Push(push),
+                incoming = self.connection.next() => return match incoming {
+                    Incoming::Connected(orders) => {
+                        self.orders = Some(orders);
+                        self.breaks();
+                        self.vacant = false;
+                        self.retry_at = Instant::now();
+                        Happening::Connected
+                    }
+                    Incoming::Broken(error) => {
+                        let text = error.to_string();
+                        if self.throttle.is_due(&text) {
+                            warn!(server = %self.server, error = text, "no connection to Redis");
+                        }
+                        self.cut(error.is_vacant());
+                        Happening::Broken
+                    }
+                    Incoming::Received(received) => Happening::Received(received),
+                },
                 Some(done) = OptionFuture::from(self.running.as_mut()) => {
                     self.running = None;
                     return Happening::Done(Box::new(done));
@@ -161,33 +158,51 @@ impl Node {
         }
     }
 
-    /// What has come already.
-    pub fn waiting(&mut self) -> Option<Push> {
-        self.streams.try_next(&self.wire)
+    /// Whether there was a connection before this one; from now on there was.
+    pub fn is_reconnected(&mut self) -> bool {
+        std::mem::replace(&mut self.connected_before, true)
     }
 
-    /// Whether a round could begin.
+    /// Whether a round could begin, and may have something to do.
     pub fn is_ready(&self) -> bool {
         let now = Instant::now();
-        let has_work = self.changed || now >= self.audit_at;
-        has_work && now >= self.retry_at && self.running.is_none() && self.wire.is_connected()
+        let has_work = self.changed || now >= self.look_at;
+        has_work && now >= self.retry_at && self.running.is_none() && self.orders.is_some()
     }
 
-    /// Begins one.
-    pub fn begin(&mut self, round: Round) {
-        self.audit_at = Instant::now() + AUDIT;
-        self.running = Some(round.run(self.wire.clone()));
+    /// Begins a round with the subscriptions, questions and kicks that it is for.
+    pub fn begin(&mut self, round: SyncRound) {
+        let Some(orders) = self.orders.clone() else { return };
+        self.look_at = Instant::now() + LOOK;
+        self.kicked = false;
+        self.ended.clear();
+        self.running = Some(round.run(orders, self.commands.clone(), self.reach.settings().clone()));
     }
 
-    /// Whether it is time to ask even though there is nothing to change.
-    pub fn is_due(&self) -> bool {
-        self.doubt.is_none() && Instant::now() >= self.audit_at
+    /// Whether a round is to begin even though no room wants anything.
+    pub fn is_due(&self, has_kicks: bool) -> bool {
+        let looks = (has_kicks || self.is_left()) && Instant::now() >= self.look_at;
+        self.scope == Scope::Everything || self.interruption.is_some() || self.kicked && has_kicks || looks
+    }
+
+    /// Forgets what it holds when everything is to be subscribed to; the scope of the round that begins.
+    pub fn take_scope(&mut self) -> Scope {
+        if self.scope == Scope::Everything {
+            self.held.clear();
+        }
+        std::mem::replace(&mut self.scope, Scope::Changes)
+    }
+
+    /// The channels of this gateway itself.
+    pub fn own_channels(&self) -> Vec<String> {
+        vec![self.reach.settings().names.control(), self.probe_channel.clone()]
     }
 
     /// Holds nothing any more. Publishers may not know yet, so it is listened to for a while.
     pub fn leave(&mut self) {
         self.left = Some(Instant::now() + FAREWELL);
         self.changed = true;
+        self.reach.close(&self.server);
     }
 
     /// Whether it holds nothing any more.
@@ -195,7 +210,12 @@ impl Node {
         self.left.is_some()
     }
 
-    /// Nobody publishes there any more.
+    /// Whether it takes events.
+    pub fn standing(&self) -> Standing {
+        if self.is_left() { Standing::Left } else { Standing::Holds }
+    }
+
+    /// Nothing is published there any more.
     pub fn dismiss(&mut self) {
         self.left = Some(Instant::now());
     }
@@ -207,7 +227,7 @@ impl Node {
 
     /// Whether it may have taken events that this gateway could not hear.
     pub fn has_missed(&self) -> bool {
-        self.doubt.is_some() && !self.vacant
+        self.interruption.is_some() && !self.vacant
     }
 
     /// A push is the proof that what is published comes through.
@@ -216,41 +236,60 @@ impl Node {
         self.probe = None;
     }
 
-    /// The connection was made anew; whether there was one before.
-    pub fn connected(&mut self) -> bool {
-        self.breaks();
-        self.vacant = false;
-        self.retry_at = Instant::now();
-        std::mem::replace(&mut self.connected_before, true)
+    /// The server has ended a subscription.
+    pub fn ends(&mut self, tenant: &TenantId) {
+        self.held.remove(tenant);
+        if self.running.is_some() {
+            self.ended.insert(tenant.clone());
+        }
     }
 
-    /// The connection broke, or no new one could be made: with `vacant`, because no process listens there.
-    pub fn cut(&mut self, vacant: bool) {
+    /// The connection ended, or no new one could be made: with `vacant`, because no process listens there.
+    fn cut(&mut self, vacant: bool) {
+        self.orders = None;
         self.breaks();
-        let is_fresh = self.doubt.as_ref().is_some_and(|doubt| Instant::now() < doubt.due);
+        let is_fresh = self.interruption.as_ref().is_some_and(Interruption::is_fresh);
         self.vacant = vacant && (self.vacant || is_fresh);
     }
 
-    /// The connection can't be trusted any more.
-    pub fn breaks(&mut self) {
-        self.full = true;
+    /// Nothing holds that was subscribed to.
+    fn breaks(&mut self) {
+        self.scope = Scope::Everything;
         self.changed = true;
         self.kicks_read = 0;
         self.held.clear();
         self.probe = None;
-        let vouched = self.heard.max(self.whole);
-        self.doubt.get_or_insert_with(|| Doubt::begin(vouched));
+        self.is_interrupted();
     }
 
-    /// A round proved what it was to prove.
-    pub fn succeeded(&mut self, round: &Round, answers: &Answers) {
-        self.mismatches = 0;
-        self.held.extend(round.subscribe.iter().filter(|tenant| !answers.refused.contains_key(*tenant)).cloned());
-        round.unsubscribe.iter().for_each(|tenant| {
+    fn is_interrupted(&mut self) {
+        let vouched = self.heard.max(self.whole);
+        self.interruption.get_or_insert_with(|| Interruption::begin(vouched));
+    }
+
+    /// Makes both connections anew: one of them is silent, or leads to another server.
+    fn reconnect(&mut self) {
+        self.orders = None;
+        self.connection.reconnect();
+        if !self.is_left() {
+            self.commands = self.reach.open(&self.server);
+        }
+    }
+
+    /// Whether the connection ended while the last round was under way, so that what it brought is void.
+    pub fn is_overtaken(&self) -> bool {
+        self.scope == Scope::Everything
+    }
+
+    /// What a round subscribed to and unsubscribed from holds.
+    pub fn is_synced(&mut self, round: &SyncRound, synced: &Synced) {
+        let confirmed = round.subscribe.iter().filter(|tenant| !synced.refused.contains_key(*tenant));
+        self.held.extend(confirmed.cloned());
+        let over = round.unsubscribe.iter().chain(&self.ended);
+        over.for_each(|tenant| {
             self.held.remove(tenant);
         });
-        if round.full {
-            self.doubt = None;
+        if round.scope == Scope::Everything {
             self.whole = Some(Instant::now());
             if self.throttle.is_over() {
                 info!(server = %self.server, subscriptions = self.held.len(), "connected to Redis");
@@ -258,70 +297,68 @@ impl Node {
         }
     }
 
-    /// Since when kicks are to be read, by the server's clock; 0 for all of them, now and then.
-    pub fn kicks_since(&self) -> u64 {
-        let is_recent = self.kicks_whole.is_some_and(|at| at.elapsed() < KICKS_PERIOD);
-        if is_recent { self.kicks_read } else { 0 }
+    /// A round was answered in full: what it delivers can be vouched for. The interruption that is over, if there was one.
+    pub fn is_settled(&mut self) -> Option<Interruption> {
+        self.interruption.take()
     }
 
-    /// All kicks were read.
-    pub fn has_all_kicks(&mut self) {
-        self.kicks_whole = Some(Instant::now());
-    }
-
-    /// All answers came, the largest of so many bytes.
-    pub fn grow(&mut self, largest: usize) {
-        // Forgotten little by little: who asks for a tenant's whole log is likely to do so again.
-        if largest > 0 {
-            self.largest = largest.max(self.largest - self.largest / 8);
-        }
-        self.width = (self.width * 2).min(MAX_WIDTH).min(MAX_BYTES / self.largest).max(1);
-    }
-
-    /// A round failed. Without an error it was only overtaken by a new connection, and the next one need not wait.
-    pub fn failed(&mut self, error: Option<RoundError>) {
-        self.full = true;
-        self.held.clear();
-        let Some(error) = error else { return };
+    /// Questions have no answer, although the subscriptions hold: the command connection is lost, and heals by itself.
+    pub fn is_mute(&mut self) {
+        self.is_interrupted();
         self.retry_at = Instant::now() + RETRY;
-        match &error {
-            RoundError::Demoted => self.dismiss(),
-            RoundError::Mismatch { .. } => {
-                self.wire.doubt_subscriptions();
-                self.mismatches += 1;
-                // The library drops a refusal of SUBSCRIBE, so that only the server knows the reason, if there is one.
-                if self.throttle.is_due("subscriptions") {
-                    warn!(
-                        server = %self.server, %error,
-                        "subscriptions are not as they should be, subscribing anew; a server that refuses them has ACL LOG"
-                    );
-                }
-                if self.mismatches > 1 {
-                    self.wire.reconnect();
+    }
+
+    /// Which kicks are to be read, where this server has them.
+    pub fn kicks_to_read(&self) -> KicksRead {
+        let is_recent = self.kicks_whole.is_some_and(|at| at.elapsed() < KICKS_PERIOD);
+        if is_recent && self.kicks_read > 0 { KicksRead::Since(self.kicks_read) } else { KicksRead::Everything }
+    }
+
+    /// Kicks were read at this time of the server's clock.
+    pub fn has_read_kicks(&mut self, now: u64, read: KicksRead) {
+        // A clock that was set back: what was given since may lie before the last read.
+        self.kicks_read = if now < self.kicks_read { 0 } else { now };
+        if read == KicksRead::Everything {
+            self.kicks_whole = Some(Instant::now());
+        }
+    }
+
+    /// Gives back kicks that the server has lost.
+    pub fn restore_kicks(&self, lost: Vec<Kick>) {
+        warn!(count = lost.len(), "Redis has lost kicks, giving them back");
+        let commands = self.commands.clone();
+        spawn_brief(async move {
+            if let Err(error) = commands.restore_kicks(&lost).await {
+                warn!(%error, "kicks could not be given back to Redis");
+            }
+        });
+    }
+
+    /// A round failed, unless the connection ended meanwhile: then the next one need not wait.
+    pub fn failed(&mut self, error: &SyncError) {
+        if self.is_overtaken() {
+            return;
+        }
+        self.retry_at = Instant::now() + RETRY;
+        self.breaks();
+        match error {
+            SyncError::Demoted => self.dismiss(),
+            SyncError::Refused(_) => {
+                if self.throttle.is_due(&error.to_string()) {
+                    warn!(server = %self.server, %error, "subscription refused; the server's ACL LOG has the channel");
                 }
             }
-            RoundError::Wire(cause) => {
-                if cause.refusal().starts_with("NOPERM") {
-                    // Most likely of SUBSCRIBE: the library gives that to the next command.
-                    self.wire.doubt_subscriptions();
-                }
+            SyncError::Unanswered(_) | SyncError::Split => {
                 if self.throttle.is_due(&error.to_string()) {
-                    warn!(server = %self.server, %error, "Redis does not answer as it should");
+                    warn!(server = %self.server, %error, "Redis does not answer as it should, connecting anew");
                 }
-                // Silence: nothing else would ever end a connection that something in between swallows. Or a refusal that
-                // was meant for another command: the answers after it may be shifted as well, and one tenant's must never
-                // be taken for another's.
-                if !cause.is_of_a_lost_connection() {
-                    self.wire.reconnect();
-                }
+                self.reconnect();
             }
         }
-        self.breaks();
     }
 
     /// Looks at the clocks; whether a probe is missing.
     pub fn tick(&mut self) -> bool {
-        self.streams.revive(&self.wire);
         if self.is_left() {
             return false;
         }
@@ -329,30 +366,38 @@ impl Node {
         if missing {
             warn!(server = %self.server, "a probe did not come back, connecting anew");
             self.breaks();
-            if let Some(doubt) = &mut self.doubt {
-                // There was time enough for it to be nothing.
-                doubt.due = Instant::now();
+            if let Some(interruption) = &mut self.interruption {
+                interruption.is_certain();
             }
-            self.wire.reconnect();
+            self.reconnect();
         }
         let silent = self.heard.is_none_or(|at| at.elapsed() >= SILENCE);
-        if self.doubt.is_none() && silent && self.probe.is_none() {
+        if self.interruption.is_none() && silent && self.probe.is_none() {
             self.probe = Some(Instant::now());
-            let wire = self.wire.clone();
-            // If it can't be sent it won't come back, which is all there is to know.
-            self.probing = Some(async move { drop(wire.probe().await) }.boxed());
+            self.probing = Some(self.send_probe().boxed());
         }
         missing
     }
 
-    /// The doubt about what it delivers.
-    pub fn doubt(&mut self) -> Option<&mut Doubt> {
-        self.doubt.as_mut()
+    /// If it can't be sent it won't come back, which is all there is to know.
+    fn send_probe(&self) -> impl Future<Output = ()> + use<> {
+        let (commands, orders, channel) = (self.commands.clone(), self.orders.clone(), self.probe_channel.clone());
+        async move {
+            // On the subscriber's own connection when the other is broken: that proves less, but not nothing.
+            if let (Err(_), Some(orders)) = (commands.probe(&channel).await, orders) {
+                let _ = orders.ask(&["PUBLISH", &channel, "probe"]).await;
+            }
+        }
+    }
+
+    /// The interruption that is under way.
+    pub fn interruption(&mut self) -> Option<&mut Interruption> {
+        self.interruption.as_mut()
     }
 
     /// Whether delivery is proved, and no room was told otherwise.
     pub fn is_up(&self) -> bool {
         let proved = self.heard.is_some_and(|at| at.elapsed() < SILENCE + PROBE_LIMIT);
-        proved && self.doubt.as_ref().is_none_or(|doubt| !doubt.told)
+        proved && self.interruption.as_ref().is_none_or(|interruption| interruption.told().is_none())
     }
 }
