@@ -59,9 +59,11 @@ test("a start for another tenant leaves nothing; without a tenant it is the same
   expect(store.getState()).toMatchObject({ tenantId: "oak", alerts: [] });
 });
 
-test("a forgotten tenant has no position", () => {
+test("a forgotten tenant has no position, and is shown until another is joined", () => {
+  store.event(payment(8));
   store.forget();
   expect([store.position, store.getState().tenantId]).toEqual([null, null]);
+  expect(store.getState()).toMatchObject({ payments: [{ paymentId: "pay-8" }], lastEvent: { seq: 8 } });
 });
 
 test("listeners are called after every change until they stop, and may stop each other", () => {
