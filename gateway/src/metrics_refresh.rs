@@ -1,9 +1,9 @@
-//! Live figures: `metrics_updated` for tenants that somebody watches, soon after something changed, and now and then anyway (design §6).
+//! Live figures: `metrics_updated` events for the tenants that have a dashboard open, soon after a change, and every 30 seconds.
 //!
-//! Every gateway with a tenant's dashboards open keeps a clock for it. When it is due, the gateway claims the tenant's figures in
-//! Redis, so that one gateway of the cluster computes them; the others see them come. Publishing them takes a token like any event, and
-//! yields: when the tenant's tokens are short they wait, and are computed anew. MetricsRefresh that are overdue yield no more, so that a tenant at
-//! its limit gets them too.
+//! Every gateway with a dashboard of a tenant open keeps a clock for the tenant. When the clock is due, the gateway claims the tenant's
+//! metrics in Redis, so that one gateway of the cluster reads and publishes them; the others receive them. Publishing metrics takes a
+//! token like any event, and leaves tokens for payments: when the tenant's tokens are short, the metrics wait, and are read anew.
+//! Metrics that are overdue leave no tokens, so that a tenant at its limit gets them too.
 
 mod clock;
 
@@ -24,12 +24,12 @@ use tracing::debug;
 use crate::engine::{Claim, Engine, Position};
 use crate::shutdown::Shutdown;
 use crate::snapshots::Snapshots;
-use clock::{Clock, Tried};
+use clock::{Clock, Promise, Tried};
 
-/// Tenants whose figures are computed at once.
+/// Tenants whose metrics are read at once.
 const AT_ONCE: usize = 4;
 
-/// What shards tell of their rooms.
+/// What a room reports.
 #[derive(Debug)]
 enum Fact {
     Watched { tenant: TenantId },
@@ -38,7 +38,7 @@ enum Fact {
     Refreshed { tenant: TenantId },
 }
 
-/// The way to tell it; cheap to clone, and never waits.
+/// The handle by which rooms report; cheap to clone. No call waits.
 #[derive(Clone)]
 pub struct MetricsRefresh(mpsc::UnboundedSender<Fact>);
 
@@ -59,27 +59,27 @@ impl MetricsRefresh {
         Self(facts)
     }
 
-    /// The tenant's first dashboard is here.
+    /// The tenant's first dashboard was opened.
     pub fn watched(&self, tenant: &TenantId) {
-        self.tell(Fact::Watched { tenant: tenant.clone() });
+        self.report(Fact::Watched { tenant: tenant.clone() });
     }
 
-    /// The last one has gone.
+    /// The tenant's last dashboard was closed.
     pub fn unwatched(&self, tenant: &TenantId) {
-        self.tell(Fact::Unwatched { tenant: tenant.clone() });
+        self.report(Fact::Unwatched { tenant: tenant.clone() });
     }
 
-    /// Something happened that shows in the figures.
+    /// An event changed the tenant's metrics.
     pub fn changed(&self, tenant: &TenantId, at: Position) {
-        self.tell(Fact::Changed { tenant: tenant.clone(), at });
+        self.report(Fact::Changed { tenant: tenant.clone(), at });
     }
 
-    /// MetricsRefresh came, from whoever published them.
+    /// A `metrics_updated` with metrics was received, from this gateway or another.
     pub fn refreshed(&self, tenant: &TenantId) {
-        self.tell(Fact::Refreshed { tenant: tenant.clone() });
+        self.report(Fact::Refreshed { tenant: tenant.clone() });
     }
 
-    fn tell(&self, fact: Fact) {
+    fn report(&self, fact: Fact) {
         // Fails only when the process is exiting.
         let _ = self.0.send(fact);
     }
@@ -87,11 +87,11 @@ impl MetricsRefresh {
 
 struct Entry {
     clock: Clock,
-    /// None from when it has rung until it is set anew: a key that has rung may be another tenant's by now.
+    /// `None` after it has fired, until it is set again: the queue may have given its key to another tenant.
     due: Option<delay_queue::Key>,
 }
 
-/// The task's state.
+/// The clocks of all tenants that have a dashboard open here.
 struct Clocks {
     inbox: mpsc::UnboundedReceiver<Fact>,
     engine: Engine,
@@ -107,7 +107,7 @@ impl Clocks {
         loop {
             tokio::select! {
                 fact = self.inbox.recv() => match fact {
-                    Some(fact) => self.hear(fact),
+                    Some(fact) => self.handle(fact),
                     None => return,
                 },
                 Some(due) = self.due.next(), if !self.due.is_empty() => self.try_now(due.into_inner()),
@@ -121,7 +121,7 @@ impl Clocks {
         }
     }
 
-    fn hear(&mut self, fact: Fact) {
+    fn handle(&mut self, fact: Fact) {
         match fact {
             Fact::Watched { tenant } => {
                 self.forget(&tenant);
@@ -140,10 +140,10 @@ impl Clocks {
         }
     }
 
-    /// Lets a clock hear of something, and sets it.
-    fn with(&mut self, tenant: &TenantId, hear: impl FnOnce(&mut Clock, Instant)) {
+    /// Changes the tenant's clock, and sets its timer.
+    fn with(&mut self, tenant: &TenantId, change: impl FnOnce(&mut Clock, Instant)) {
         let Some(entry) = self.clocks.get_mut(tenant) else { return };
-        hear(&mut entry.clock, Instant::now());
+        change(&mut entry.clock, Instant::now());
         if let Some(due) = entry.due.take() {
             self.due.remove(&due);
         }
@@ -159,7 +159,7 @@ impl Clocks {
         self.tries.spawn(async move {
             // Fails only when the semaphore is closed, which it never is.
             let _permit = at_once.acquire().await;
-            // A panic is a failure too: without an answer the clock would never be due again.
+            // A panic counts as a failure: without a result the clock would never be due again.
             let tried = refresh(&engine, &snapshots, &tenant, at.as_ref(), urgency);
             let tried = AssertUnwindSafe(tried).catch_unwind().await.unwrap_or(Tried::Failed);
             (tenant, tried)
@@ -167,7 +167,7 @@ impl Clocks {
     }
 }
 
-/// Computes and publishes a tenant's figures, unless another gateway does.
+/// Reads and publishes a tenant's metrics, unless another gateway does.
 async fn refresh(
     engine: &Engine,
     snapshots: &Snapshots,
@@ -177,7 +177,8 @@ async fn refresh(
 ) -> Tried {
     match engine.claim(tenant, at).await {
         Ok(Claim::Won) => {}
-        Ok(Claim::Lost { covers }) => return Tried::Lost { covers },
+        Ok(Claim::Lost { covers: true }) => return Tried::Lost(Promise::Covers),
+        Ok(Claim::Lost { covers: false }) => return Tried::Lost(Promise::Older),
         Err(_) => return Tried::Failed,
     }
     let metrics = match snapshots.metrics(tenant).await {
@@ -189,7 +190,7 @@ async fn refresh(
         Ok(Outcome::Published { .. } | Outcome::Duplicate { .. }) => Tried::Published,
         Ok(Outcome::Throttled { retry_after }) => Tried::Throttled(retry_after.max(Duration::from_millis(10))),
         outcome => {
-            debug!(%tenant, ?outcome, "figures could not be published");
+            debug!(%tenant, ?outcome, "metrics not published");
             Tried::Failed
         }
     }

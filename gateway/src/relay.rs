@@ -1,10 +1,18 @@
-//! The relay publishes the rows of the outbox: one leader among all gateways of a database, a tenant's rows in the order in which they
-//! became visible, each at least once to Redis and exactly once to clients.
+//! The relay publishes the rows of the outbox. One gateway of a database leads; the leader publishes a tenant's rows in the order in which
+//! they became visible, each at least once to Redis and exactly once to clients.
 //!
 //! This file has the loop around the leader's terms: the relay stands by until it leads, and leads until it can't.
 
+mod condensing;
+mod contact;
+mod delivery;
 mod leader;
+mod listener;
+mod moves;
 mod rows;
+mod session;
+mod tenants;
+mod turn;
 mod upkeep;
 
 use std::time::Duration;
@@ -19,22 +27,23 @@ use crate::config::Settings;
 use crate::engine::Engine;
 use crate::metrics::relay::RelayMetrics;
 use crate::shutdown::Shutdown;
-pub use leader::RelayConfig;
 use leader::{Leader, Resigned};
-use rows::{NoSession, Session};
+use session::{NoSession, Session};
+use tenants::RelayConfig;
 
-/// How often who stands by tries to lead: a leader that dies is succeeded within this, and its events still come in time (500 ms).
-const TRY: Duration = Duration::from_millis(200);
+/// The time between two attempts to lead. A leader that dies is succeeded within this time, so that its events still come in time
+/// (500 ms).
+const RETRY: Duration = Duration::from_millis(200);
 
-/// How often a pooler is looked at again that pools by transaction: it can be configured again while the gateway runs.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// The time between two looks at a pooler that pools by transaction: its configuration can change while the gateway runs.
+const POOLER_RETRY: Duration = Duration::from_secs(10);
 
-/// How long a leader that was cut off from Redis stands back: several times as long as the others take to lead.
+/// A leader that was cut off from Redis leaves the lead to others for this time: several times as long as the others take to lead.
 fn stand_back() -> Duration {
-    TRY * rand::random_range(3..=6)
+    RETRY * rand::random_range(3..=6)
 }
 
-/// Starts this instance's relay. What is returned is cancelled when the relay has ended.
+/// Starts this gateway's relay. The returned token is cancelled when the relay has ended.
 pub fn start(
     database: &PgConnectOptions,
     engine: &Engine,
@@ -55,11 +64,11 @@ pub fn start(
     ended
 }
 
-/// Publishes the outbox. Every instance of a cluster runs one; an advisory lock in the database makes one of them the leader. Only a login
-/// with UPDATE on `dashboard.relay` can lead, or keep another from it.
+/// Publishes the outbox. Every gateway of a database runs a relay; an advisory lock in the database makes one of them the leader. Only a
+/// login with UPDATE on `dashboard.relay` can lead, or keep others from it.
 ///
 /// The connection must be direct, or pooled by session: a lock and a LISTEN belong to a session.
-pub struct Relay {
+struct Relay {
     options: PgConnectOptions,
     engine: Engine,
     config: RelayConfig,
@@ -68,22 +77,22 @@ pub struct Relay {
 
 impl Relay {
     /// A relay of this database into `engine`.
-    pub fn new(options: PgConnectOptions, engine: Engine, config: RelayConfig) -> Self {
+    fn new(options: PgConnectOptions, engine: Engine, config: RelayConfig) -> Self {
         let options = options.application_name("crechebooks-relay");
         Self { options, engine, config, metrics: RelayMetrics::register() }
     }
 
-    /// Works until `stop`; then what is being published is finished and marked, and the lock is given back.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Works until `stop`. Then the leader finishes its deliveries, marks their rows and gives the lock back.
+    async fn run(self, stop: CancellationToken) {
         let mut seen = Term::default();
         let mut throttle = LogThrottle::default();
         while !stop.is_cancelled() {
             let pause = match self.stand_by(seen, &stop).await {
                 Ok(None) => return,
                 Ok(Some((session, term))) => {
-                    // Without Redis the gateways hand the lead round every few seconds.
-                    if throttle.is_due("leading") {
-                        info!(%term, "leading the relay");
+                    // Without Redis the lead changes every few seconds.
+                    if throttle.is_due("leads") {
+                        info!(%term, "relay leads");
                     }
                     self.metrics.leads(true);
                     let leader =
@@ -93,19 +102,19 @@ impl Relay {
                     match resigned {
                         Resigned::Stopped => return,
                         Resigned::Superseded(by) => {
-                            warn!(%term, %by, "a later leader has been here, standing by");
+                            warn!(%term, %by, "relay superseded by a later leader, standing by");
                             seen = by;
-                            TRY
+                            RETRY
                         }
                         Resigned::CutOff => {
                             if throttle.is_due("cut off") {
-                                warn!(%term, "Redis can't be reached, the lead of the relay is given up");
+                                warn!(%term, "relay gives up the lead: Redis can't be reached");
                             }
                             stand_back()
                         }
                         Resigned::Lost(error) => {
-                            warn!(%term, %error, "the relay's session is lost, standing by");
-                            TRY
+                            warn!(%term, %error, "relay session lost, standing by");
+                            RETRY
                         }
                     }
                 }
@@ -117,7 +126,7 @@ impl Relay {
                         NoSession::Pooled(_) => warn!(%error, "the relay can't lead, and the rows of the outbox wait"),
                         NoSession::Database(error) => warn!(%error, "the outbox can't be reached, its rows wait"),
                     }
-                    if matches!(error, NoSession::Pooled(_)) { LOOK_AGAIN } else { TRY }
+                    if matches!(error, NoSession::Pooled(_)) { POOLER_RETRY } else { RETRY }
                 }
             };
             tokio::select! {
@@ -135,7 +144,7 @@ impl Relay {
                 return Ok(Some((session, term)));
             }
             tokio::select! {
-                () = sleep(TRY) => {}
+                () = sleep(RETRY) => {}
                 () = stop.cancelled() => return Ok(None),
             }
         }

@@ -1,4 +1,7 @@
-//! When a tenant's figures are due. A state machine without a clock of its own.
+//! When a tenant's metrics are due: a state machine. Its inputs have the time with them.
+//!
+//! Inputs: [`changed`](Clock::changed), [`refreshed`](Clock::refreshed), [`begin`](Clock::begin), [`tried`](Clock::tried). Outputs:
+//! [`due`](Clock::due), [`urgency`](Clock::urgency).
 
 use std::time::Duration;
 
@@ -7,54 +10,63 @@ use tokio::time::Instant;
 
 use crate::engine::{FIGURES_PAUSE, Position};
 
-/// MetricsRefresh come at least so often.
+/// Metrics are published at least this often.
 const EVERY: Duration = Duration::from_secs(30);
-/// Between a change and its figures: what is written together is read together.
+/// The time between a change and the query of its metrics: changes that come together are read together.
 const GATHER: Duration = Duration::from_millis(50);
-/// After a failure.
-const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// The time between a failure and the next attempt.
+const RETRY: Duration = Duration::from_secs(2);
 
-/// MetricsRefresh that are older than this, and were refused twice, take a token that they would otherwise leave for payments. A tenant that
-/// is at its limit all the time pays one event in a hundred for figures that are never much older than this.
+/// Metrics that are older than this, and were refused [`REFUSALS`] times, take a token that they would otherwise leave for payments. A
+/// tenant that is at its limit all the time pays one event in a hundred for metrics that are never much older than this.
 const OVERDUE: Duration = Duration::from_secs(10);
-const PATIENCE: u32 = 2;
+const REFUSALS: u32 = 2;
 
-/// What came of a try.
+/// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tried {
-    /// They are on their way to everybody.
+    /// The metrics are on their way to all dashboards.
     Published,
-    /// The tenant has none.
+    /// The view doesn't know the tenant.
     Unknown,
-    /// Another gateway is at it, as of the same event or of an earlier one.
-    Lost { covers: bool },
-    /// The tenant has no token to spare before then.
+    /// Another gateway has claimed them.
+    Lost(Promise),
+    /// The tenant has no token to spare for this time.
     Throttled(Duration),
-    /// Redis or Postgres is away.
+    /// Redis or Postgres can't be reached.
     Failed,
+}
+
+/// What the metrics of the gateway that won the claim will show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// This gateway's last change, too.
+    Covers,
+    /// Perhaps only what was before it.
+    Older,
 }
 
 /// One tenant's clock.
 #[derive(Debug)]
 pub(super) struct Clock {
-    /// The last change that no figures are known to show, and since when one waits.
+    /// The last change that no metrics are known to show, and since when a change waits.
     changed: Option<Position>,
     since: Instant,
-    /// When the first dashboard came, and the last figures.
+    /// When the first dashboard was opened, and when metrics last came.
     watched: Instant,
     refreshed: Option<Instant>,
-    /// Not before then.
+    /// No attempt begins before this moment.
     earliest: Instant,
     trying: Option<Try>,
-    /// How often the tenant had no token to spare since the last figures.
+    /// How often the tenant had no token to spare since the last metrics.
     throttled: u32,
-    /// Another gateway has promised figures that show this.
+    /// Another gateway publishes metrics that show this change.
     promised: Option<Position>,
 }
 
 #[derive(Debug)]
 struct Try {
-    /// The last change when it began.
+    /// The last change when the attempt began.
     covers: Option<Position>,
 }
 
@@ -72,7 +84,7 @@ impl Clock {
         }
     }
 
-    /// When to try; not while a try is under way.
+    /// When the next attempt is due; `None` during an attempt.
     pub fn due(&self) -> Option<Instant> {
         let wanted = match (&self.changed, self.refreshed) {
             (Some(_), None) => self.since + GATHER,
@@ -82,16 +94,16 @@ impl Clock {
         self.trying.is_none().then_some(wanted.max(self.earliest))
     }
 
-    /// Begins a try; returns what its figures will show at least.
+    /// Begins an attempt; returns the last change that its metrics will show.
     pub fn begin(&mut self) -> Option<Position> {
         self.trying = Some(Try { covers: self.changed.clone() });
         self.changed.clone()
     }
 
-    /// Whether the figures of a try must leave tokens for payments.
+    /// Whether the metrics must leave tokens for payments.
     pub fn urgency(&self, now: Instant) -> Urgency {
         let age = now - self.refreshed.unwrap_or(self.watched);
-        if self.throttled >= PATIENCE && age >= OVERDUE { Urgency::Overdue } else { Urgency::Usual }
+        if self.throttled >= REFUSALS && age >= OVERDUE { Urgency::Overdue } else { Urgency::Usual }
     }
 
     pub fn changed(&mut self, at: Position, now: Instant) {
@@ -100,7 +112,7 @@ impl Clock {
         }
     }
 
-    /// MetricsRefresh have come.
+    /// Metrics have come.
     pub fn refreshed(&mut self, now: Instant) {
         self.refreshed = Some(now);
         self.throttled = 0;
@@ -119,15 +131,15 @@ impl Clock {
                 self.refreshed = Some(now);
                 self.throttled = 0;
             }
-            Tried::Lost { covers: theirs } => {
-                self.promised = covers.filter(|_| theirs);
+            Tried::Lost(promise) => {
+                self.promised = covers.filter(|_| promise == Promise::Covers);
                 self.earliest = now + FIGURES_PAUSE;
             }
             Tried::Throttled(wait) => {
                 self.earliest = now + wait;
                 self.throttled += 1;
             }
-            Tried::Failed => self.earliest = now + TRY_AGAIN,
+            Tried::Failed => self.earliest = now + RETRY,
         }
     }
 }
@@ -151,24 +163,24 @@ mod tests {
         assert_eq!(clock.due(), Some(start + EVERY));
         clock.changed(at(1), start);
         clock.changed(at(2), start + 40 * MILLI);
-        assert_eq!(clock.due(), Some(start + GATHER), "another change does not put it off");
+        assert_eq!(clock.due(), Some(start + GATHER), "another change does not delay it");
         assert_eq!(clock.begin(), Some(at(2)));
         assert_eq!(clock.due(), None, "one try at a time");
         clock.changed(at(3), start + 55 * MILLI);
         clock.tried(Tried::Published, start + 60 * MILLI);
-        assert_eq!(clock.due(), Some(start + 60 * MILLI + FIGURES_PAUSE), "what came meanwhile is not shown yet");
+        assert_eq!(clock.due(), Some(start + 60 * MILLI + FIGURES_PAUSE), "the change in between is not shown yet");
         clock.begin();
         clock.tried(Tried::Published, start + 1100 * MILLI);
         assert_eq!(clock.due(), Some(start + 1100 * MILLI + EVERY), "nothing is left to show");
     }
 
     #[tokio::test]
-    async fn who_loses_the_claim_waits_for_what_was_promised_and_no_longer_than_a_second() {
+    async fn a_gateway_that_loses_the_claim_waits_for_the_promised_metrics_for_a_second_at_most() {
         let start = Instant::now();
         let mut kept = Clock::new(start);
         kept.changed(at(1), start);
         kept.begin();
-        kept.tried(Tried::Lost { covers: true }, start);
+        kept.tried(Tried::Lost(Promise::Covers), start);
         assert_eq!(kept.due(), Some(start + FIGURES_PAUSE), "a promise can be broken");
         kept.refreshed(start + 5 * MILLI);
         assert_eq!(kept.due(), Some(start + 5 * MILLI + EVERY));
@@ -176,9 +188,9 @@ mod tests {
         let mut newer = Clock::new(start);
         newer.changed(at(2), start);
         newer.begin();
-        newer.tried(Tried::Lost { covers: false }, start);
+        newer.tried(Tried::Lost(Promise::Older), start);
         newer.refreshed(start + 5 * MILLI);
-        assert_eq!(newer.due(), Some(start + 5 * MILLI + FIGURES_PAUSE), "those figures may be older than the change");
+        assert_eq!(newer.due(), Some(start + 5 * MILLI + FIGURES_PAUSE), "those metrics may be older than the change");
     }
 
     #[tokio::test]
@@ -187,14 +199,14 @@ mod tests {
         let mut clock = Clock::new(start);
         clock.changed(at(1), start);
         clock.begin();
-        clock.tried(Tried::Lost { covers: true }, start);
+        clock.tried(Tried::Lost(Promise::Covers), start);
         clock.changed(at(2), start + MILLI);
         clock.refreshed(start + 2 * MILLI);
         assert_eq!(clock.due(), Some(start + 2 * MILLI + FIGURES_PAUSE));
     }
 
     #[tokio::test]
-    async fn figures_yield_and_survive_failures() {
+    async fn metrics_wait_for_a_token_and_survive_failures() {
         let start = Instant::now();
         let mut clock = Clock::new(start);
         clock.changed(at(1), start);
@@ -203,11 +215,11 @@ mod tests {
         assert_eq!(clock.due(), Some(start + 300 * MILLI));
         clock.begin();
         clock.tried(Tried::Failed, start + 300 * MILLI);
-        assert_eq!(clock.due(), Some(start + 300 * MILLI + TRY_AGAIN));
+        assert_eq!(clock.due(), Some(start + 300 * MILLI + RETRY));
     }
 
     #[tokio::test]
-    async fn f71_figures_that_are_overdue_yield_twice_and_then_no_more() {
+    async fn f71_metrics_that_are_overdue_yield_twice_and_then_no_more() {
         let start = Instant::now();
         let mut clock = Clock::new(start);
         let mut refuse = |at: Instant| {
@@ -223,6 +235,6 @@ mod tests {
         assert_eq!(refuse(start + OVERDUE), Urgency::Overdue);
         clock.begin();
         clock.tried(Tried::Published, start + OVERDUE);
-        assert_eq!(clock.urgency(start + OVERDUE * 3), Urgency::Usual, "the first attempt after figures yields");
+        assert_eq!(clock.urgency(start + OVERDUE * 3), Urgency::Usual, "the first attempt after metrics yields");
     }
 }

@@ -33,8 +33,7 @@ fn the_client_has_the_types_of_the_messages() -> io::Result<()> {
     expected += &declaration::<Health>(&config);
     expected += &declaration::<Disabled>(&config);
     expected += &declaration::<ErrorData>(&config);
-    expected +=
-        "\n/** A message of the gateway (gateway/docs/protocol.md). */\nexport type ServerMessage =\n  | DashboardEvent\n";
+    expected += "\n/** A message of the gateway (gateway/docs/protocol.md). */\nexport type ServerMessage =\n  | DashboardEvent\n";
     for (name, data) in [
         ("joined", Joined::name(&config)),
         ("left", Left::name(&config)),
