@@ -1,6 +1,7 @@
-//! Publishes random payments to a running stack, the way billing code does.
+//! Publishes random payments, the way billing code does. Needs a Redis, for example that of a running gateway:
 //!
 //! ```text
+//! redis-server --save '' &
 //! cargo run -p publisher --example publish -- redis://localhost:6379 acorn --count 100 --rate 5
 //! ```
 
@@ -16,12 +17,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 struct Arguments {
     /// The stack's Redis.
     redis_url: String,
-    /// Whose dashboards to publish to.
+    /// The tenant whose dashboards show the payments.
     tenant: TenantId,
     /// How many payments.
     #[arg(long, default_value_t = 20)]
     count: u32,
-    /// Payments in a second; more than the tenant's limit are throttled, and wait.
+    /// Payments in a second. Those beyond the tenant's limit are throttled, and wait.
     #[arg(long, default_value_t = 2.0, value_parser = positive)]
     rate: f64,
 }
@@ -47,7 +48,8 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Until there is an outcome: the same event again after a doubt, and after the limit's own time when it is throttled.
+/// Publishes an event until there is an outcome: the same event again when the outcome is unknown, and after the limit's time when it is
+/// throttled.
 async fn publish(dashboards: &Publisher, tenant: &TenantId, event: &DashboardEvent) -> Result<Outcome, PublishError> {
     loop {
         match dashboards.broadcast_to_tenant(tenant, event).await {

@@ -1,10 +1,11 @@
-//! How many events a second one publisher gets through, over many tenants.
+//! Measures how many events a second one publisher publishes, over many tenants. Needs a Redis:
 //!
 //! ```text
+//! redis-server --save '' &
 //! cargo run --release -p publisher --example throughput -- redis://localhost:6379
 //! ```
 //!
-//! Writes under a prefix of its own, but does fill that Redis' memory: about 1 KiB an event until the log expires.
+//! It writes under a prefix of its own. Each event takes about 1 KiB of that Redis' memory until the log expires.
 
 use std::time::{Duration, Instant};
 

@@ -2,24 +2,24 @@
 
 use std::net::IpAddr;
 
-/// Whether a host is this machine: what goes there passes no network.
+/// Whether a host is this machine, so that a connection to it passes no network.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']);
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// The character that cuts a URL's password short, if one does: `/`, `?` and `#` end the part of a URL that has user, password and host,
-/// which are found before an `@` after it.
+/// The character that cuts a URL's password short, if one does. `/`, `?` and `#` end the part of a URL that has user, password and host;
+/// an `@` that comes after them shows that they were meant as part of the password.
 fn cuts_password(url: &str) -> Option<char> {
     let (_, rest) = url.split_once("://")?;
     let (authority, after) = rest.split_at(rest.find(['/', '?', '#'])?);
     let (before, _) = after.split_once('@')?;
-    // An `@` in the value of a parameter is right.
+    // An `@` in the value of a parameter is allowed.
     let is_of_a_parameter = before.split_once('?').is_some_and(|(_, query)| query.contains('='));
     (authority.contains(':') && !is_of_a_parameter).then(|| after.chars().next())?
 }
 
-/// What to write where a URL's password must be percent-encoded and isn't. Says nothing else of it.
+/// What to write where a URL's password must be percent-encoded and isn't. The text repeats nothing else of the URL.
 pub(crate) fn encoding_rule(url: &str) -> Option<String> {
     let character = cuts_password(url)?;
     Some(format!("the password has a {character} that ends it too early: write %{:02X} in its place", character as u32))
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_this_machine_or_it_is_not() {
+    fn the_hosts_of_this_machine_are_known() {
         for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "::1", "[::1]", "::ffff:127.0.0.1"] {
             assert!(is_loopback(host), "{host}");
         }

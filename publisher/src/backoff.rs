@@ -4,7 +4,7 @@ use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(50);
 
-/// Doubles from 50 ms to a limit. Each delay is drawn at random from its upper half, so that a fleet does not dial in step.
+/// Doubles from 50 ms to a limit. Each delay is drawn at random from its upper half, so that many clients do not connect in step.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -23,8 +23,8 @@ impl Backoff {
         rand::random_range(delay / 2..=delay)
     }
 
-    /// Starts over after a connection that lasted. One that broke soon after it was made must not: it would be dialled anew
-    /// 20 times a second.
+    /// Starts over after a connection that lasted. A connection that breaks soon after it was made keeps the longer delays: otherwise it
+    /// would be opened 20 times a second.
     pub(crate) fn reset_after(&mut self, lasted: Duration) {
         if lasted > Duration::from_secs(1) {
             self.next = FIRST;

@@ -1,11 +1,11 @@
-//! The address of PostgreSQL, and how safe the way there is (design §6). Every program that opens `DATABASE_URL` reads it here.
+//! The address of PostgreSQL, and how safe the connection is. The gateway and the load test read `DATABASE_URL` here.
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
 use crate::address::{encoding_rule, is_loopback};
 
-/// The address can't be used. The text names the rule, and never repeats the address, for a password may be in it.
+/// The address can't be used. The text names the rule, and never repeats the address, which may have a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidDatabaseUrl(String);
@@ -13,10 +13,10 @@ pub struct InvalidDatabaseUrl(String);
 /// Reads `postgres://user:password@host[:port]/database[?sslmode=…]`.
 ///
 /// Without `sslmode` a connection that leaves this machine must be encrypted, to a server whose certificate is valid for the host's name.
-/// The client library's default would fall back to clear text, and believe any certificate.
+/// The client library's default would fall back to clear text, and accept any certificate.
 ///
 /// # Errors
-/// When it can't be used.
+/// [`InvalidDatabaseUrl`] says the rule.
 pub fn options(url: &str) -> Result<PgConnectOptions, InvalidDatabaseUrl> {
     if let Some(rule) = encoding_rule(url) {
         return Err(InvalidDatabaseUrl(rule));
@@ -41,7 +41,7 @@ pub fn options(url: &str) -> Result<PgConnectOptions, InvalidDatabaseUrl> {
     // The library's own error could repeat the address.
     let mut options: PgConnectOptions = url.parse().map_err(|_| unusable())?;
     if let Some(bare) = options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        // In brackets an address is no name that a certificate could have.
+        // A certificate never has an address in brackets.
         options = options.clone().host(bare);
     }
     if modes.is_empty() && !stays_here(&options) {
@@ -50,8 +50,8 @@ pub fn options(url: &str) -> Result<PgConnectOptions, InvalidDatabaseUrl> {
     Ok(options)
 }
 
-/// What is unsafe about the way to this database, and what to write instead; `None` for one that stays on this machine, or leads to the
-/// server of that name and to no other.
+/// What is unsafe about the connection to this database, and what to write instead. `None` for a connection that stays on this machine,
+/// or that only the server of this name can accept.
 pub fn weakness(options: &PgConnectOptions) -> Option<String> {
     if stays_here(options) {
         return None;
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn b68_what_is_wrong_with_an_address_is_said_without_it() {
+    fn b68_an_error_about_an_address_does_not_repeat_it() {
         for (url, said) in [
             ("", "postgres://user:password@host"),
             ("mysql://u:hunter2@h/d", "postgres://user:password@host"),

@@ -1,73 +1,73 @@
-//! The throttle of the log: what goes on being wrong is said again once a minute, not each time that it happens.
+//! The throttle of the log: a failure that repeats is logged once a minute, not each time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A cause that stays is logged this often.
+/// A cause that repeats is logged this often.
 const AGAIN: Duration = Duration::from_secs(60);
-/// Causes that are told apart; more within a minute are somebody's changing text.
+/// Causes that are told apart. More within a minute are texts that change each time.
 const CAUSES: usize = 32;
 
-/// The causes that were said of late.
+/// The causes that were logged lately.
 #[derive(Debug, Default)]
 pub struct LogThrottle {
-    said: Vec<Said>,
+    logged: Vec<Logged>,
     open: bool,
 }
 
 #[derive(Debug)]
-struct Said {
+struct Logged {
     cause: String,
     at: Instant,
-    /// How often it was counted since.
-    unsaid: u64,
+    /// How often it was counted since then.
+    unlogged: u64,
 }
 
 impl LogThrottle {
-    /// Whether to say this now.
+    /// Whether to log this cause now.
     pub fn is_due(&mut self, cause: &str) -> bool {
         let due = self.count(cause).is_some();
-        // Who doesn't ask for counts doesn't ask what is overdue either.
-        self.said.iter_mut().filter(|said| said.cause == cause).for_each(|said| said.unsaid = 0);
+        // A caller without counts has no use for overdue ones.
+        self.logged.iter_mut().filter(|logged| logged.cause == cause).for_each(|logged| logged.unlogged = 0);
         due
     }
 
-    /// Counts a cause. When it is to be said now: how often it came since it was last said, this time included.
+    /// Counts a cause. When it is due: how often it came since it was last logged, this time included.
     pub fn count(&mut self, cause: &str) -> Option<u64> {
-        self.said.retain(|said| said.cause == cause || said.at.elapsed() < AGAIN || said.unsaid > 0);
-        let full = self.said.len() >= CAUSES;
-        let count = if let Some(said) = self.said.iter_mut().find(|said| said.cause == cause) {
-            said.unsaid += 1;
-            said.count_if_due()?
+        self.logged.retain(|logged| logged.cause == cause || logged.at.elapsed() < AGAIN || logged.unlogged > 0);
+        let full = self.logged.len() >= CAUSES;
+        let count = if let Some(logged) = self.logged.iter_mut().find(|logged| logged.cause == cause) {
+            logged.unlogged += 1;
+            logged.count_if_due()?
         } else if full {
             return None;
         } else {
-            self.said.push(Said { cause: cause.to_owned(), at: Instant::now(), unsaid: 0 });
+            self.logged.push(Logged { cause: cause.to_owned(), at: Instant::now(), unlogged: 0 });
             1
         };
         self.open = true;
         Some(count)
     }
 
-    /// What was counted and not said yet, where its minute is over: it is to be said now, though it may have ended.
+    /// The causes that were counted and not logged yet, where their minute is over. They are due, even if they have ended.
     pub fn overdue(&mut self) -> Vec<(String, u64)> {
-        let said = self.said.iter_mut().filter(|said| said.unsaid > 0);
-        said.filter_map(|said| Some((said.cause.clone(), said.count_if_due()?))).collect()
+        let logged = self.logged.iter_mut().filter(|logged| logged.unlogged > 0);
+        logged.filter_map(|logged| Some((logged.cause.clone(), logged.count_if_due()?))).collect()
     }
 
-    /// Whether something was said since it was last over, so that its end is worth saying too.
+    /// Whether a cause was logged since the last call, so that its end should be logged too.
     pub fn is_over(&mut self) -> bool {
         std::mem::take(&mut self.open)
     }
 }
 
-impl Said {
+impl Logged {
     fn count_if_due(&mut self) -> Option<u64> {
         let due = self.at.elapsed() >= AGAIN;
         due.then(|| {
             self.at = Instant::now();
-            std::mem::take(&mut self.unsaid)
+            std::mem::take(&mut self.unlogged)
         })
     }
 }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn each_cause_is_said_once_a_minute() {
+    async fn each_cause_is_logged_once_a_minute() {
         let mut throttle = LogThrottle::default();
         assert!(!throttle.is_over());
         assert!(throttle.is_due("refused") && !throttle.is_due("refused") && throttle.is_due("wrong password"));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn b71_what_was_not_said_is_counted_and_said_when_its_minute_is_over() {
+    async fn b71_causes_that_were_not_logged_are_counted_and_logged_after_a_minute() {
         let mut throttle = LogThrottle::default();
         let counts: Vec<_> = (0..200).filter_map(|_| throttle.count("wrong key")).collect();
         assert_eq!((counts, throttle.overdue()), (vec![1], vec![]));

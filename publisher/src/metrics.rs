@@ -1,4 +1,4 @@
-//! Every metric of a publisher, resolved once: a publish looks no name and no label up.
+//! Every metric of a publisher. The handles are resolved once, so that a publish looks up no name and no label.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ pub(crate) struct PublisherMetrics {
 }
 
 impl PublisherMetrics {
-    /// The recorder must have been installed before: handles of an absent recorder stay mute.
+    /// Resolves the handles. The recorder must have been installed before: handles of no recorder count nothing.
     pub(crate) fn register() -> Self {
-        describe_counter!("publisher_events_total", "Events by what became of them");
+        describe_counter!("publisher_events_total", "Events by outcome");
         describe_histogram!("publisher_publish_seconds", Unit::Seconds, "How long a publish took");
         let events = |outcome: &'static str| counter!("publisher_events_total", "outcome" => outcome);
         Self {

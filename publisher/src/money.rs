@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 /// An amount in rand with exactly two decimals, at most 9,999,999,999.99 either way (PostgreSQL's `numeric(12,2)`).
 ///
 /// In JSON it is a number with two decimals, `1500.00`. It is read only from a plain JSON number with at most two
-/// decimals: no string, no exponent, no third decimal that somebody would have to round, no `-0`. Both directions go
+/// decimals: no string, no exponent, no third decimal (which would have to be rounded), no `-0`. Both directions go
 /// through serde_json's raw text, so serialise and deserialise it with serde_json only.
 ///
 /// ```
@@ -40,7 +40,7 @@ pub enum InvalidMoney {
 const MAX_CENTS: i64 = 999_999_999_999;
 
 impl Money {
-    /// No money at all.
+    /// Zero.
     pub const ZERO: Self = Self(Decimal::ZERO);
 
     /// From a whole number of cents.
@@ -57,7 +57,7 @@ impl Money {
         self.0
     }
 
-    /// Below zero.
+    /// Whether the amount is below zero.
     pub fn is_negative(self) -> bool {
         self.0 < Decimal::ZERO
     }
@@ -93,7 +93,7 @@ impl FromStr for Money {
         if !digits(whole) || !digits(cents) || cents.len() > 2 || leading_zero {
             return Err(InvalidMoney::NotPlain);
         }
-        // Longer than the range allows, and perhaps longer than any integer type: no need to look at the digits.
+        // Longer than the range allows, and perhaps longer than any integer type.
         if whole.len() > 10 {
             return Err(InvalidMoney::OutOfRange);
         }

@@ -1,5 +1,4 @@
-//! The transactional outbox: an event is recorded in the transaction that makes it true, and published after it
-//! has committed.
+//! The transactional outbox: an event is recorded in the billing transaction, and published after the transaction has committed.
 //!
 //! ```no_run
 //! use publisher::{DashboardEvent, PaymentReceived, TenantId, outbox};
@@ -21,19 +20,19 @@ use sqlx::PgConnection;
 
 use crate::{event::DashboardEvent, invalid_event::InvalidEvent, tenant::TenantId, timestamp};
 
-/// Why an event was not recorded. The transaction it was to be part of can only roll back.
+/// Why an event was not recorded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// The event breaks a rule; nothing was sent to the database, and the transaction is still good.
+    /// The event breaks a rule. Nothing was sent to the database, and the transaction can go on.
     #[error("the event is invalid: {0}")]
     Invalid(#[from] InvalidEvent),
-    /// The database refused, or can't be reached.
+    /// The database refused the event, or can't be reached. The transaction can only be rolled back.
     #[error("the event was not recorded: {0}")]
     Database(#[from] sqlx::Error),
 }
 
-/// Records an event as part of the transaction that is open on `connection`: dashboards show it if that commits.
+/// Records an event in the transaction that is open on `connection`. Dashboards show the event if the transaction commits.
 ///
 /// The event keeps its id. Publishing it directly as well, for speed, is harmless: it is shown once.
 ///

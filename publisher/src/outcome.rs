@@ -10,17 +10,17 @@ pub enum Outcome {
     Published {
         /// Its number among the tenant's events.
         seq: u64,
-        /// Gateways that Redis handed it to at once. Zero means that nobody looks.
+        /// Gateways that Redis handed it to at once. Zero means that no dashboard of the tenant is open.
         receivers: u64,
     },
-    /// The tenant has had its events of this second. Nothing was published.
+    /// The tenant's limit for this second is reached. Nothing was published.
     Throttled {
         /// After this time the same event can succeed.
         retry_after: Duration,
     },
-    /// An event with this id was published before: by an earlier call, or by this one, when its first reply was lost.
+    /// An event with this id was published before, by an earlier call, or by this call when its first reply was lost.
     Duplicate {
-        /// The number it got then.
+        /// Its number among the tenant's events.
         seq: u64,
     },
 }
@@ -38,9 +38,9 @@ impl fmt::Display for Term {
 /// What became of a leader's event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relayed {
-    /// As for any event.
+    /// The outcome, as for any event.
     Outcome(Outcome),
-    /// Refused: a later leader has been here. This one must stop.
+    /// Refused: a later leader has published. This leader must stop.
     Superseded {
         /// The later leader's term.
         term: Term,

@@ -14,11 +14,11 @@ use crate::{event_type::DashboardEventType, invalid_event::InvalidEvent, money::
 pub struct PaymentReceived {
     /// Names the payment; dashboards show one payment once. 1 to 128 characters.
     pub payment_id: String,
-    /// What was paid; never negative.
+    /// The amount that was paid; never negative.
     pub amount: Money,
-    /// Who paid. 1 to 200 characters.
+    /// The parent who paid. 1 to 200 characters.
     pub parent_name: String,
-    /// For whom. 1 to 200 characters.
+    /// The child that the payment is for. 1 to 200 characters.
     pub child_name: String,
     /// The invoice it was paid on. 1 to 128 characters.
     pub invoice_number: String,
@@ -31,7 +31,7 @@ pub struct PaymentReceived {
 pub struct InvoiceStatusChanged {
     /// Names the invoice. 1 to 128 characters.
     pub invoice_id: String,
-    /// The number people know it by. 1 to 128 characters.
+    /// The number on the invoice. 1 to 128 characters.
     pub invoice_number: String,
     /// The status it had, `PENDING` for one. 1 to 64 characters.
     pub previous_status: String,
@@ -46,11 +46,11 @@ pub struct InvoiceStatusChanged {
 pub struct ArrearsAlert {
     /// Names the parent. 1 to 128 characters.
     pub parent_id: String,
-    /// Who owes. 1 to 200 characters.
+    /// The parent who owes. 1 to 200 characters.
     pub parent_name: String,
-    /// What is overdue; never negative.
+    /// The sum that is overdue; never negative.
     pub total_arrears: Money,
-    /// For how long.
+    /// For how many days.
     pub days_overdue: u32,
 }
 
@@ -162,7 +162,7 @@ impl MetricsUpdated {
 }
 
 impl EventsCondensed {
-    /// So many events of each kind, condensed now.
+    /// This number of events of each kind, condensed now.
     pub fn new(condensed: BTreeMap<DashboardEventType, u64>) -> Self {
         Self {
             total_outstanding: (),
@@ -190,9 +190,9 @@ fn counts_condensed(condensed: &BTreeMap<DashboardEventType, u64>) -> Result<(),
     condensed.values().try_for_each(|events| count("data.condensed", *events))
 }
 
-/// Any characters are welcome (they are data, and the page escapes them); only the length is bounded.
+/// Any characters are allowed, since the page escapes them. Only the length is bounded.
 fn text(field: &str, text: &str, longest: usize) -> Result<(), InvalidEvent> {
-    // A character takes a byte at least: a far too long text is not counted to its end.
+    // A character takes four bytes at most, so that a far too long text is not counted to its end.
     let fits = !text.is_empty() && text.len() <= longest * 4 && text.chars().count() <= longest;
     if fits { Ok(()) } else { Err(InvalidEvent::new(field, format!("must be 1 to {longest} characters"))) }
 }

@@ -1,4 +1,4 @@
-//! The publisher: one script run for each event, and an answer in time whatever Redis does.
+//! The publisher: it runs one script for each event, and answers in time whatever Redis does.
 
 use std::{
     sync::Arc,
@@ -26,19 +26,18 @@ use crate::{
     topology::{RedisUrl, Servers, is_elsewhere},
 };
 
-/// How long an attempt may go without an answer before the same event is sent over another connection as well. Whichever is
-/// answered first counts: on a way that takes longer than this, the first one is.
+/// An attempt without an answer for this time is followed by another one, over another connection. The first answer counts.
 const ATTEMPT: Duration = Duration::from_millis(100);
-/// How often a call looks for a connection that is back after its first attempt was lost, or for the server where its tenant
-/// is now.
+/// The time between two searches of a call for a connection: one that is back after the first attempt was lost, or one to the
+/// server that has the tenant now.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// How long `connect` waits for Redis before it leaves the connecting to the background.
+/// `connect` waits for Redis for this time; afterwards the connecting goes on in the background.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 
 /// Publishes events to the dashboards of tenants.
 ///
-/// Cheap to clone, and one is enough for a process: any number of tasks share its few connections. Every call ends
-/// within the configured timeout (250 ms), and none of them fails the billing transaction it stands in.
+/// Cheap to clone. One is enough for a process: any number of tasks share its few connections. Every call ends within the
+/// configured timeout (250 ms).
 #[derive(Clone)]
 pub struct Publisher {
     inner: Arc<Inner>,
@@ -144,7 +143,7 @@ impl Publisher {
         result
     }
 
-    /// Tells the tenant's dashboards that a parent paid.
+    /// Shows the tenant's dashboards a payment.
     ///
     /// # Errors
     /// As [`broadcast_to_tenant`](Self::broadcast_to_tenant).
@@ -156,7 +155,7 @@ impl Publisher {
         self.send(tenant, data).await
     }
 
-    /// Tells the tenant's dashboards that an invoice has another status.
+    /// Shows the tenant's dashboards that an invoice has another status.
     ///
     /// # Errors
     /// As [`broadcast_to_tenant`](Self::broadcast_to_tenant).
@@ -168,7 +167,7 @@ impl Publisher {
         self.send(tenant, data).await
     }
 
-    /// Tells the tenant's dashboards that a parent is in arrears.
+    /// Shows the tenant's dashboards that a parent is in arrears.
     ///
     /// # Errors
     /// As [`broadcast_to_tenant`](Self::broadcast_to_tenant).
@@ -176,8 +175,8 @@ impl Publisher {
         self.send(tenant, data).await
     }
 
-    /// Gives the tenant's dashboards new figures. Refused while fewer than 4 of the 10 events of a second are left: figures
-    /// replace each other, and must not cost a payment its place.
+    /// Shows the tenant's dashboards new figures. They are refused while fewer than 4 of the 10 events of a second are left, since
+    /// figures replace each other, and must leave places for payments.
     ///
     /// # Errors
     /// As [`broadcast_to_tenant`](Self::broadcast_to_tenant).
@@ -185,10 +184,10 @@ impl Publisher {
         self.send(tenant, data).await
     }
 
-    /// Waits for the calls in flight, then closes the connections. Calls on other clones are `Unavailable` from then on.
+    /// Waits for the calls in flight, then closes the connections. From then on calls on other clones fail as `Unavailable`.
     pub async fn close(self) {
         let all = u32::try_from(self.inner.config.max_in_flight).expect("validated to be far smaller");
-        // Every call ends within the timeout, and with it this wait.
+        // Every call ends within the timeout, so that this wait does too.
         let _ = timeout(self.inner.config.timeout, self.inner.slots.acquire_many(all)).await;
         self.inner.slots.close();
         self.inner.redis.close().await;
@@ -214,9 +213,9 @@ impl Inner {
             TryAcquireError::Closed => PublishError::Unavailable,
         })?;
 
-        // Once an attempt was perhaps sent, only an answer of Redis ends the doubt.
+        // Once an attempt was perhaps sent, only an answer of Redis says whether the event was published.
         let mut sent = false;
-        // An answer that this attempt changed nothing. Another attempt that is under way still may.
+        // An answer by which this attempt changed nothing. Another attempt that is under way still may.
         let mut unchanged = None;
         let mut attempts = FuturesUnordered::new();
         loop {
@@ -233,7 +232,7 @@ impl Inner {
                     attempts.push(async move { connection.run(call, rest).await });
                     ATTEMPT
                 }
-                // They end with the deadline.
+                // The attempts under way end with the deadline.
                 None if !attempts.is_empty() => LOOK_AGAIN,
                 None if rest.is_zero() => return Err(given_up(sent, &event.id)),
                 None if sent => {

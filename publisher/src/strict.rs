@@ -11,7 +11,7 @@ use crate::{invalid_event::InvalidEvent, sanitised::sanitised};
 
 /// Parses one JSON object; in an error the field's path starts with `at`.
 pub(crate) fn from_str<'de, T: Deserialize<'de>>(at: &str, raw: &'de str) -> Result<T, InvalidEvent> {
-    // serde would take the fields in order from an array as well.
+    // serde would also read the fields from an array, in their order.
     if raw.trim_start().starts_with('[') {
         return Err(InvalidEvent::new(field(at, "."), "must be an object, not an array"));
     }
@@ -24,10 +24,10 @@ pub(crate) fn from_str<'de, T: Deserialize<'de>>(at: &str, raw: &'de str) -> Res
     Ok(parsed)
 }
 
-/// serde's message put into our form: the field first, then the rule, and little of what was sent.
+/// serde's message in our form: the field first, then the rule, and little of the text that was sent.
 fn invalid(at: &str, path: &str, error: &serde_json::Error) -> InvalidEvent {
     let message = error.to_string();
-    // serde_json ends its messages with the position; the path says it better.
+    // serde_json ends its messages with the position in the text. The path is more useful.
     let message = match message.rsplit_once(" at line ") {
         Some((text, _)) if error.line() > 0 => text,
         _ => &message,
@@ -54,7 +54,7 @@ fn invalid(at: &str, path: &str, error: &serde_json::Error) -> InvalidEvent {
 fn rule(message: &str) -> String {
     let found = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     let Some((found, expected)) = found.and_then(|rest| rest.rsplit_once(", expected ")) else {
-        // The message of one of our own types.
+        // The message comes from one of our own types.
         return message.to_owned();
     };
     let expected = match expected {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serializer, de};
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
-/// The rule of a timestamp that was not read from text.
+/// The rule of a timestamp that comes from a program.
 pub(crate) const YEARS: &str = "must lie in the years 0000 to 9999 in UTC";
 
 const RULE: &str = "must be an RFC 3339 timestamp, like 2026-11-23T08:15:00Z";
@@ -13,7 +13,7 @@ pub(crate) fn is_writable(at: OffsetDateTime) -> bool {
     at.checked_to_offset(UtcOffset::UTC).is_some_and(|utc| (0..=9999).contains(&utc.year()))
 }
 
-/// `2026-11-23T08:15:00.000000Z`. A date that cannot be written so is refused by validation before anything is published.
+/// `2026-11-23T08:15:00.000000Z`. Validation refuses other dates before anything is published.
 pub(crate) fn format(at: OffsetDateTime) -> String {
     let utc = at.checked_to_offset(UtcOffset::UTC).unwrap_or(at);
     let (hour, minute, second, micros) = utc.to_hms_micro();
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_written_in_utc_with_six_decimals() {
+    fn every_moment_is_written_in_utc_with_six_decimals() {
         assert_eq!(format(datetime!(2026-11-23 10:15:00 +02:00)), "2026-11-23T08:15:00.000000Z");
         assert_eq!(format(datetime!(2026-01-02 03:04:05.000_000_999 UTC)), "2026-01-02T03:04:05.000000Z");
     }

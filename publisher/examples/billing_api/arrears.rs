@@ -10,10 +10,10 @@ use tracing::{error, info};
 
 use crate::error::ApiError;
 
-/// What each account of a centre owes that is overdue, and whether that is over its threshold: set-based, and events from SQL itself.
+/// Finds the accounts of a centre that owe more than its threshold, marks them, and records their events, all in SQL.
 ///
-/// An account is marked when it crosses and unmarked when it falls below, so that crossing again alerts again. The mark is what two
-/// sweeps at once compete for: the second waits for the row, sees it marked, and leaves it.
+/// An account is marked when it crosses and unmarked when it falls below, so that crossing again alerts again. Of two
+/// sweeps at once the second waits for the row, finds it marked, and leaves it.
 const SWEEP: &str = "
     with owed as (
         select parent.tenant_id, parent.id, parent.name, tenant.arrears_threshold,
@@ -40,15 +40,15 @@ const SWEEP: &str = "
         'parentId', id, 'parentName', name, 'totalArrears', arrears, 'daysOverdue', days)))
     from crossed";
 
-/// What came of a sweep.
+/// The result of a sweep.
 #[derive(Debug, Default, Serialize)]
 pub struct Swept {
     alerts: i64,
-    /// Centres whose sweep failed; those of the others did not.
+    /// Centres whose sweep failed.
     failed: Vec<String>,
 }
 
-/// Sweeps centre by centre: what is wrong with the books of one is that centre's trouble alone.
+/// Sweeps centre by centre, so that an error in the books of one does not stop the others.
 async fn sweep(pool: &PgPool) -> sqlx::Result<Swept> {
     let centres: Vec<String> = sqlx::query_scalar("select id from billing.tenants order by id").fetch_all(pool).await?;
     let mut swept = Swept::default();

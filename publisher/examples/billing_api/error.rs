@@ -1,4 +1,4 @@
-//! What the API answers when it doesn't do what it was asked for.
+//! The API's errors, and how each is answered.
 
 use axum::{
     Json,
@@ -10,13 +10,13 @@ use publisher::outbox::RecordError;
 use serde_json::json;
 use tracing::error;
 
-/// Why a request was not carried out. Whatever it is, the transaction was rolled back: nothing is half done.
+/// Why a request was not carried out. Its transaction was rolled back.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// The request can't be read.
     #[error("{0}")]
     Malformed(String),
-    /// There is no such thing in this centre.
+    /// The centre has no such invoice or tenant.
     #[error("{0}: not found")]
     NotFound(&'static str),
     /// A field breaks a rule.
@@ -27,10 +27,10 @@ pub enum ApiError {
         /// What it must be.
         rule: String,
     },
-    /// It can't be done to a thing in this state.
+    /// The invoice's state does not allow it.
     #[error("{0}")]
     Conflict(String),
-    /// The database, or a bug: for the log, not for the caller.
+    /// The database failed, or there is a bug. The text goes to the log, not to the caller.
     #[error(transparent)]
     Internal(#[from] anyhow::Error),
 }

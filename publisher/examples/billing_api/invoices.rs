@@ -10,7 +10,7 @@ use sqlx::{PgPool, Row};
 
 use crate::error::ApiError;
 
-/// What the caller says.
+/// The request's body.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Request {
@@ -26,7 +26,7 @@ pub struct Changed {
     status: String,
 }
 
-/// Changes a status and tells the dashboards. The status that it has already is no change, and tells nobody.
+/// Changes an invoice's status and records the event. A status that the invoice has already makes no event.
 pub async fn change_status(
     State(pool): State<PgPool>,
     Path(id): Path<String>,

@@ -1,15 +1,14 @@
-//! A reference API node: what billing code around the dashboards can look like. Copy it.
+//! A reference API node: an example of billing code around the dashboards, to be copied.
 //!
 //!     DATABASE_URL=postgres://… gateway migrate --reference
 //!     DATABASE_URL=postgres://… cargo run -p publisher --features outbox --example billing_api -- --seed
 //!     curl -X POST 127.0.0.1:8090/payments -H 'Content-Type: application/json' -H 'Idempotency-Key: eft-8714' \
 //!          -d '{"tenantId":"acorn-montessori","invoiceId":"inv-001","amount":1500.00}'
 //!
-//! The one idea: what happened and the event that tells of it are written in the same transaction. There is no call to the dashboards
-//! that could fail after the commit, and none that could tell of a payment that was rolled back. Redis is not even known here.
+//! A payment and its event are written in the same transaction. So no call to the dashboards can fail after the commit, and no dashboard
+//! shows a payment that was rolled back. This program does not know Redis.
 //!
-//! Who may call it is out of scope: it listens on the loopback, and a real API puts its own authentication in front, which also
-//! decides the tenant.
+//! It has no authentication, and listens on the loopback. A real API authenticates its callers, which also decides the tenant.
 
 mod arrears;
 mod books;
@@ -44,11 +43,11 @@ struct Options {
     #[arg(long)]
     seed: bool,
 
-    /// The same as so many centres more, `load-1` and on: for load tests.
+    /// Write this number of further centres, `load-1` and on, for load tests.
     #[arg(long, value_name = "CENTRES", default_value_t = 0)]
     seed_load: u32,
 
-    /// Between two looks for accounts that have crossed their threshold.
+    /// The time between two searches for accounts that have crossed their threshold.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     sweep_seconds: u64,
 }

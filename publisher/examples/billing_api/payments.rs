@@ -1,4 +1,4 @@
-//! `POST /payments`: a payment comes in.
+//! `POST /payments`: records a payment.
 
 use axum::{
     Json,
@@ -12,7 +12,7 @@ use sqlx::{Acquire, PgPool, Postgres, Row, Transaction};
 
 use crate::error::ApiError;
 
-/// What the caller says.
+/// The request's body.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Request {
@@ -21,7 +21,7 @@ pub struct Request {
     amount: Money,
 }
 
-/// What became of it.
+/// The answer.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
@@ -32,7 +32,7 @@ pub struct Receipt {
     invoice_status: String,
 }
 
-/// An invoice that nobody else can change until the transaction ends.
+/// An invoice that is locked until the transaction ends.
 struct Invoice {
     number: String,
     status: String,
@@ -41,10 +41,10 @@ struct Invoice {
     child: String,
 }
 
-/// Allocates a payment to its invoice, and tells the dashboards; all of it or nothing.
+/// Allocates a payment to its invoice and records the events, in one transaction.
 ///
-/// With an `Idempotency-Key`, asking again gives the first answer: a client that lost the reply may simply retry. The key belongs to
-/// that invoice and amount; another payment under it is refused.
+/// With an `Idempotency-Key`, the same request again gives the first answer, so that a client that lost the reply can retry. The key
+/// belongs to this invoice and amount; another payment with the same key is refused.
 pub async fn record(
     State(pool): State<PgPool>,
     headers: HeaderMap,
@@ -135,14 +135,14 @@ async fn lock_invoice(transaction: &mut Transaction<'_, Postgres>, request: &Req
     })
 }
 
-/// The first answer to a key, once the requests before this one that have the same key are done.
+/// The first answer to a key. Waits for earlier requests with the same key.
 async fn recorded_before(
     transaction: &mut Transaction<'_, Postgres>,
     request: &Request,
     key: &str,
 ) -> Result<Option<Receipt>, ApiError> {
     let tenant = request.tenant_id.as_str();
-    // Two keys with the same hash only wait for each other.
+    // Two keys with the same hash wait for each other; that does no harm.
     let lock = "select pg_advisory_xact_lock(hashtextextended($1 || ' ' || $2, 0))";
     sqlx::query(lock).bind(tenant).bind(key).execute(&mut **transaction).await?;
     let query = "select payment.id, payment.invoice_id, payment.amount, invoice.number,

@@ -1,8 +1,8 @@
-//! Books to begin with: a small centre as there are many, or many of them for load.
+//! Books for a start: a small centre, or many of them for load tests.
 
 use sqlx::PgPool;
 
-/// The centre: 24 families, four months of invoices, most of them paid.
+/// A centre of 24 families, four months of invoices, most of them paid.
 pub async fn centre(pool: &PgPool) -> sqlx::Result<()> {
     write(pool, "acorn-montessori", "Acorn Montessori, Observatory").await
 }
@@ -15,7 +15,7 @@ pub async fn load(pool: &PgPool, centres: u32) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Nothing that is there already is touched.
+/// Leaves rows that exist as they are.
 async fn write(pool: &PgPool, tenant: &str, name: &str) -> sqlx::Result<()> {
     let mut transaction = pool.begin().await?;
     for statement in [

@@ -12,15 +12,15 @@ export type PaymentReceived = {
  */
 paymentId: string, 
 /**
- * What was paid; never negative.
+ * The amount that was paid; never negative.
  */
 amount: Money, 
 /**
- * Who paid. 1 to 200 characters.
+ * The parent who paid. 1 to 200 characters.
  */
 parentName: string, 
 /**
- * For whom. 1 to 200 characters.
+ * The child that the payment is for. 1 to 200 characters.
  */
 childName: string, 
 /**
@@ -37,7 +37,7 @@ export type InvoiceStatusChanged = {
  */
 invoiceId: string, 
 /**
- * The number people know it by. 1 to 128 characters.
+ * The number on the invoice. 1 to 128 characters.
  */
 invoiceNumber: string, 
 /**
@@ -58,15 +58,15 @@ export type ArrearsAlert = {
  */
 parentId: string, 
 /**
- * Who owes. 1 to 200 characters.
+ * The parent who owes. 1 to 200 characters.
  */
 parentName: string, 
 /**
- * What is overdue; never negative.
+ * The sum that is overdue; never negative.
  */
 totalArrears: Money, 
 /**
- * For how long.
+ * For how many days.
  */
 daysOverdue: number, };
 
