@@ -248,3 +248,5 @@ impl Stream {
 
 #[cfg(test)]
 mod histories;
+#[cfg(test)]
+mod tests;

@@ -74,7 +74,13 @@ impl Stream {
         let rest = held.into_iter().filter(|message| !is_counted(message));
         match self.accept_all(rest) {
             Ok(()) => self.end_outage(),
-            Err(odd) => self.ask(Arrivals::held(odd), Purpose::EndOutage),
+            Err(odd) => match &mut self.phase {
+                // A join has just asked for it.
+                Phase::Live { read: Some(read), .. } => {
+                    (read.arrivals, read.purpose) = (Arrivals::held(odd), Purpose::EndOutage);
+                }
+                _ => self.ask(Arrivals::held(odd), Purpose::EndOutage),
+            },
         }
     }
 

@@ -1,0 +1,563 @@
+//! The stream between the model of a server and its members, and the two judges.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use publisher::internals::Message;
+use time::OffsetDateTime;
+
+use super::super::chain::{MAX_HELD, follows};
+use super::super::load::Recipients;
+use super::super::{Arrivals, Effect, Newcomer, Phase, Purpose, Read, SocketId, Stage, Start, Stream, position_of};
+use super::server::Server;
+use super::{Op, StrayEpoch};
+use crate::engine::{Known, Outage, Position, Reading, Ticket};
+use crate::socket::snapshot::{Parts, Snapshot};
+
+enum OnTheWire {
+    Message(Message),
+    /// An answer, with the step at which the server gave it.
+    Answer(Ticket, Reading, u64),
+}
+
+/// A join that is not answered yet.
+#[derive(Debug)]
+struct Join {
+    resume: Option<Position>,
+    /// The log has had everything after the position at each moment since: the member must be recovered.
+    reachable: bool,
+    /// The events that were delivered meanwhile.
+    delivered: usize,
+}
+
+/// A joined member.
+struct Member {
+    at: Position,
+    /// What it lacks of its snapshot.
+    lacks: Parts,
+}
+
+pub struct World {
+    pub server: Server,
+    pub stream: Stream,
+    /// The server sends us what is published.
+    pub subscribed: bool,
+    /// Questions on their way to the server.
+    pub requests: VecDeque<(Ticket, Option<Known>)>,
+    /// Questions without an answer yet; `None` is the subscription.
+    asked: HashMap<Ticket, Option<Known>>,
+    /// Questions that were answered.
+    answered: Vec<Ticket>,
+    wire: VecDeque<OnTheWire>,
+    /// What came before the subscription's answer.
+    early: Vec<Message>,
+    /// Queries under way, each with what the server had when it began: what its answer has for certain.
+    pub loads: VecDeque<(Ticket, Position, u32)>,
+    all_loads: Vec<Ticket>,
+    members: HashMap<SocketId, Member>,
+    waiting: HashMap<SocketId, Join>,
+    /// Members that a stray event was missed by, and that have yet to be told.
+    owed: HashSet<SocketId>,
+    /// Positions that members have been at.
+    seen: Vec<Position>,
+    next: u64,
+    step: u64,
+    degraded: bool,
+    /// The step at which the connection was back, and that of the newest reading that the stream compared with.
+    returned: u64,
+    compared: u64,
+    /// Messages and answers of a history that the server has lost may still be under way.
+    rewound: bool,
+    pub filled: u32,
+    pub resyncs: u32,
+}
+
+impl World {
+    pub fn new(start: Start) -> Self {
+        let mut world = Self {
+            server: Server::default(),
+            stream: Stream::open(1, start),
+            subscribed: false,
+            requests: VecDeque::new(),
+            asked: HashMap::new(),
+            answered: Vec::new(),
+            wire: VecDeque::new(),
+            early: Vec::new(),
+            loads: VecDeque::new(),
+            all_loads: Vec::new(),
+            members: HashMap::new(),
+            waiting: HashMap::new(),
+            owed: HashSet::new(),
+            seen: Vec::new(),
+            next: 0,
+            step: 0,
+            degraded: false,
+            returned: 0,
+            compared: 0,
+            rewound: false,
+            filled: 0,
+            resyncs: 0,
+        };
+        world.judge();
+        world
+    }
+
+    pub fn run(&mut self, op: Op) {
+        self.step += 1;
+        match op {
+            Op::Publish { lost } => {
+                let message = self.server.publish();
+                if self.subscribed && !lost {
+                    self.wire.push_back(OnTheWire::Message(message));
+                }
+            }
+            Op::Execute => self.execute(),
+            Op::Arrive { overtaken } => self.arrive(overtaken),
+            Op::Join { resume, ahead } => {
+                let resume = resume.filter(|_| !self.seen.is_empty());
+                let mut resume = resume.map(|index| self.seen[usize::from(index) % self.seen.len()].clone());
+                if ahead {
+                    // Another gateway has shown it all there is.
+                    resume = Some(self.server.head());
+                }
+                self.join(resume);
+            }
+            Op::Leave(index) => {
+                let mut all: Vec<_> = self.members.keys().chain(self.waiting.keys()).copied().collect();
+                all.sort();
+                if let Some(member) = all.get(usize::from(index) % all.len().max(1)) {
+                    self.leave(*member);
+                }
+            }
+            Op::Check => self.act(Stream::handle_comparison_due),
+            Op::Restart => self.server.begin_epoch(),
+            Op::Rewind(lost) => {
+                self.rewound = true;
+                let left = self.server.events.len().saturating_sub(usize::from(lost));
+                self.server.events.truncate(left);
+                self.server.log.retain(|message| message.seq <= left as u64);
+            }
+            Op::Expire => self.server.log.clear(),
+            Op::Stray(epoch) => self.stray(epoch),
+            Op::Unasked(index) => self.unasked(index),
+            Op::Lost => self.lose(),
+            Op::Returned => {
+                self.connect();
+                self.act(Stream::handle_returned);
+                let again =
+                    self.own_read().is_some_and(|read| read.again.unwrap_or(read.purpose) == Purpose::EndOutage);
+                assert!(self.is_opening() || again, "the connection is back, and positions are not compared");
+            }
+            Op::Load { missing } => {
+                let Some((ticket, had, strays)) = self.loads.pop_front() else { return };
+                let snapshot = std::sync::Arc::new(snapshot_of(&had, strays, missing));
+                if self.all_loads.last() == Some(&ticket) {
+                    self.act(|stream| stream.handle_snapshot(ticket, snapshot));
+                } else {
+                    self.changes_nothing(|stream| stream.handle_snapshot(ticket, snapshot));
+                }
+            }
+            Op::Complete => {
+                let lacking = self.members.values().fold(Parts::NONE, |all, member| all.or(member.lacks));
+                if lacking != Parts::NONE {
+                    self.act(|stream| stream.handle_parts_due(lacking));
+                }
+            }
+            Op::Stale { newest } => match &self.all_loads[..] {
+                [.., last] if newest => {
+                    let last = *last;
+                    self.act(|stream| stream.handle_snapshot_stale(last));
+                }
+                [.., before, _] => {
+                    let before = *before;
+                    self.changes_nothing(|stream| stream.handle_snapshot_stale(before));
+                }
+                _ => {}
+            },
+        }
+        self.watch();
+    }
+
+    pub fn join(&mut self, resume: Option<Position>) -> SocketId {
+        self.next += 1;
+        let member = SocketId(self.next);
+        let reachable = resume.as_ref().is_some_and(|at| self.is_reachable(at));
+        self.waiting.insert(member, Join { resume: resume.clone(), reachable, delivered: 0 });
+        self.act(|stream| stream.handle_join(member, resume));
+        member
+    }
+
+    pub fn leave(&mut self, member: SocketId) {
+        self.members.remove(&member);
+        self.waiting.remove(&member);
+        self.owed.remove(&member);
+        let log = self.stream.waiting.iter().find(|waiting| waiting.member == member).map(|waiting| &waiting.stage);
+        let read = if let Some(Stage::Log { ticket, .. }) = log { Some(*ticket) } else { None };
+        assert_eq!(self.stream.handle_leave(member), read, "the engine must hear that nobody waits for the answer");
+        if let Some(read) = read {
+            assert!(self.asked.remove(&read).is_some(), "an answer was awaited that is not asked for");
+        }
+    }
+
+    fn stray(&mut self, epoch: StrayEpoch) {
+        let own = self.stream.position().map(|at| at.epoch.clone());
+        let epoch = match epoch {
+            StrayEpoch::Unknown => None,
+            StrayEpoch::Other => Some("elsewhere".parse().unwrap()),
+            StrayEpoch::Own if own.is_some() => {
+                return self.changes_nothing(|stream| stream.handle_stray(own.as_ref()));
+            }
+            StrayEpoch::Own => Some(self.server.epoch()),
+        };
+        self.server.strays += 1;
+        self.owed.extend(self.members.keys().chain(self.waiting.keys()).copied());
+        self.waiting.values_mut().for_each(|join| join.reachable = false);
+        self.act(|stream| stream.handle_stray(epoch.as_ref()));
+    }
+
+    fn unasked(&mut self, index: u8) {
+        let earlier = self.answered.get(usize::from(index)).copied();
+        let mut reading = self.server.read(None);
+        reading.head.seq += 1;
+        self.changes_nothing(|stream| stream.handle_reading(earlier.unwrap_or(Ticket(index.into())), reading));
+    }
+
+    fn lose(&mut self) {
+        // What was on its way is gone, and nothing more comes until the connection is back. A subscription that did not last
+        // is not answered before it holds.
+        let asked = &self.asked;
+        let is_subscription = |ticket: &Ticket| asked.get(ticket).is_some_and(Option::is_none);
+        for item in std::mem::take(&mut self.wire) {
+            match item {
+                OnTheWire::Message(_) => {}
+                OnTheWire::Answer(ticket, ..) if is_subscription(&ticket) => self.requests.push_front((ticket, None)),
+                answer @ OnTheWire::Answer(..) => self.wire.push_back(answer),
+            }
+        }
+        self.subscribed = false;
+        let outage = Outage { reason: "redis", since: OffsetDateTime::UNIX_EPOCH };
+        self.act(|stream| stream.handle_lost(outage));
+        assert!(self.degraded, "an outage that the members are not told of");
+    }
+
+    fn connect(&mut self) {
+        if !std::mem::replace(&mut self.subscribed, true) {
+            self.returned = self.step;
+        }
+    }
+
+    pub fn execute(&mut self) {
+        let Some((ticket, after)) = self.requests.pop_front() else { return };
+        if after.is_none() {
+            self.connect();
+        }
+        let reading = self.server.read(after.as_ref());
+        self.wire.push_back(OnTheWire::Answer(ticket, reading, self.step));
+    }
+
+    pub fn arrive(&mut self, overtaken: bool) {
+        if overtaken
+            && matches!(
+                (self.wire.front(), self.wire.get(1)),
+                (Some(OnTheWire::Answer(..)), Some(OnTheWire::Message(_)))
+            )
+        {
+            self.wire.swap(0, 1);
+        }
+        match self.wire.pop_front() {
+            Some(OnTheWire::Message(message)) => self.message(message),
+            Some(OnTheWire::Answer(ticket, reading, taken)) => match self.asked.remove(&ticket) {
+                // The member has left.
+                None => self.changes_nothing(|stream| stream.handle_reading(ticket, reading)),
+                Some(question) => {
+                    self.answered.push(ticket);
+                    match question {
+                        None => self.subscription(ticket, reading, taken),
+                        Some(Known::Room(_)) => self.own_answer(ticket, reading, taken),
+                        Some(Known::Client(_)) => self.act(|stream| stream.handle_reading(ticket, reading)),
+                    }
+                }
+            },
+            None => {}
+        }
+    }
+
+    /// A message is delivered at once when nothing is missing before it, and is held otherwise.
+    pub fn message(&mut self, message: Message) {
+        let before = self.stream.position().cloned();
+        let delivers = self.own_read().is_none_or(|read| matches!(read.arrivals, Arrivals::Delivered));
+        let came = message.clone();
+        self.act(|stream| stream.handle_message(message));
+        let after = self.stream.position().cloned();
+        match before {
+            None => self.early.push(came),
+            Some(before) if delivers && follows(&before, &came) => assert_eq!(after, Some(position_of(&came))),
+            Some(before) => {
+                assert_eq!(after.as_ref(), Some(&before), "delivered past a gap");
+                assert!(before == position_of(&came) || self.own_read().is_some(), "a gap that is not looked into");
+            }
+        }
+    }
+
+    /// The subscription's answer begins the stream; what came before counts once.
+    fn subscription(&mut self, ticket: Ticket, reading: Reading, taken: u64) {
+        let head = reading.head.clone();
+        let early = std::mem::take(&mut self.early).into_iter().take(MAX_HELD);
+        let mut rest = early.filter(|message| message.epoch != head.epoch || message.seq > head.seq);
+        let expected = rest.try_fold(head.clone(), |at, message| follows(&at, &message).then(|| position_of(&message)));
+        self.compared = taken;
+        self.act(|stream| stream.handle_reading(ticket, reading));
+        match expected {
+            Some(expected) => {
+                assert_eq!(self.stream.position(), Some(&expected), "what came early counts once");
+                let proof = self.stream.waiting.iter().any(|join| matches!(join.stage, Stage::Proof { .. }));
+                assert!(proof || self.own_read().is_none(), "nothing is missing, and the stream asks");
+                assert!(!self.degraded, "the subscription holds, and the outage goes on");
+            }
+            None => assert!(self.own_read().is_some(), "a gap that is not looked into"),
+        }
+    }
+
+    /// Where the log leads on from the stream's position, members are not told to start anew.
+    fn own_answer(&mut self, ticket: Ticket, reading: Reading, taken: u64) {
+        self.compared = self.compared.max(taken);
+        let (head, resyncs) = (reading.head.clone(), self.resyncs);
+        let from = self.stream.position().cloned().unwrap();
+        let behind = from.epoch == head.epoch && from.seq < head.seq;
+        let mut missing = reading.events.clone().into_iter().filter(|message| message.seq > from.seq);
+        let leads = missing.try_fold(from.clone(), |at, message| follows(&at, &message).then(|| position_of(&message)));
+        let (filled, resyncing) = (self.filled, self.owes_resync());
+        self.act(|stream| stream.handle_reading(ticket, reading));
+        let told = self.resyncs > resyncs || (self.owes_resync() && !resyncing);
+        if behind && leads.as_ref() == Some(&head) {
+            assert!(!told, "the log has what is missing, and members start anew");
+            let at = self.stream.position().unwrap();
+            assert!(at.epoch == head.epoch && at.seq >= head.seq, "{at:?} after a log that leads to {head:?}");
+            assert_eq!(self.filled, filled + 1, "a gap was filled");
+        } else {
+            assert_eq!(self.filled, filled, "no gap was filled");
+            let old = from.epoch == head.epoch && from.seq >= head.seq;
+            assert!(!(old && told), "nothing is missing, and members start anew");
+        }
+    }
+
+    fn act(&mut self, act: impl FnOnce(&mut Stream)) {
+        act(&mut self.stream);
+        self.judge();
+    }
+
+    /// Some inputs mean nothing to the stream.
+    fn changes_nothing(&mut self, act: impl FnOnce(&mut Stream)) {
+        let before = format!("{:?}", self.stream);
+        act(&mut self.stream);
+        assert_eq!(format!("{:?}", self.stream), before, "an answer to nobody's question, and the stream has changed");
+    }
+
+    fn is_opening(&self) -> bool {
+        self.stream.position().is_none()
+    }
+
+    fn own_read(&self) -> Option<&Read> {
+        if let Phase::Live { read, .. } = &self.stream.phase { read.as_ref() } else { None }
+    }
+
+    /// The joined members wait for a snapshot, and will be told that they have missed events.
+    fn owes_resync(&self) -> bool {
+        self.stream.load.as_ref().is_some_and(|load| load.recipients == Recipients::Everybody)
+    }
+
+    /// Stream and server are of one history, and the log has everything after the position.
+    fn is_reachable(&self, at: &Position) -> bool {
+        let same = self.stream.position().is_none_or(|position| self.server.knows(position));
+        same && !self.rewound && self.stream.held_at().is_none() && self.server.reaches(at)
+    }
+
+    /// What must hold after each step.
+    fn watch(&mut self) {
+        self.rewound &= !(self.asked.is_empty() && self.wire.is_empty());
+        let mut waiting = std::mem::take(&mut self.waiting);
+        for join in waiting.values_mut() {
+            let reached = join.resume.as_ref().is_some_and(|at| self.is_reachable(at));
+            join.reachable &= reached && join.delivered <= MAX_HELD;
+        }
+        self.waiting = waiting;
+        assert_eq!(self.stream.outage().is_some(), self.degraded);
+        for member in self.members.values() {
+            assert_eq!(Some(&member.at), self.stream.head(), "the head is where the members are");
+        }
+    }
+
+    /// Carries out what the stream decided, and judges what the members see.
+    fn judge(&mut self) {
+        while let Some(effect) = self.stream.poll_effect() {
+            match effect {
+                Effect::Subscribe(ticket) => self.ask(ticket, None),
+                Effect::Read(ticket, after) => self.ask(ticket, Some(after)),
+                Effect::Load(ticket) => {
+                    self.all_loads.push(ticket);
+                    let had = Position { seq: self.server.furthest, ..self.server.head() };
+                    self.loads.push_back((ticket, had, self.server.strays));
+                }
+                Effect::Waits(member) => assert!(self.waiting.contains_key(&member)),
+                Effect::Joined { newcomers, head, recovered, snapshot, replay } => {
+                    has_everything_up_to(&head, self.server.strays, snapshot.as_deref());
+                    for newcomer in newcomers {
+                        self.joined(newcomer, &head, recovered, snapshot.as_deref(), &replay);
+                    }
+                }
+                Effect::Deliver(message) => {
+                    self.members.values_mut().for_each(|member| see(&mut member.at, &message));
+                    self.seen.extend(self.members.values().next().map(|member| member.at.clone()));
+                    self.waiting.values_mut().for_each(|join| join.delivered += 1);
+                }
+                Effect::Resync { head, snapshot, replay } => {
+                    self.resyncs += 1;
+                    has_everything_up_to(&head, self.server.strays, snapshot.as_deref());
+                    self.owed.retain(|member| !self.members.contains_key(member));
+                    for member in self.members.values_mut() {
+                        member.at = head.clone();
+                        replay.iter().for_each(|message| see(&mut member.at, message));
+                        member.lacks = missing_in(snapshot.as_deref());
+                    }
+                    self.waiting.values_mut().for_each(|join| join.reachable = false);
+                }
+                Effect::Complete { head, snapshot } => {
+                    has_everything_up_to(&head, self.server.strays, Some(&snapshot));
+                    for member in self.members.values_mut() {
+                        let still = member.lacks.and(snapshot.missing);
+                        if std::mem::replace(&mut member.lacks, still) != still {
+                            let at = &member.at;
+                            assert_eq!((&at.epoch, at.seq), (&head.epoch, head.seq), "the snapshot takes events back");
+                        }
+                    }
+                }
+                Effect::Filled => self.filled += 1,
+                Effect::Degraded(_) => assert!(!std::mem::replace(&mut self.degraded, true), "told twice"),
+                Effect::Restored(_) => {
+                    assert!(std::mem::replace(&mut self.degraded, false), "restored what was not lost");
+                    let told = self.members.values().all(|member| Some(&member.at) == self.stream.position());
+                    assert!(told, "restored, and a resync is still to come");
+                    assert!(self.subscribed, "restored during an outage");
+                    assert!(self.compared >= self.returned, "restored, and nothing was compared since");
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, ticket: Ticket, question: Option<Known>) {
+        if let Some(Known::Room(_)) = &question {
+            assert!(self.asked.values().all(|asked| !matches!(asked, Some(Known::Room(_)))), "one such read is enough");
+        }
+        assert!(self.asked.insert(ticket, question.clone()).is_none(), "two questions of one name");
+        self.requests.push_back((ticket, question));
+    }
+
+    fn joined(
+        &mut self,
+        newcomer: Newcomer,
+        head: &Position,
+        recovered: bool,
+        snapshot: Option<&Snapshot>,
+        replay: &[Message],
+    ) {
+        let Newcomer { member, resumed } = newcomer;
+        let join = self.waiting.remove(&member).expect("an answer to a join that waits");
+        assert_eq!(resumed, join.resume.is_some());
+        assert!(recovered || !join.reachable, "the log has what the member missed, and it starts anew");
+        assert!(!(self.owed.remove(&member) && recovered), "resumed across an event that no stream has");
+        let mut at = if recovered { join.resume.expect("it named a position") } else { head.clone() };
+        replay.iter().for_each(|message| see(&mut at, message));
+        if recovered {
+            assert_eq!((&at.epoch, at.seq), (&head.epoch, head.seq), "the replay leads to the head");
+            assert!(at.id.is_none() || head.id.is_none() || at.id == head.id, "another history of the same numbers");
+            at = head.clone();
+        }
+        self.seen.push(at.clone());
+        self.members.insert(member, Member { at, lacks: missing_in(snapshot) });
+    }
+
+    /// Lets everything arrive that was asked for.
+    pub fn drain(&mut self) {
+        for round in 0.. {
+            assert!(round < 1000, "the stream never comes to rest");
+            if self.requests.is_empty() && self.wire.is_empty() && self.loads.is_empty() {
+                return;
+            }
+            self.run(Op::Execute);
+            self.run(Op::Arrive { overtaken: false });
+            self.run(Op::Load { missing: Parts::NONE });
+        }
+    }
+
+    /// Ends a history well: then all questions must be answered, and all members where the server is.
+    pub fn settle(&mut self) {
+        if self.is_opening() {
+            self.drain();
+        }
+        self.run(Op::Returned);
+        self.drain();
+        assert!(!self.degraded, "the members were not told that the outage is over");
+        // A rewind behind the comparison shows in the next one.
+        self.run(Op::Check);
+        self.drain();
+        self.is_settled();
+        for _ in 0..2 {
+            self.run(Op::Complete);
+            self.drain();
+        }
+        let complete = self.members.values().all(|member| member.lacks == Parts::NONE);
+        assert!(complete, "the database has what a member lacks");
+
+        // An event is lost without a trace: the comparison finds it in the log.
+        let (filled, resyncs) = (self.filled, self.resyncs);
+        self.run(Op::Publish { lost: true });
+        self.run(Op::Check);
+        self.drain();
+        self.is_settled();
+        assert_eq!((self.filled, self.resyncs), (filled + 1, resyncs));
+    }
+
+    fn is_settled(&self) {
+        assert_eq!(self.stream.head(), Some(&self.server.head()), "the stream is behind");
+        assert!(self.owed.is_empty(), "an event that no stream has, and no word of it");
+        assert!(self.waiting.is_empty(), "a join was never answered: {:?}", self.waiting);
+        assert!(self.stream.waiting.is_empty() && self.own_read().is_none());
+    }
+
+    /// Where the members are, in the order in which they came.
+    pub fn positions(&self) -> Vec<u64> {
+        let mut members: Vec<_> = self.members.iter().map(|(member, at)| (*member, at.at.seq)).collect();
+        members.sort();
+        members.into_iter().map(|(_, seq)| seq).collect()
+    }
+
+    pub fn lacks(&self) -> Vec<Parts> {
+        self.members.values().map(|member| member.lacks).collect()
+    }
+}
+
+/// A snapshot that says what the server had when its query began.
+fn snapshot_of(had: &Position, strays: u32, missing: Parts) -> Snapshot {
+    Snapshot::of_json(&format!("[\"{}\",{},{strays}]", had.epoch, had.seq), missing)
+}
+
+fn missing_in(snapshot: Option<&Snapshot>) -> Parts {
+    snapshot.map_or(Parts::NONE, |snapshot| snapshot.missing)
+}
+
+/// A member that starts from a snapshot sees only what comes after `head`: the rest must be in it.
+fn has_everything_up_to(head: &Position, strays: u32, snapshot: Option<&Snapshot>) {
+    let Some(snapshot) = snapshot else { return };
+    let (epoch, seq, stray): (String, u64, u32) = serde_json::from_str(snapshot.metrics.get()).unwrap();
+    assert_eq!(stray, strays, "a stray event is in neither");
+    assert!(epoch != head.epoch.as_str() || seq >= head.seq, "event {} is in neither", head.seq);
+}
+
+/// A member's next event must follow its last one.
+fn see(at: &mut Position, message: &Message) {
+    assert_eq!(message.epoch, at.epoch, "an event of another epoch, and no resync");
+    assert_eq!(message.seq, at.seq + 1, "a gap or a duplicate");
+    if at.id.is_some() {
+        assert_eq!(message.previous, at.id, "the number follows, the event does not: another history");
+    }
+    *at = position_of(message);
+}
