@@ -14,7 +14,7 @@ use crate::harness::{
     Bring, Dashboard, Gateway, PUBLISH_API_KEY, PostgresServer, Setup, Stack, Token, books, eventually, payment, tenant,
 };
 
-/// Every name of design §9 that a gateway has; the relay's are another process'.
+/// Every metric of the table in gateway/README.md that a gateway has from the start; the relay's are another process'.
 const METRICS: [&str; 24] = [
     "gateway_connections",
     "gateway_connections_max",
