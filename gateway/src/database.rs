@@ -1,4 +1,4 @@
-//! The database at the start: what can't work is said at once, what may heal is left to heal.
+//! The check of the database at the start: an error that time can't mend ends the start, a database that doesn't answer is only logged.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use tracing::warn;
 
 use crate::config::ConfigError;
 
-/// Longer than a healthy Postgres takes, shorter than anybody waits for a start.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// Longer than a healthy Postgres takes, and short enough for a start to wait.
+const ANSWER_LIMIT: Duration = Duration::from_millis(1500);
 
 /// What was found at the start.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Everything, but perhaps not the two views that snapshots are read from.
+    /// The tables, and perhaps the two views that snapshots are read from.
     Ready {
-        /// Whether they are there.
+        /// Whether the views exist.
         views: bool,
     },
-    /// No answer, for this reason. It may come up.
+    /// No answer, for this reason. The database may come up later.
     Down(String),
 }
 
-/// The database of these options, once the gateway can work with it, or while it only doesn't answer.
+/// Checks the database of these options, and passes them on if the gateway can work with it, or if it doesn't answer yet.
 ///
 /// # Errors
 /// When Postgres answers, and the gateway can't work with it.
@@ -40,14 +40,14 @@ pub async fn open(options: Option<&PgConnectOptions>) -> Result<Option<&PgConnec
     Ok(Some(options))
 }
 
-/// Looks whether the gateway can work with this database.
+/// Checks whether the gateway can work with this database.
 ///
 /// # Errors
-/// When Postgres answers, and it can't: wrong password, no such database, not migrated.
+/// When Postgres answers, and the gateway can't work with it: wrong password, no such database, not migrated.
 pub async fn look(options: &PgConnectOptions) -> Result<Found, ConfigError> {
-    let looked = timeout(PATIENCE, async {
+    let looked = timeout(ANSWER_LIMIT, async {
         let mut connection = PgConnection::connect_with(options).await?;
-        // By the catalogue, which may be read without a right on the schema.
+        // The catalogue can be read without a right on the schema.
         let query = "select count(*) filter (where relname in ('outbox', 'relay')) = 2,
             count(*) filter (where relname in ('metrics', 'recent_payments')) = 2
             from pg_class join pg_namespace on pg_namespace.oid = relnamespace
@@ -56,7 +56,7 @@ pub async fn look(options: &PgConnectOptions) -> Result<Found, ConfigError> {
         connection.close().await.map(|()| found)
     });
     match looked.await {
-        Err(_) => Ok(Found::Down(format!("no answer within {PATIENCE:?}"))),
+        Err(_) => Ok(Found::Down(format!("no answer within {ANSWER_LIMIT:?}"))),
         Ok(Ok((true, views))) => Ok(Found::Ready { views }),
         Ok(Ok((false, _))) => Err(ConfigError::new(
             "DATABASE_URL",
@@ -69,7 +69,7 @@ pub async fn look(options: &PgConnectOptions) -> Result<Found, ConfigError> {
     }
 }
 
-/// Why there is no connection; and what to write instead, where that is known.
+/// Why there is no connection, and what to write instead, where that is known.
 pub fn reason(error: &sqlx::Error) -> String {
     let instead = match error {
         sqlx::Error::Tls(error) if error.to_string().contains("does not support TLS") => {
@@ -87,7 +87,7 @@ pub fn reason(error: &sqlx::Error) -> String {
     format!("{error}{instead}")
 }
 
-/// What waiting can't mend: credentials (class 28), a database that doesn't exist (3D000).
+/// The errors that time can't mend: credentials (class 28), and a database that doesn't exist (3D000).
 fn refusal(error: &sqlx::Error) -> Option<String> {
     let error = error.as_database_error()?;
     let code = error.code()?;

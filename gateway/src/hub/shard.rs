@@ -460,7 +460,7 @@ impl Shard {
                         (None, Some(database)) => database.snapshots.lacking(tenant),
                         (None, None) => Parts::NONE,
                     };
-                    if let (true, Some(database)) = (lacks.figures, &self.database) {
+                    if let (true, Some(database)) = (lacks.metrics, &self.database) {
                         // They start without figures, and should have some as soon as there are any.
                         database.figures.changed(tenant, head.clone());
                     }

@@ -28,7 +28,7 @@ impl RelayMetrics {
         }
     }
 
-    /// The relay leads from now on, or no longer.
+    /// The relay leads from now on, or not any more.
     pub fn leads(&self, leads: bool) {
         self.leader.set(f64::from(u8::from(leads)));
         if !leads {
@@ -36,7 +36,7 @@ impl RelayMetrics {
         }
     }
 
-    /// So many rows wait, the oldest of them for this long.
+    /// This number of rows waits, the oldest of them for this long.
     pub fn waiting(&self, rows: i64, lag_seconds: f64) {
         self.pending.set(rows as f64);
         self.lag.set(lag_seconds);

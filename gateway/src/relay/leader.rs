@@ -198,7 +198,7 @@ impl<'a> Leader<'a> {
     }
 
     fn begin_turn(&mut self) -> Turn {
-        let (done, busy) = self.to_mark();
+        let (done, busy) = self.begin_marks();
         Turn {
             done,
             busy,
@@ -213,7 +213,7 @@ impl<'a> Leader<'a> {
     }
 
     /// The rows to mark, and the tenants that are busy all the same.
-    fn to_mark(&mut self) -> (Vec<Done>, Vec<String>) {
+    fn begin_marks(&mut self) -> (Vec<Done>, Vec<String>) {
         self.tenants.marked();
         self.publish_again();
         let busy = self.tenants.busy().map(|tenant| tenant.as_str().to_owned()).collect();
@@ -336,7 +336,7 @@ impl<'a> Leader<'a> {
                     return;
                 }
             }
-            let (done, _) = self.to_mark();
+            let (done, _) = self.begin_marks();
             let _ = mark(session.connection(), done).await;
             session.close().await;
         };

@@ -1,5 +1,5 @@
-//! The two views of the billing database, `dashboard.metrics` and `dashboard.recent_payments`: how they are read, and what is
-//! refused of what they say. Their columns are described in `migrations/README.md`.
+//! How the two views of the billing database are read, `dashboard.metrics` and `dashboard.recent_payments`, and which of their values
+//! are refused. `migrations/README.md` describes their columns.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -12,27 +12,27 @@ use sqlx::{PgConnection, Row};
 
 use crate::socket::snapshot::RecentPayment;
 
-/// How many payments a snapshot has.
+/// The payments of a snapshot, at most.
 pub const RECENT_PAYMENTS: usize = 20;
 
-/// The statement that reads a tenant's figures. `$1` is the tenant.
+/// The statement that reads a tenant's metrics. `$1` is the tenant.
 pub const METRICS: &str = include_str!("metrics.sql");
 
-/// The statement that reads a tenant's newest payments: more of them than a snapshot shows, for some may not be fit to be shown (those
-/// without a time, or with an infinite one, come first in the order of the index). `$1` is the tenant. Each payment is JSON, for JSON can
-/// hold every value that a view can have: an infinite time or amount is text here, and refused by [`RecentPayment`].
+/// The statement that reads a tenant's newest payments. It reads more of them than a snapshot shows, since some may not be fit to be shown:
+/// payments without a time, or with an infinite one, come first in the order of the index. `$1` is the tenant. Each payment is JSON, which
+/// can hold every value of a view: an infinite time or amount is text in it, and [`RecentPayment`] refuses it.
 pub const PAYMENTS: &str = include_str!("recent_payments.sql");
 
-/// A tenant's figures and newest payments at one moment.
+/// A tenant's metrics and newest payments at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
-    /// The figures; `None` when the views don't know the tenant.
+    /// `None` when the view doesn't know the tenant.
     pub metrics: Option<MetricsUpdated>,
     /// The newest first, at most [`RECENT_PAYMENTS`].
     pub payments: Vec<RecentPayment>,
 }
 
-/// A tenant's newest payments, as far as they can be shown.
+/// A tenant's newest payments that can be shown.
 #[derive(Debug)]
 pub struct RecentPayments {
     /// The newest first, at most [`RECENT_PAYMENTS`].
@@ -46,23 +46,23 @@ pub struct RecentPayments {
 pub struct LeftOut {
     /// The row's `payment_id`, unless that is what it lacks.
     pub payment_id: Option<String>,
-    /// What is wrong with it; no value of the row is in it.
+    /// The error; it repeats no value of the row.
     pub reason: String,
 }
 
-/// Why there is no snapshot.
+/// Why a part of a snapshot can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// PostgreSQL's, views that are missing among it.
+    /// PostgreSQL's error. A missing view is among these.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-    /// A view says what no dashboard can show; the text names the column.
+    /// A view has a value that no dashboard can show. The text names the column.
     #[error("dashboard.{0}")]
     Unusable(String),
 }
 
 impl SnapshotError {
-    /// Whether a view is not there, or not ours to read.
+    /// Whether a view does not exist, or the gateway may not read it.
     pub fn is_missing_view(&self) -> bool {
         const UNDEFINED_TABLE: &str = "42P01";
         const UNDEFINED_SCHEMA: &str = "3F000";
@@ -71,9 +71,8 @@ impl SnapshotError {
         error.code().is_some_and(|code| [UNDEFINED_TABLE, UNDEFINED_SCHEMA, FORBIDDEN].contains(&&*code))
     }
 
-    /// Whether PostgreSQL answered the question, if only to refuse it: another tenant's question may well succeed. Everything else is
-    /// the trouble of the connection or of the server: SQLSTATE class 08, the server's shutdown and start (57P…), no place for another
-    /// session (53300).
+    /// Whether PostgreSQL answered the query, if only to refuse it, so that another tenant's query may succeed. All other errors concern
+    /// the connection or the server: SQLSTATE class 08, the server's shutdown and start (57P…), no place for another session (53300).
     pub fn is_an_answer(&self) -> bool {
         use sqlx::Error::{Database, Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
         match self {
@@ -86,8 +85,7 @@ impl SnapshotError {
     }
 }
 
-/// Reads a tenant's newest payments. Like [`read_metrics`] it leaves no prepared statement behind, so that it works behind a pooler by
-/// transaction.
+/// Reads a tenant's newest payments. Like [`read_metrics`] it prepares no statement, so that it works behind a pooler by transaction.
 pub async fn read_payments(connection: &mut PgConnection, tenant: &TenantId) -> Result<RecentPayments, SnapshotError> {
     let rows: Vec<(Option<String>, String)> =
         sqlx::query_as(PAYMENTS).persistent(false).bind(tenant.as_str()).fetch_all(connection).await?;
@@ -104,7 +102,7 @@ pub async fn read_payments(connection: &mut PgConnection, tenant: &TenantId) -> 
     Ok(read)
 }
 
-/// Reads a tenant's figures; `None` when the view doesn't know the tenant.
+/// Reads a tenant's metrics; `None` when the view doesn't know the tenant.
 pub async fn read_metrics(
     connection: &mut PgConnection,
     tenant: &TenantId,

@@ -81,7 +81,7 @@ impl Views {
             }
             session.end().await;
         }
-        let missing = Parts { figures: metrics.is_err(), payments: payments.is_err() };
+        let missing = Parts { metrics: metrics.is_err(), payments: payments.is_err() };
         Snapshot::write(&metrics.unwrap_or(None), &payments.ok(), missing)
     }
 
@@ -109,12 +109,12 @@ impl Views {
         }
         let known = self.tenant(tenant);
         let lacks = |part| known.has_failed(part) || self.health.lacks_view(part);
-        Parts { figures: lacks(Part::Metrics), payments: lacks(Part::Payments) }
+        Parts { metrics: lacks(Part::Metrics), payments: lacks(Part::Payments) }
     }
 
     /// The parts that do not pause.
     fn due(&self, known: &Tenant) -> Parts {
-        Parts { figures: self.is_due(known, Part::Metrics), payments: self.is_due(known, Part::Payments) }
+        Parts { metrics: self.is_due(known, Part::Metrics), payments: self.is_due(known, Part::Payments) }
     }
 
     fn is_due(&self, known: &Tenant, part: Part) -> bool {

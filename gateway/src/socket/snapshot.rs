@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 /// A tenant's snapshot as JSON, written once for all who start from it.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The figures as in `metrics_updated`, or `null`.
+    /// The metrics as in `metrics_updated`, or `null`.
     pub metrics: Box<RawValue>,
     /// The newest payments, or `null`.
     pub payments: Box<RawValue>,
@@ -21,26 +21,26 @@ pub struct Snapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Parts {
     /// `metrics`.
-    pub figures: bool,
+    pub metrics: bool,
     /// `payments`.
     pub payments: bool,
 }
 
 impl Parts {
     /// Every part.
-    pub const ALL: Self = Self { figures: true, payments: true };
+    pub const ALL: Self = Self { metrics: true, payments: true };
 
     /// No part.
-    pub const NONE: Self = Self { figures: false, payments: false };
+    pub const NONE: Self = Self { metrics: false, payments: false };
 
     /// Those that are in both.
     pub fn and(self, other: Self) -> Self {
-        Self { figures: self.figures && other.figures, payments: self.payments && other.payments }
+        Self { metrics: self.metrics && other.metrics, payments: self.payments && other.payments }
     }
 
     /// Those that are in either.
     pub fn or(self, other: Self) -> Self {
-        Self { figures: self.figures || other.figures, payments: self.payments || other.payments }
+        Self { metrics: self.metrics || other.metrics, payments: self.payments || other.payments }
     }
 }
 

@@ -85,7 +85,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Lost),
         2 => Just(Op::Returned),
         6 => (prop::bool::weighted(0.3), prop::bool::weighted(0.3))
-            .prop_map(|(figures, payments)| Op::Load { missing: Parts { figures, payments } }),
+            .prop_map(|(metrics, payments)| Op::Load { missing: Parts { metrics, payments } }),
         2 => Just(Op::Complete),
         2 => any::<bool>().prop_map(|newest| Op::Stale { newest }),
     ]

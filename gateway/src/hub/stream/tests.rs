@@ -301,8 +301,8 @@ fn members_get_the_snapshot_that_they_were_answered_without() {
     world.run(PUBLISH);
     world.arrive(false);
     assert_eq!(world.positions(), [1]);
-    world.run(Op::Load { missing: Parts { figures: false, payments: true } });
-    assert_eq!(world.lacks(), [Parts { figures: false, payments: true }]);
+    world.run(Op::Load { missing: Parts { metrics: false, payments: true } });
+    assert_eq!(world.lacks(), [Parts { metrics: false, payments: true }]);
     assert_eq!(world.positions(), [2]);
     world.settle();
 }
