@@ -1,12 +1,12 @@
 //! Seats after any history of comings and goings, against a plain vector of who is in.
 #![allow(clippy::unwrap_used)]
 
-use crate::socket::snapshot::Parts;
 use std::collections::BTreeSet;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
@@ -130,6 +130,62 @@ async fn a_seat_in_another_room_is_no_seat_here() {
     assert!(!here.contains(&hazel) && here.remove(&hazel).is_none());
     assert_eq!((here.len(), there.len()), (1, 1));
     assert!(there.remove(&hazel).is_some() && there.remove(&hazel).is_none());
+}
+
+#[tokio::test]
+async fn a_snapshot_goes_to_the_members_that_lack_what_it_has() {
+    let figures = Parts { figures: true, payments: false };
+    let payments = Parts { figures: false, payments: true };
+    let (part, all) = (Bytes::from_static(b"part,"), Bytes::from_static(b"all."));
+    let mut audience = Audience::default();
+    let mut clients = Vec::new();
+    for (id, lacks) in [Parts::NONE, figures, payments, Parts::ALL].into_iter().enumerate() {
+        let (link, client) = pair(id).await;
+        audience.seat(Member { lacks, ..member(&link) });
+        clients.push((client, link));
+    }
+    assert_eq!(audience.lacking(), Parts::ALL);
+    for _ in 0..2 {
+        // The second time it helps nobody.
+        assert!(audience.complete(&part, payments).is_empty());
+        assert_eq!(audience.lacking(), payments);
+    }
+    assert!(audience.send(&all, 1).is_empty());
+    for ((client, _), expected) in clients.iter_mut().zip(["all.", "part,all.", "all.", "part,all."]) {
+        let mut read = vec![0; expected.len()];
+        client.read_exact(&mut read).await.unwrap();
+        assert_eq!(String::from_utf8(read).unwrap(), expected);
+    }
+    audience.all_lack(figures);
+    assert_eq!(audience.lacking(), figures);
+
+    // A member that reads too slowly is out.
+    let (slow, _client) = pair(9).await;
+    let filler = Bytes::from(vec![0; 64 * 1024]);
+    while slow.write(&filler, 1).is_ok() {}
+    audience.seat(Member { lacks: Parts::ALL, ..member(&slow) });
+    assert_eq!(ids(&audience.complete(&part, payments)), [9]);
+    assert_eq!(audience.len(), 4);
+}
+
+#[tokio::test]
+async fn a_message_for_one_member_reaches_that_one() {
+    let mut audience = Audience::default();
+    let (acorn, mut acorn_client) = pair(1).await;
+    let (hazel, mut hazel_client) = pair(2).await;
+    let (absent, _client) = pair(3).await;
+    audience.seat(member(&acorn));
+    audience.seat(member(&hazel));
+    assert_eq!(audience.member(&hazel).map(|member| member.link.id), Some(hazel.id));
+    assert!(audience.member(&absent).is_none());
+    assert_eq!(audience.tell(&absent, &Bytes::from_static(b"lost")), None);
+    assert_eq!(audience.tell(&hazel, &Bytes::from_static(b"one,")), Some(Ok(())));
+    audience.send(&Bytes::from_static(b"all."), 1);
+    let mut read = [0; 8];
+    hazel_client.read_exact(&mut read).await.unwrap();
+    assert_eq!(&read, b"one,all.");
+    acorn_client.read_exact(&mut read[..4]).await.unwrap();
+    assert_eq!(&read[..4], b"all.");
 }
 
 #[test]

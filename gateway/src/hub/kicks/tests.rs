@@ -58,8 +58,45 @@ fn b65_a_kick_is_forgotten_when_no_token_of_its_time_can_live() {
 }
 
 #[test]
+fn b65_a_kick_is_kept_for_as_long_as_a_token_of_its_time_can_live() {
+    let minute = Duration::from_secs(60);
+    for (at, left) in [(NOW - 60_000, LIFETIME - minute), (NOW, LIFETIME), (NOW + 60_000, LIFETIME)] {
+        let before = Instant::now();
+        let kicks = heard(Kicked::Tenant(acorn()), at);
+        let until = kicks.revoked.read().unwrap().tenants[&acorn()].until;
+        assert!(before + left <= until && until <= Instant::now() + left, "{at}");
+    }
+}
+
+#[test]
+fn b65_all_kicks_are_told_until_they_are_forgotten() {
+    let kick = |who, at| Kick { who, at };
+    let kicks = Kicks::new(LIFETIME);
+    let later = NOW + LIFETIME.as_millis() as u64;
+    let news = kicks.hear(vec![kick(Kicked::Tenant(acorn()), later), kick(Kicked::User("thandi".into()), NOW)], later);
+    assert_eq!(news.len(), 2);
+    assert_eq!(kicks.all(), news);
+    assert_eq!(kicks.hear(vec![], later), []);
+    // The user's is over by now, and goes when the next one is heard.
+    let hazel = kick(Kicked::User("hazel".into()), later);
+    assert_eq!(kicks.hear(vec![hazel.clone()], later), std::slice::from_ref(&hazel));
+    assert_eq!(kicks.all(), [news[0].clone(), hazel]);
+
+    let kicks = Kicks::new(LIFETIME);
+    kicks.hear(vec![kick(Kicked::Tenant(acorn()), NOW)], later);
+    kicks.hear(vec![kick(Kicked::Tenant("hazel".parse().unwrap()), later)], later);
+    assert_eq!(kicks.all().len(), 1, "a tenant's too");
+}
+
+#[test]
 fn b65_the_kicks_in_force_are_bounded() {
     let kicks = Kicks::new(LIFETIME);
-    let kick = |n: usize| Kick { who: Kicked::User(n.to_string().into()), at: NOW };
+    let who = |n: usize| match n % 2 {
+        0 => Kicked::User(n.to_string().into()),
+        _ => Kicked::Tenant(n.to_string().parse().unwrap()),
+    };
+    let kick = |n: usize| Kick { who: who(n), at: NOW };
     assert_eq!(kicks.hear((0..=MOST_KICKS).map(kick).collect(), NOW).len(), MOST_KICKS);
+    let later = vec![Kick { at: NOW + 1, ..kick(0) }];
+    assert_eq!(kicks.hear(later, NOW).len(), 1, "a later kick of the same user takes no more space");
 }
