@@ -5,9 +5,12 @@
 
 mod admission;
 mod audience;
+mod input;
 mod kicks;
+mod room;
 mod shard;
-pub mod stream;
+mod shared;
+mod stream;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -18,64 +21,31 @@ use bytes::Bytes;
 use publisher::TenantId;
 use publisher::internals::{Message, sanitised};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::time::DelayQueue;
 use tracing::info;
 
 pub use admission::Permit;
+pub use input::{Departure, Join};
+pub use shared::RoomLimits;
 
-use crate::config::Limits;
-use crate::engine::{Engine, Kick, Kicked, Position, Rooms, Signal, Ticket};
+use crate::engine::{Engine, Kick, Kicked, Rooms, Signal};
 use crate::metrics::Metrics;
 use crate::metrics_refresh::MetricsRefresh;
 use crate::shutdown::{Shutdown, spawn_brief};
 use crate::snapshots::Snapshots;
 use crate::socket::link::Link;
-use crate::socket::snapshot::Snapshot;
 use crate::tokens::Claims;
 use admission::Admission;
+use input::Input;
 use kicks::Kicks;
-use shard::{Database, Input, Shard};
+use shard::Shard;
+use shared::{Database, Shared, Turns};
 
-/// Inputs that wait for a shard; who sends more waits with them. Redis' side is covered by the log if it waits too long.
+/// Inputs that wait for a shard; a sender beyond that waits too. Events that wait too long are in the log.
 const MAILBOX: usize = 4096;
 
-/// A kick that was given within this is worth a line even where it closes nobody.
+/// A kick that was given within this is logged even where it closes no socket.
 const RECENT: Duration = Duration::from_secs(60);
-
-/// What rooms must know of the configuration.
-#[derive(Debug, Clone, Copy)]
-pub struct RoomLimits {
-    /// Between two heartbeats, and between two comparisons of the position with the engine's.
-    pub heartbeat: Duration,
-    /// How long an empty room stays subscribed.
-    pub linger: Duration,
-    /// Sockets of one tenant on this instance.
-    pub max_per_tenant: usize,
-}
-
-impl RoomLimits {
-    /// Those of the configuration.
-    pub fn of(limits: &Limits) -> Self {
-        Self {
-            heartbeat: limits.heartbeat,
-            linger: limits.unsubscribe_linger,
-            max_per_tenant: limits.max_connections_per_tenant(),
-        }
-    }
-}
-
-/// A socket's wish to be in a room.
-pub struct Join {
-    /// The socket's exit, which is the shard's from now on.
-    pub link: Arc<Link>,
-    /// The token's `sub`.
-    pub subject: Option<Arc<str>>,
-    /// When the token was issued: [`Claims::issued_at`].
-    pub issued_at: u64,
-    /// What the browser has seen.
-    pub resume: Option<Position>,
-    /// The turn that it has waited for.
-    pub permit: Permit,
-}
 
 /// The way into the rooms.
 #[derive(Clone)]
@@ -100,14 +70,20 @@ impl Hub {
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(MAILBOX)).unzip();
         let kicks = Arc::new(Kicks::new(token_lifetime));
         let hub = Self { mailboxes: mailboxes.into(), admission: Admission::new(), kicks };
-        for inbox in inboxes {
-            let database = database.map(|(snapshots, figures)| Database {
-                snapshots: snapshots.clone(),
-                figures: figures.clone(),
-                hub: hub.clone(),
-            });
-            let shard = Shard::new(inbox, engine.clone(), database, limits, hub.kicks.clone(), metrics.clone());
-            shutdown.spawn(shard.run());
+        for (inbox, mailbox) in inboxes.into_iter().zip(hub.mailboxes.iter()) {
+            let database = database.cloned().map(|(snapshots, refresh)| Database { snapshots, refresh });
+            let shared = Shared {
+                engine: engine.clone(),
+                database,
+                limits,
+                metrics: metrics.clone(),
+                kicks: hub.kicks.clone(),
+                due: DelayQueue::new(),
+                dirty: Vec::new(),
+                turns: Turns::default(),
+                mailbox: mailbox.downgrade(),
+            };
+            shutdown.spawn(Shard::new(inbox, shared).run());
         }
         hub
     }
@@ -142,11 +118,10 @@ impl Hub {
         self.send(tenant, Input::Beat { tenant: tenant.clone(), link: link.clone() }).await;
     }
 
-    /// Takes a socket out of its room, with a last `left` when it asked for it. When this returns, the caller is the only
-    /// one who writes to it.
-    pub async fn leave(&self, tenant: &TenantId, link: &Arc<Link>, announce: bool) {
+    /// Takes a socket out of its room. When this returns, the caller is the only writer of its link.
+    pub async fn leave(&self, tenant: &TenantId, link: &Arc<Link>, departure: Departure) {
         let (done, left) = oneshot::channel();
-        self.send(tenant, Input::Leave { tenant: tenant.clone(), link: link.clone(), announce, done }).await;
+        self.send(tenant, Input::Leave { tenant: tenant.clone(), link: link.clone(), departure, done }).await;
         // An error means that the shard is gone, and writes no more either.
         let _ = left.await;
     }
@@ -178,11 +153,6 @@ impl Hub {
                 }
             }
         });
-    }
-
-    /// Hands a room the snapshot that it asked for.
-    async fn loaded(&self, tenant: TenantId, ticket: Ticket, snapshot: Arc<Snapshot>) {
-        let _ = self.mailbox(&tenant).send(Input::Loaded { tenant: tenant.clone(), ticket, snapshot }).await;
     }
 
     /// The connected tenants, with how many sockets each has.
@@ -255,6 +225,7 @@ mod tests {
     use super::*;
     use crate::engine::memory::{MemoryEngine, MemoryLimits};
     use crate::socket::SocketId;
+    use crate::socket::dialect::Dialect;
     use crate::socket::link::QueueLimits;
 
     #[tokio::test]
@@ -273,7 +244,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let link = Arc::new(Link::new(SocketId(1), server, Arc::new(QueueLimits::new(10, 1 << 20))));
+        let link = Arc::new(Link::new(SocketId(1), Dialect::Native, server, Arc::new(QueueLimits::new(10, 1 << 20))));
         let permit = hub.turn().await.unwrap();
         hub.join(&"t1".parse().unwrap(), Join { link, subject: None, issued_at: 0, resume: None, permit }).await;
         let mut answer = [0; 1024];

@@ -29,6 +29,7 @@ use crate::config::Origins;
 use crate::session::audit::Audit;
 use crate::session::context::Context;
 use crate::session::newcomer::{Full, Newcomer};
+use crate::socket::dialect::Dialect;
 
 /// RFC 6455 §1.3.
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -86,7 +87,7 @@ async fn accept(handshakes: &Handshakes, mut request: Request) -> Result<Respons
         return Err(Problem::draining());
     }
     let newcomer = Newcomer::admit(context, token, offer.choice, from).await.map_err(|Full| Problem::full())?;
-    newcomer.serve(context.clone(), raw_stream(upgraded));
+    newcomer.serve(context.clone(), Dialect::Native, raw_stream(upgraded));
 
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();

@@ -18,11 +18,12 @@ use super::context::Context;
 use super::deadlines::{Deadlines, Due, EXPIRY_WARNING, lifetime};
 use super::slots::Slot;
 use crate::engine::Position;
-use crate::hub::Join;
+use crate::hub::{Departure, Join};
 use crate::socket::close::{CloseReason, FullReason};
+use crate::socket::dialect::Outgoing;
 use crate::socket::frame::{self, Chunk, Incoming, Reader};
 use crate::socket::link::{Link, OwnLink};
-use crate::socket::protocol::{self, ClientMessage, JoinRequest};
+use crate::socket::protocol::{self, ClientMessage, JoinRequest, ServerMessage};
 use crate::tokens::Claims;
 
 /// Taken from the kernel at once, on the stack: no socket has a buffer of its own.
@@ -118,7 +119,7 @@ impl Connection {
             (Some(tenant), _) if claims.grants(&tenant) => tenant,
             (Some(_), _) => return Err(CloseReason::WrongTenant),
             (None, [tenant]) => tenant.clone(),
-            (None, several) => return self.say(protocol::tenant_required(several)).await,
+            (None, several) => return self.say(&protocol::tenant_required(several)).await,
         };
         if self.context.access.is_revoked(&tenant, claims, self.from) {
             return Err(CloseReason::Kicked);
@@ -168,7 +169,8 @@ impl Connection {
                 let left =
                     self.deadlines.expires.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
                 self.deadlines.warn = None;
-                Box::pin(self.say(protocol::token_expiring(left.as_secs_f64().ceil() as u64))).await
+                let expiring = protocol::token_expiring(left.as_secs_f64().ceil() as u64);
+                Box::pin(self.say(&expiring)).await
             }
             Due::Close(reason) => Err(reason),
         }
@@ -210,7 +212,7 @@ impl Connection {
         for (index, incoming) in chunk.incoming.into_iter().enumerate() {
             match incoming {
                 Incoming::Text(text) => self.message(&text).await?,
-                Incoming::Ping(payload) if Some(index) == last_ping => self.say(frame::pong(&payload)).await?,
+                Incoming::Ping(payload) if Some(index) == last_ping => self.send(frame::pong(&payload)).await?,
                 Incoming::Ping(_) | Incoming::Pong => {}
                 Incoming::Close(code) => return Err(CloseReason::Client(code)),
             }
@@ -219,11 +221,11 @@ impl Connection {
     }
 
     async fn message(&mut self, text: &str) -> Result<(), CloseReason> {
-        match ClientMessage::parse(text) {
+        match self.link.dialect.parse(text) {
             Ok(ClientMessage::Join(request)) => self.join(request).await,
             Ok(ClientMessage::Leave) => {
                 self.demand_reader()?;
-                if self.exit(true).await {
+                if self.exit(Departure::Announced).await {
                     self.deadlines.join_by = Some(Instant::now() + self.context.limits.join_timeout);
                 }
                 Ok(())
@@ -233,12 +235,12 @@ impl Connection {
                     self.context.hub.beat(tenant, &self.link).await;
                     Ok(())
                 }
-                None => self.say(protocol::heartbeat(None)).await,
+                None => self.say(&protocol::heartbeat(None)).await,
             },
             Err(bad) => {
                 self.violations += 1;
                 self.context.metrics.message_refused(bad.code());
-                self.say(protocol::refused(&bad)).await?;
+                self.say(&protocol::refused(&bad)).await?;
                 if self.violations < MAX_VIOLATIONS { Ok(()) } else { Err(CloseReason::BadMessages) }
             }
         }
@@ -280,7 +282,7 @@ impl Connection {
         if renewal {
             self.context.hub.renewed(&tenant, &self.link, issued_at).await;
         } else {
-            self.exit(true).await;
+            self.exit(Departure::Announced).await;
             // The old room may have condemned the link while the join was on its way here: the new one must not get it.
             self.check_closed()?;
             self.enter(tenant, request.resume).await?;
@@ -328,14 +330,18 @@ impl Connection {
     }
 
     /// Comes out of the room, if in one; from then on this task writes to the link.
-    async fn exit(&mut self, announce: bool) -> bool {
+    async fn exit(&mut self, departure: Departure) -> bool {
         let Some(tenant) = self.room.take() else { return false };
-        self.context.hub.leave(&tenant, &self.link, announce).await;
+        self.context.hub.leave(&tenant, &self.link, departure).await;
         true
     }
 
-    /// Sends a control message through whoever writes to the link.
-    async fn say(&self, frames: Bytes) -> Result<(), CloseReason> {
+    async fn say(&self, message: &ServerMessage) -> Result<(), CloseReason> {
+        self.send(self.link.dialect.encode(&Outgoing::Message(message))).await
+    }
+
+    /// Sends frames through the writer of the link: the room, while the socket is in one.
+    async fn send(&self, frames: Bytes) -> Result<(), CloseReason> {
         match &self.room {
             Some(tenant) => self.context.hub.tell(tenant, &self.link, frames).await,
             None => self.link.write(&frames, 1).map_err(|_| CloseReason::SlowConsumer)?,
@@ -345,17 +351,18 @@ impl Connection {
 
     /// Says why, closes, and gives the client a moment to read it.
     async fn close(mut self: Box<Self>, reason: CloseReason) {
-        self.exit(false).await;
+        self.exit(Departure::Silent).await;
         if matches!(reason, CloseReason::Lost) {
             return;
         }
+        let dialect = self.link.dialect;
         if reason.abandons_backlog() {
             self.link.forget_unsent();
         }
         if matches!(reason, CloseReason::Disabled) {
-            let _ = self.link.write(&protocol::disabled(), 1);
+            let _ = self.link.write(&dialect.encode(&Outgoing::Message(&protocol::disabled())), 1);
         }
-        self.link.write_last(protocol::farewell(&reason));
+        self.link.write_last(dialect.encode(&Outgoing::Farewell(&reason)));
         let link = self.link.clone();
         // A client that gave no sign of life won't make room in its buffer either.
         let patience = if matches!(reason, CloseReason::HeartbeatMissed) { Duration::ZERO } else { FLUSH_TIMEOUT };

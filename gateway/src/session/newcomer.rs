@@ -11,6 +11,7 @@ use super::connection::Connection;
 use super::context::Context;
 use super::slots::Slot;
 use crate::socket::close::{CloseReason, FullReason};
+use crate::socket::dialect::Dialect;
 use crate::socket::link::Link;
 use crate::tokens::Claims;
 
@@ -58,13 +59,14 @@ impl Newcomer {
     pub fn serve(
         self,
         context: Arc<Context>,
+        dialect: Dialect,
         upgraded: impl Future<Output = Option<(TcpStream, Bytes)>> + Send + 'static,
     ) {
         let shutdown = context.shutdown.clone();
         // Boxed while it lasts: a task keeps the memory of its largest moment for as long as it lives.
         let opening = Box::pin(async move {
             let (stream, early) = upgraded.await?;
-            Some(self.open(context, stream, early).await)
+            Some(self.open(context, dialect, stream, early).await)
         });
         shutdown.spawn_socket(async move {
             if let Some((connection, begun)) = opening.await {
@@ -76,10 +78,11 @@ impl Newcomer {
     async fn open(
         self,
         context: Arc<Context>,
+        dialect: Dialect,
         stream: TcpStream,
         early: Bytes,
     ) -> (Box<Connection>, Result<(), CloseReason>) {
-        let link = Link::new(context.sockets.next(), stream, context.queues.clone());
+        let link = Link::new(context.sockets.next(), dialect, stream, context.queues.clone());
         let (claims, refusal) = match self.claims {
             _ if !context.limits.realtime => (None, Some(CloseReason::Disabled)),
             Ok(claims) => (claims, None),

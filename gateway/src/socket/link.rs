@@ -1,4 +1,4 @@
-//! A socket's one exit: whole frames, in order, never waiting.
+//! The link to a socket's client: writes whole frames, in order, and never waits.
 //!
 //! At any time exactly one task may call [`Link::write`]: the room's shard while the socket is in a room, the connection's
 //! own task before and after. A socket that keeps up costs that task one `write` system call and nothing else. Once the
@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::close::CloseReason;
+use super::dialect::Dialect;
 use super::id::SocketId;
 
 /// Frames handed to the kernel in one `writev`.
@@ -31,9 +32,9 @@ const MAX_LARGE_BYTES: usize = 64 * 1024 * 1024;
 
 /// Shared by the connection's task and the shard of its room.
 pub struct Link {
-    /// Names the socket.
     pub id: SocketId,
-    /// Where the socket sits in its room's audience; the shard's note to itself, so that leaving needs no search.
+    pub dialect: Dialect,
+    /// The index of the socket in its room's audience: leaving needs no search.
     pub seat: AtomicUsize,
     stream: TcpStream,
     /// Set while the backlog holds anything: by the writer, cleared by the task that empties it.
@@ -117,9 +118,10 @@ pub struct Overflow;
 
 impl Link {
     /// Wraps an upgraded connection.
-    pub fn new(id: SocketId, stream: TcpStream, limits: Arc<QueueLimits>) -> Self {
+    pub fn new(id: SocketId, dialect: Dialect, stream: TcpStream, limits: Arc<QueueLimits>) -> Self {
         Self {
             id,
+            dialect,
             seat: AtomicUsize::new(usize::MAX),
             stream,
             congested: AtomicBool::new(false),
@@ -141,7 +143,11 @@ impl Link {
         self.keep_unsent(sent, frames, events)
     }
 
-    fn keep_unsent(&self, sent: Result<usize, Errno>, frames: &Bytes, events: usize) -> Result<(), Overflow> {
+    /// Keeps what the kernel did not take of frames that were written to [`raw_fd`](Self::raw_fd).
+    ///
+    /// # Errors
+    /// [`Overflow`], as [`write`](Self::write).
+    pub fn keep_unsent(&self, sent: Result<usize, Errno>, frames: &Bytes, events: usize) -> Result<(), Overflow> {
         match sent {
             Ok(sent) if sent == frames.len() => Ok(()),
             Ok(sent) => self.queue(frames.slice(sent..), events),
@@ -149,6 +155,11 @@ impl Link {
             // A broken connection shows itself to the task that reads it.
             Err(_) => Ok(()),
         }
+    }
+
+    /// The socket, for a writer that borrows the link while it writes.
+    pub fn raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
     }
 
     /// Whether frames wait in the backlog.
@@ -318,51 +329,9 @@ fn clamped(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// What a write to a link that keeps up needs of it, for whoever walks over many: the links themselves lie all over the memory,
-/// and to look into each would cost two cache misses a delivery, a tenth of the whole.
-#[derive(Debug)]
-pub struct RawWriter {
-    socket: RawFd,
-    /// The link may be congested. Only its writer makes it so, and its writer writes through this.
-    congested: bool,
-}
-
-impl RawWriter {
-    /// The exit of a link whose only writer is the caller from now on.
-    pub fn of(link: &Link) -> Self {
-        Self { socket: link.stream.as_raw_fd(), congested: link.congested() }
-    }
-
-    /// [`Link::write`] to the link that this is the exit of.
-    ///
-    /// # Errors
-    /// [`Overflow`], as there.
-    pub fn write(&mut self, link: &Link, frames: &Bytes, events: usize) -> Result<(), Overflow> {
-        let written = if self.congested {
-            link.write(frames, events)
-        } else {
-            // SAFETY: the link owns the socket, and is borrowed for longer.
-            #[expect(unsafe_code, reason = "to borrow it from the link would be to look into the link")]
-            let socket = unsafe { BorrowedFd::borrow_raw(self.socket) };
-            match send(socket, frames) {
-                Ok(sent) if sent == frames.len() => return Ok(()),
-                sent => link.keep_unsent(sent, frames, events),
-            }
-        };
-        self.congested = link.congested();
-        written
-    }
-
-    /// Whether frames wait in the link's backlog.
-    pub fn congested(&mut self, link: &Link) -> bool {
-        self.congested = self.congested && link.congested();
-        self.congested
-    }
-}
-
-/// Without the runtime's word on whether there is room, which would have to be looked up: the kernel's is final. Whoever waits for
-/// room afterwards asks both (see [`Link::drain`]).
-fn send(socket: BorrowedFd<'_>, frames: &[u8]) -> Result<usize, Errno> {
+/// Writes without asking the runtime whether there is room: that would be a look-up, and the kernel decides anyway. [`Link::drain`],
+/// which waits for room, asks both.
+pub fn send(socket: BorrowedFd<'_>, frames: &[u8]) -> Result<usize, Errno> {
     rustix::net::send(socket, frames, SEND_FLAGS)
 }
 

@@ -11,7 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::socket::SocketId;
+use crate::socket::dialect::Outgoing;
 use crate::socket::link::QueueLimits;
+use crate::socket::protocol;
 
 /// Sockets that keep up, and behind them those whose backlog is full.
 const PROMPT: usize = 4;
@@ -45,7 +47,7 @@ async fn pair(id: usize) -> (Arc<Link>, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
     server.writable().await.unwrap();
-    (Arc::new(Link::new(SocketId(id as u64), server, Arc::new(QueueLimits::new(1, 1 << 20)))), client)
+    (Arc::new(Link::new(SocketId(id as u64), Dialect::Native, server, Arc::new(QueueLimits::new(1, 1 << 20)))), client)
 }
 
 fn member(link: &Arc<Link>) -> Member {
@@ -60,7 +62,7 @@ fn ids<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<usize> {
 
 /// Carries the history out on the audience and on the model, and compares them at each step.
 fn follow(links: &[Arc<Link>], history: &[Op]) {
-    let frame = Bytes::from_static(b"frame");
+    let heartbeat = protocol::heartbeat(None);
     let mut audience = Audience::default();
     let mut model: Vec<usize> = Vec::new();
     for op in history {
@@ -82,14 +84,14 @@ fn follow(links: &[Arc<Link>], history: &[Op]) {
             }
             Op::Remove(id) => audience.remove(&links[*id]).into_iter().collect(),
             Op::Extract(bits) => audience.extract(|member| bits >> member.link.id.0 & 1 == 1),
-            Op::Send => audience.send(&frame, 1),
-            Op::SendToPrompt => audience.send_to_prompt(&frame),
+            Op::Send => audience.send(&mut Frames::of(Outgoing::Message(&heartbeat)), 1),
+            Op::SendToPrompt => audience.send_to_prompt(&mut Frames::of(Outgoing::Message(&heartbeat))),
         };
         assert_eq!(ids(&left), expected, "who left by {op:?}");
         assert_eq!(left.len(), expected.len(), "nobody leaves twice");
 
         assert_eq!(audience.len(), model.len());
-        for (seat, member) in audience.members.iter().enumerate() {
+        for (seat, member) in audience.members().enumerate() {
             assert_eq!(member.link.seat.load(Ordering::Relaxed), seat, "{:?} does not know its seat", member.link.id);
         }
         for (id, link) in links.iter().enumerate() {

@@ -7,8 +7,8 @@ use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
+use crate::socket::dialect::{Dialect, Outgoing};
 use crate::socket::frame::tests::client_reads;
-use crate::socket::protocol;
 
 /// The codes that `code` can return for reasons of our own, by its source: a new reason needs no change here.
 fn own_codes() -> BTreeSet<u64> {
@@ -34,7 +34,7 @@ fn the_published_close_codes_are_ours_exactly() {
 #[test]
 fn a_clients_code_is_echoed() {
     for code in [1000, 1001, 3000, 4999] {
-        let messages = client_reads(&protocol::farewell(&CloseReason::Client(code)));
+        let messages = client_reads(&Dialect::Native.encode(&Outgoing::Farewell(&CloseReason::Client(code))));
         assert!(
             matches!(&messages[..], [Message::Close(Some(frame))] if u16::from(frame.code) == code),
             "{code} was answered with {messages:?}"
@@ -45,7 +45,7 @@ fn a_clients_code_is_echoed() {
 /// 1005 stands for "no code" and must never be on the wire (RFC 6455 §7.4.1): `new WebSocket(…).close()` sends none.
 #[test]
 fn a_close_without_a_code_is_not_answered_with_1005() {
-    let frames = protocol::farewell(&CloseReason::Client(1005));
+    let frames = Dialect::Native.encode(&Outgoing::Farewell(&CloseReason::Client(1005)));
     assert_eq!(frames[0], 0x88, "a Close and nothing before it");
     let code = frames.get(2..4).map(|code| u16::from_be_bytes([code[0], code[1]]));
     assert!(matches!(code, None | Some(1000)), "{code:?} was sent");

@@ -27,7 +27,7 @@ async fn pair_within(limits: &Arc<QueueLimits>) -> (Arc<Link>, TcpStream) {
     socket.set_send_buffer_size(4096).unwrap();
     socket.set_nodelay(true).unwrap();
     server.writable().await.unwrap();
-    (Arc::new(Link::new(SocketId(1), server, limits.clone())), client)
+    (Arc::new(Link::new(SocketId(1), Dialect::Native, server, limits.clone())), client)
 }
 
 /// A frame that says its number, long enough for a few to fill the kernel.

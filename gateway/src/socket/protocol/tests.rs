@@ -1,11 +1,17 @@
 //! What browsers may send, what they are told, and that the published description says the same.
 #![allow(clippy::unwrap_used)]
 
+use bytes::Bytes;
+use publisher::TenantId;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::*;
+use crate::engine::{Outage, Position};
 use crate::metrics::BAD_MESSAGE_CODES;
-use crate::socket::close::FullReason;
+use crate::socket::close::{CloseReason, FullReason};
+use crate::socket::dialect::{Dialect, Outgoing};
 use crate::socket::frame::tests::client_reads;
 
 /// Every metric of a refused message has been there since the start.
@@ -80,6 +86,11 @@ fn b34_b35_a_position_is_a_number_and_its_epoch_or_none() {
     assert_eq!(resume.unwrap().id, None);
 }
 
+/// What the gateway's own client reads.
+fn native(outgoing: &Outgoing<'_>) -> Bytes {
+    Dialect::Native.encode(outgoing)
+}
+
 /// The one JSON message of some frames, without its timestamp, which must be RFC 3339 in UTC.
 fn told(frames: &[u8]) -> Value {
     let text = client_reads(frames).remove(0).into_text().unwrap();
@@ -108,7 +119,6 @@ fn messages_are_what_the_design_says() {
         ),
         (heartbeat(Some(&head)), json!({"type": "heartbeat", "data": {"epoch": "e1", "seq": 7}})),
         (heartbeat(None), json!({"type": "heartbeat", "data": {"epoch": null, "seq": null}})),
-        (heartbeat_and_ping(Some(&head)), json!({"type": "heartbeat", "data": {"epoch": "e1", "seq": 7}})),
         (token_expiring(60), json!({"type": "token_expiring", "data": {"expiresInSeconds": 60}})),
         (degraded(&outage), json!({"type": "degraded", "data": {"reason": "redis", "since": "2026-11-24T12:04:05Z"}})),
         (disabled(), json!({"type": "disabled", "data": {"pollSeconds": 30}})),
@@ -117,10 +127,13 @@ fn messages_are_what_the_design_says() {
             json!({"type": "error", "data": {"code": "unknown_event", "message": "event: must be one of join, leave, ping"}}),
         ),
     ];
-    for (frames, expected) in rows {
-        assert_eq!(told(&frames), expected);
+    for (message, expected) in rows {
+        assert_eq!(told(&native(&Outgoing::Message(&message))), expected);
     }
-    let restored = told(&restored(&outage));
+    let regular = native(&Outgoing::Heartbeat(&heartbeat(Some(&head))));
+    assert_eq!(told(&regular), json!({"type": "heartbeat", "data": {"epoch": "e1", "seq": 7}}));
+    assert!(matches!(client_reads(&regular)[..], [_, tokio_tungstenite::tungstenite::Message::Ping(_)]));
+    let restored = told(&native(&Outgoing::Message(&restored(&outage))));
     assert_eq!((&restored["type"], &restored["data"]["reason"]), (&json!("restored"), &json!("redis")));
 }
 
@@ -151,13 +164,13 @@ fn reasons() -> Vec<CloseReason> {
 #[test]
 fn a_farewell_ends_with_the_close_and_paces_the_return_where_it_must() {
     for reason in reasons() {
-        let messages = client_reads(&farewell(&reason));
+        let messages = client_reads(&native(&Outgoing::Farewell(&reason)));
         let close = messages.last().unwrap();
         assert!(
             matches!(close, tokio_tungstenite::tungstenite::Message::Close(Some(frame)) if u16::from(frame.code) == reason.code())
         );
         if reason.explains() {
-            let error = told(&farewell(&reason));
+            let error = told(&native(&Outgoing::Farewell(&reason)));
             assert_eq!(error["data"]["code"], reason.label());
             let paced = matches!(reason.code(), 1012 | 1013);
             assert_eq!(error["data"]["retryInMs"].is_u64(), paced, "{reason}");

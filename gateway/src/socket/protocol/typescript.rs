@@ -4,7 +4,8 @@ use std::{env, fs, io};
 
 use ts_rs::{Config, TS};
 
-use super::{Disabled, ErrorData, Health, Heartbeat, JoinData, Joined, Left, Resync, SnapshotData, TokenExpiring};
+use super::client::JoinData;
+use super::server::{Disabled, ErrorData, Health, Heartbeat, Joined, Left, Resync, SnapshotData, TokenExpiring};
 use crate::socket::snapshot::RecentPayment;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/web/src/core/messages.ts");
