@@ -1,4 +1,4 @@
-//! The kicks that are in force: whose tokens they revoke.
+//! The kicks in force: which tokens they revoke.
 //!
 //! A kick revokes every token of a tenant or a user that was issued up to and including its second, for as long as such a token can
 //! live. Its moment is of the engine's clock. Only the latest kick of a tenant or a user counts, so that one entry is enough for it.
@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::engine::{Kick, Kicked, MOST_KICKS};
 
-/// All kicks that this gateway has heard of. It forgets none when Redis does: a failover may have lost it there.
+/// All kicks that this gateway has heard of. They stay when Redis loses them in a failover.
 pub struct Kicks {
     /// How long a token can live.
     lifetime: Duration,
@@ -29,7 +29,7 @@ struct Revoked {
 struct Entry {
     /// The kick's moment, in milliseconds of the engine's clock.
     at: u64,
-    /// No token that it revokes lives any more.
+    /// From then on every token that it revokes has expired.
     until: Instant,
 }
 
@@ -40,12 +40,12 @@ impl Entry {
 }
 
 impl Kicks {
-    /// None yet. They count for as long as a token can live.
+    /// No kick yet; each will count for `lifetime`.
     pub fn new(lifetime: Duration) -> Self {
         Self { lifetime, revoked: RwLock::default() }
     }
 
-    /// Takes in kicks, at this time of the engine's clock in milliseconds; returns those that were not known.
+    /// Adds kicks, at this time of the engine's clock in milliseconds; returns those that are new.
     pub fn hear(&self, kicks: Vec<Kick>, now: u64) -> Vec<Kick> {
         if kicks.is_empty() {
             return kicks;
@@ -57,7 +57,7 @@ impl Kicks {
         kicks.into_iter().filter(is_news).collect()
     }
 
-    /// Whose kick revokes a token of this tenant and this `sub`, issued in this second; 0 for a token that doesn't tell.
+    /// The tenant or user whose kick revokes a token with this `sub`, shown for this tenant, issued in this second (0 if unknown).
     pub fn revoking(&self, tenant: &TenantId, subject: Option<&str>, issued_at: u64) -> Option<Kicked> {
         let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
         if revoked.tenants.get(tenant).is_some_and(|entry| entry.revokes(issued_at)) {
@@ -67,7 +67,7 @@ impl Kicks {
         user.map(|user| Kicked::User(user.into()))
     }
 
-    /// All of them, for a Redis that may have lost some.
+    /// All kicks, to be given to a Redis that may have lost some.
     pub fn all(&self) -> Vec<Kick> {
         let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
         let tenants = revoked.tenants.iter().map(|(tenant, entry)| (Kicked::Tenant(tenant.clone()), entry.at));
@@ -77,7 +77,7 @@ impl Kicks {
 }
 
 impl Revoked {
-    /// Whether this is a later kick than is known.
+    /// Adds a kick; false when a later one is known, or when there are too many.
     fn take(&mut self, kick: &Kick, until: Instant) -> bool {
         let full = self.tenants.len() + self.users.len() >= MOST_KICKS;
         let known = match &kick.who {

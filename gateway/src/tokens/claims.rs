@@ -1,4 +1,4 @@
-//! What a signed token says, and whether it says it now and to us.
+//! The claims of a signed token, and the rules that they must keep: time, issuer, audience, tenants.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,13 +12,13 @@ use serde_json::Value;
 use super::error::TokenError;
 use crate::config::ClaimRules;
 
-/// How far the issuer's clock and ours may be apart.
+/// How far the clocks of issuer and gateway may be apart.
 pub const LEEWAY: Duration = Duration::from_secs(5);
 
 /// The most tenants a token may name: an accountant's centres, not a database.
 pub const MOST_TENANTS: usize = 256;
 
-/// The longest wait a caller needs to arm; see [`Claims::remaining`].
+/// The longest timer that a caller needs; see [`Claims::remaining`].
 pub const LONGEST_TIMER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The longest `sub`: it is kept for every socket.
@@ -29,22 +29,22 @@ pub const LONGEST_SUBJECT: usize = 256;
 pub struct Claims {
     /// The user, if the token names one.
     pub subject: Option<Arc<str>>,
-    /// The tenants it is good for: at least one, each once, at most [`MOST_TENANTS`].
+    /// The tenants that the token grants: at least one, each once, at most [`MOST_TENANTS`].
     pub tenants: Vec<TenantId>,
     /// When it ends. Already past, by less than [`LEEWAY`], for a token that was accepted within it.
     pub expires_at: SystemTime,
-    /// When it was issued, in seconds of Unix time; 0 when it doesn't say so, or names a time further ahead than [`LEEWAY`]. Such a
+    /// When it was issued, in seconds of Unix time; 0 without a usable `iat`, or with one further ahead than [`LEEWAY`]: such a
     /// token counts as older than any kick.
     pub issued_at: u64,
 }
 
 impl Claims {
-    /// Whether the token is good for `tenant`.
+    /// Whether the token names `tenant`.
     pub fn grants(&self, tenant: &TenantId) -> bool {
         self.tenants.contains(tenant)
     }
 
-    /// How long to wait before looking again: until the end, but no longer than [`LONGEST_TIMER`]. Zero once it is over.
+    /// The time until the token ends, [`LONGEST_TIMER`] at most, after which the caller looks again. Zero once it has ended.
     pub fn remaining(&self) -> Duration {
         self.expires_at.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST_TIMER)
     }

@@ -1,18 +1,18 @@
 //! Why a token is refused: facts that a socket, an HTTP answer and the log turn into their own words.
 
-/// Why a token is refused. Its labels are ours and few; the token itself is never in here.
+/// Why a token is refused. The texts are fixed: nothing of the token is in them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Not a token of ours.
+    /// It was never valid: malformed, badly signed, or against a rule.
     #[error("the token is invalid: {0}")]
     Invalid(&'static str),
-    /// It was one.
+    /// It was valid, until its `exp`.
     #[error("the token has expired")]
     Expired,
-    /// It is one, and says nothing usable about tenants.
+    /// It is valid, and its tenant claim can't be used.
     #[error("the token's tenant claim is unusable: {0}")]
     UnusableTenantClaim(&'static str),
-    /// It may be one: the issuer's keys have not come yet, or not since the token named a key that they lack.
+    /// It may be valid: the issuer's keys have not come yet, or not since the token named a key that they lack.
     #[error("no key to check the token with yet")]
     NoKeys,
 }

@@ -12,7 +12,7 @@ use super::parts::{parts, shown};
 use super::verifier::Tokens;
 use crate::config::{ClaimRules, JwtSettings};
 
-/// Says what a token tells and whether this configuration accepts it, and if not, which rule it breaks.
+/// Describes a token: its claims, and whether this configuration accepts it or which rule it breaks.
 pub async fn explain(tokens: &Tokens, jwt: &JwtSettings, token: &str) -> (String, Result<(), TokenError>) {
     let (header, claims) = parts(token);
     let mut text = String::new();
@@ -26,8 +26,8 @@ pub async fn explain(tokens: &Tokens, jwt: &JwtSettings, token: &str) -> (String
     for name in ["iat", "nbf", "exp"] {
         let _ = writeln!(text, "{name}: {}{}", shown(&claims[name]), moment(&claims[name]));
     }
-    let verdict = tokens.verify(token).await;
-    match &verdict {
+    let result = tokens.verify(token).await;
+    match &result {
         Ok(granted) => {
             let tenants: Vec<_> = granted.tenants.iter().map(|tenant| tenant.as_str()).collect();
             let until = OffsetDateTime::from(granted.expires_at).format(&Rfc3339).unwrap_or_default();
@@ -42,16 +42,16 @@ pub async fn explain(tokens: &Tokens, jwt: &JwtSettings, token: &str) -> (String
             let _ = write!(text, "refused: {error}{}", hint(error, &jwt.claims));
         }
     }
-    (text, verdict.map(drop))
+    (text, result.map(drop))
 }
 
-/// A NumericDate for a person.
+/// A NumericDate as readable text.
 fn moment(claim: &Value) -> String {
     let at = claim.as_f64().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds as i64).ok());
     at.and_then(|at| at.format(&Rfc3339).ok()).map_or(String::new(), |at| format!(" ({at})"))
 }
 
-/// What the configuration has to do with it.
+/// The setting that a refusal is about.
 fn hint(error: &TokenError, rules: &ClaimRules) -> String {
     let or_none = |value: &Option<String>| value.clone().unwrap_or_default();
     match error {

@@ -1,4 +1,4 @@
-//! A JWKS: keys that their issuer changes while we run.
+//! A JWKS: keys that their issuer changes while the gateway runs.
 
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -15,20 +15,22 @@ use tracing::{debug, info, warn};
 use super::keys::KeySet;
 use crate::config::ConfigError;
 
-/// How often the keys are read again unasked.
+/// The keys are read again this often.
 const PERIOD: Duration = Duration::from_secs(5 * 60);
 
-/// Anyone can name an unknown key. The source is read again for that so often in a row, and once more after each pause.
+/// A token can name an unknown key without being valid. Such tokens can cause this many reads in a row, and another one after each
+/// `REFILL`.
 const RESERVE: u32 = 4;
 const REFILL: Duration = Duration::from_secs(15);
 
-/// How long a token waits for another that has the source read: with an issuer that does not answer, strangers would wait in a row.
+/// How long a token waits for the read that another token has caused. Without a limit, tokens with unknown keys would queue behind an
+/// issuer that does not answer.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long keys are good without their source: a key that the issuer has withdrawn must end.
+/// How long keys are used while the source can't be read: a key that the issuer has withdrawn must not live for ever.
 const LONGEST_USE: Duration = Duration::from_secs(24 * 3600);
 
-/// A start answers within two seconds, good or bad.
+/// For the read at the start: the gateway starts, or refuses to, within two seconds.
 const FIRST_TIMEOUT: Duration = Duration::from_millis(1800);
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,7 +44,7 @@ const LONGEST_DOCUMENT: usize = 1024 * 1024;
 /// The newest good keys of a source.
 pub(super) struct Jwks {
     source: Source,
-    /// None yet when the issuer was away at the start, and none any more when it was away for too long; then the reason.
+    /// The reason instead, while no key could be read since the start, or since [`LONGEST_USE`].
     keys: RwLock<Result<Fetched, String>>,
     /// Its lock is held while the source is read.
     reader: Mutex<Reader>,
@@ -57,25 +59,25 @@ struct Fetched {
     stamp: Option<Stamp>,
 }
 
-/// What changes when a file does: its number, its size and its time.
+/// Tells versions of a file apart: inode, size, time of change.
 type Stamp = (u64, u64, Option<SystemTime>);
 
-/// What reads have in common.
+/// What is kept from one read to the next.
 struct Reader {
     reserve: Reserve,
-    /// The entries that were named in the log because no token is checked with them.
+    /// The unused entries that the log has named.
     named: Vec<String>,
     throttle: LogThrottle,
 }
 
-/// A token bucket: reads for the sake of a token that names an unknown key.
+/// A token bucket of the reads that unknown keys may cause.
 struct Reserve {
     /// When it will be full again.
     full_at: Instant,
 }
 
 impl Reserve {
-    /// Takes a read out, if there is one.
+    /// Takes a read out of the bucket; false when it is empty.
     fn take(&mut self) -> bool {
         let now = Instant::now();
         let full_at = self.full_at.max(now) + REFILL;
@@ -94,14 +96,14 @@ enum Source {
 
 /// Why there is no key set.
 enum ReadError {
-    /// The issuer gave no answer, or none that says anything about its keys.
+    /// The issuer did not answer, or answered with a server error.
     Away(String),
     /// The source can't be used.
     Unusable(String),
 }
 
 impl Jwks {
-    /// Reads the keys. An issuer that is away is asked again by [`Jwks::keep_fresh`].
+    /// Reads the keys. An issuer that does not answer is asked again by [`Jwks::keep_fresh`].
     pub(super) async fn load(source: &str) -> Result<Self, ConfigError> {
         let refuse = |rule: String| ConfigError::with_value("JWT_JWKS", source, rule);
         let opened = Source::open(source).map_err(refuse)?;
@@ -115,7 +117,7 @@ impl Jwks {
                 Ok(Fetched { keys: Arc::new(keys), at: now, stamp })
             }
             Err(ReadError::Away(reason)) => {
-                warn!(%reason, "JWKS unavailable, no token can be checked until it is there");
+                warn!(%reason, "JWKS unavailable, tokens can't be checked");
                 Err(reason)
             }
             Err(ReadError::Unusable(rule)) => return Err(refuse(rule)),
@@ -123,17 +125,17 @@ impl Jwks {
         Ok(Self { source: opened, keys: RwLock::new(keys), reader: Mutex::new(reader) })
     }
 
-    /// Keys that hold `kid`, or that don't although they were read since it was asked for. `None` while that can't be told: there
-    /// are no keys, or too many unknown ones were asked for.
+    /// The keys, when they have `kid`, or when they were read after this call and lack it. `None` while that is unknown: there are no
+    /// keys, or unknown ones have caused too many reads.
     pub(super) async fn holding(&self, kid: Option<&str>) -> Option<Arc<KeySet>> {
         let asked = Instant::now();
         let keys = self.current().ok()?.keys;
-        // Reading again names no key for a token that names none.
+        // A token without `kid` gains nothing by another read.
         if kid.is_none() || !keys.find(kid).is_empty() {
             return Some(keys);
         }
         let mut reader = timeout(LOCK_LIMIT, self.reader.lock()).await.ok()?;
-        // A file that is what it was has no other keys, however often strangers ask.
+        // An unchanged file has no other keys.
         let stamp = self.source.stamp().await;
         let is_answer = |fetched: &Fetched| {
             let is_fresh = fetched.at >= asked || stamp.is_some() && fetched.stamp == stamp;
@@ -151,7 +153,7 @@ impl Jwks {
             if self.current().is_ok() {
                 sleep(PERIOD).await;
             } else {
-                // Gateways that started together should not ask together.
+                // A random share keeps gateways apart that started together.
                 sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
                 pause = (2 * pause).min(LONGEST_PAUSE);
             }
@@ -164,18 +166,18 @@ impl Jwks {
         self.current().is_ok()
     }
 
-    /// The keys for a person, or why there are none.
+    /// The keys as text, or why there are none.
     pub(super) fn describe(&self) -> Result<String, String> {
         self.current().map(|fetched| fetched.keys.describe())
     }
 
-    /// Keeps the old keys for a day when there are no good new ones: the issuer's outage is not to become ours.
+    /// Reads the keys. When that fails, the old ones are used for a day: an outage of the issuer must not become one of the gateway.
     async fn read_again(&self, reader: &mut Reader) {
         let (had_keys, at, stamp) = (self.is_loaded(), Instant::now(), self.source.stamp().await);
         match self.source.read(TIMEOUT).await {
             Ok(keys) => {
                 match had_keys {
-                    true => debug!("read the JWKS again"),
+                    true => debug!("JWKS read again"),
                     false => info!("JWKS loaded"),
                 }
                 reader.name(&keys);
@@ -185,9 +187,9 @@ impl Jwks {
             Err(ReadError::Away(reason) | ReadError::Unusable(reason)) => {
                 let is_due = reader.throttle.is_due(&reason);
                 match had_keys {
-                    true if is_due => warn!(%reason, "could not read the JWKS again, keeping the keys"),
+                    true if is_due => warn!(%reason, "JWKS unavailable, the old keys stay in use"),
                     false if is_due => {
-                        warn!(%reason, "JWKS still unavailable, no token can be checked until it is there")
+                        warn!(%reason, "JWKS still unavailable, tokens can't be checked")
                     }
                     _ => {}
                 }
@@ -208,10 +210,10 @@ impl Jwks {
 }
 
 impl Reader {
-    /// Names the entries that no token is checked with, each once while it stays.
+    /// Logs the unused entries, each once for as long as the set has it.
     fn name(&mut self, keys: &KeySet) {
         for entry in keys.passed_over.iter().filter(|entry| !self.named.contains(*entry)) {
-            warn!(entry, "a key of the JWKS is not used");
+            warn!(entry, "JWKS entry ignored");
         }
         self.named.clone_from(&keys.passed_over);
     }
@@ -225,7 +227,7 @@ impl Source {
         }
         let url = Url::parse(source).map_err(|_| RULE)?;
         let local = url.host_str().is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"));
-        // Who can change the keys on their way can sign for every tenant.
+        // Over plain http an attacker on the network could replace the keys, and sign for every tenant.
         if !(url.scheme() == "https" || url.scheme() == "http" && local)
             || !url.username().is_empty()
             || url.password().is_some()
@@ -239,7 +241,7 @@ impl Source {
         Ok(Self::Url(client, url))
     }
 
-    /// Of a file that is there.
+    /// `None` for an address, or a missing file.
     async fn stamp(&self) -> Option<Stamp> {
         let Self::File(path) = self else { return None };
         let path = path.clone();
@@ -295,7 +297,7 @@ impl Source {
     }
 }
 
-/// The HTTP client says "error sending request"; what went wrong is at the end of the chain.
+/// The client's own text is "error sending request"; the cause is the last error of the chain.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {

@@ -21,7 +21,7 @@ pub(super) struct Key {
 }
 
 /// Signs and verifies once. The JWT library finds its cryptography at run time, and panics when the build left it out:
-/// that shall happen here.
+/// that must happen at the start.
 pub(super) fn self_test() {
     let (key, check) = (EncodingKey::from_secret(b"self-test"), DecodingKey::from_secret(b"self-test"));
     let signature = crypto::sign(b"message", &key, Algorithm::HS256).expect("HS256 signs with any key");
@@ -70,7 +70,7 @@ impl Key {
         if key.is_usable() { Ok(key) } else { Err("must be RSA of 2048 to 8192 bits, P-256, P-384 or Ed25519") }
     }
 
-    /// A published key that we verify with, or the reason why it is none.
+    /// A published key, or the reason why no token can be verified with it.
     fn from_jwk(jwk: &Jwk) -> Result<Self, &'static str> {
         const CURVES: &str = "its curve is none of P-256, P-384 and Ed25519";
         const ALGORITHM: &str = "its alg is none that its kty signs with";
@@ -106,7 +106,7 @@ impl Key {
         key.filter(Self::is_usable).ok_or("it is broken, or too small")
     }
 
-    /// A weak or broken key would refuse every token, later and one by one.
+    /// With a weak or broken key every token would be refused, one by one: better that the gateway refuses to start.
     fn is_usable(&self) -> bool {
         let parses = |algorithm: &'static dyn VerificationAlgorithm, bytes: &[u8]| {
             ParsedPublicKey::new(algorithm, bytes).is_ok()
@@ -130,7 +130,7 @@ impl Key {
 /// The usable keys of a JWKS, with their names.
 pub(super) struct KeySet {
     keys: Vec<(Option<String>, Key)>,
-    /// Its other entries, each with the reason why no token is checked with it. For people.
+    /// Its other entries as text, each with the reason why it is ignored.
     pub(super) passed_over: Vec<String>,
 }
 
@@ -140,7 +140,7 @@ struct Document {
 }
 
 impl KeySet {
-    /// More is no set of one issuer's keys.
+    /// An issuer has no more keys than this.
     const MOST_KEYS: usize = 64;
 
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
@@ -166,8 +166,7 @@ impl KeySet {
         Ok(Self { keys, passed_over })
     }
 
-    /// The keys of that name: RFC 7517 §4.5 lets several have one. Without a name to go by, on either side, only an only key can be
-    /// meant.
+    /// The keys with this name; RFC 7517 §4.5 allows several. When the token or the key has no name, the set's only key is meant.
     pub(super) fn find(&self, kid: Option<&str>) -> Vec<&Key> {
         match (kid, self.keys.as_slice()) {
             (None, [(_, only)]) | (Some(_), [(None, only)]) => vec![only],

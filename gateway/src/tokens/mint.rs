@@ -1,4 +1,4 @@
-//! Makes tokens, for the demo and for trying things. The product's own come from CrecheBooks.
+//! Signs tokens for the demo and for trials; those of production come from CrecheBooks.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,7 +37,7 @@ pub fn mint(
     .into_iter()
     .filter_map(|(name, value)| Some((name.to_owned(), value?)))
     .collect();
-    // The first is the current one.
+    // The first secret is the current one.
     let key = EncodingKey::from_secret(secret.keys().next().unwrap_or_default().as_bytes());
     let token = encode(&Header::new(Algorithm::HS256), &claims, &key);
     Ok(token.expect("HS256 signs any claims with any key"))

@@ -5,10 +5,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use publisher::internals::sanitised;
 use serde_json::Value;
 
-/// Longer than any token of ours: a client can't make the gateway hash megabytes.
+/// Longer than any valid token: a client must not make the gateway hash megabytes.
 pub const LONGEST_TOKEN: usize = 16 * 1024;
 
-/// Where a refused token may come from, cut and without control characters. Its user is not among it.
+/// Where a refused token may come from: shortened, without control characters, and without its user.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Hints {
     /// `iss`.
@@ -20,7 +20,7 @@ pub struct Hints {
 }
 
 impl Hints {
-    /// Reads them; each is empty where the token has none.
+    /// Reads them from a token; a missing one is empty.
     pub fn of(token: &str) -> Self {
         let (header, claims) = parts(token);
         Self { issuer: shown(&claims["iss"]), audience: shown(&claims["aud"]), kid: shown(&header["kid"]) }

@@ -65,7 +65,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// Claims that nobody objects to.
+/// Claims that keep every rule.
 fn good() -> Value {
     json!({"tenantId": "t1", "sub": "u1", "exp": now() + 600})
 }
@@ -99,7 +99,7 @@ fn assert_invalid(result: Result<Claims, TokenError>, what: &str) {
 }
 
 #[tokio::test]
-async fn a_good_token_says_who_and_where() {
+async fn a_good_token_names_its_user_and_tenants() {
     let claims = with_secret().await.verify(&hs256(&good().to_string())).await.unwrap();
     assert_eq!((claims.subject.as_deref(), claims.tenants.as_slice()), (Some("u1"), &["t1".parse().unwrap()][..]));
     assert!((595..=600).contains(&claims.remaining().as_secs()));
@@ -292,7 +292,7 @@ async fn keys_of_a_jwks_that_are_not_for_us_are_not_used() {
         assert!(error.contains("holds no public key to verify signatures with"), "{what}: {error}");
     }
     let oct = json!([{"kty": "oct", "kid": "a", "alg": "HS256", "k": BASE64.encode(SECRET)}]);
-    assert!(with_keys(oct.clone()).await.is_err(), "a published secret is none");
+    assert!(with_keys(oct.clone()).await.is_err(), "a published secret is no key");
     let both = json!([oct[0], jwk(&rsa(), Algorithm::RS256, json!({"kid": "b"}))]);
     let token =
         sign(r#"{"alg":"HS256","kid":"a"}"#, &good().to_string(), &EncodingKey::from_secret(SECRET), Algorithm::HS256);
@@ -327,8 +327,8 @@ async fn b66_a_key_is_unknown_only_once_a_fresh_set_lacks_it() {
     let verify = async |kid: &str| tokens.verify(&rs256(json!(kid))).await;
     let asked = || asked.load(Ordering::SeqCst);
 
-    assert_eq!(verify("new").await, Err(TokenError::NoKeys), "the issuer says nothing");
-    assert!(verify("old").await.is_ok(), "the issuer's outage is not ours");
+    assert_eq!(verify("new").await, Err(TokenError::NoKeys), "the issuer does not answer");
+    assert!(verify("old").await.is_ok(), "known keys stay in use");
     assert_eq!(verify("junk").await, Err(TokenError::Invalid("unknown key")), "the issuer says so");
     assert!(verify("new").await.is_ok(), "a new key is found at once, right after a start and after junk");
     assert_invalid(verify("old").await, "a withdrawn key is gone");
@@ -343,7 +343,7 @@ async fn b66_a_key_is_unknown_only_once_a_fresh_set_lacks_it() {
         assert_eq!(result, Err(TokenError::NoKeys));
     }
     assert_eq!(asked(), 5);
-    assert!(verify("new").await.is_ok(), "who has a known key notices nothing");
+    assert!(verify("new").await.is_ok(), "a token with a known key is verified all the same");
     pass(Duration::from_secs(15)).await;
     assert_invalid(verify("old").await, "one more read is in reserve");
     assert_eq!((verify("old").await, asked()), (Err(TokenError::NoKeys), 6));
@@ -356,7 +356,7 @@ async fn pass(time: Duration) {
 }
 
 #[tokio::test]
-async fn b66_those_who_ask_together_share_the_answer() {
+async fn b66_tokens_that_come_together_share_one_read() {
     let keys = |kid| http_ok(&json!({"keys": [jwk(&rsa(), Algorithm::RS256, json!({"kid": kid}))]}).to_string());
     let (address, asked) = jwks_server(vec![keys("old"), keys("new")]).await;
     let tokens = with_jwks(format!("http://{address}/jwks")).await.unwrap();
@@ -402,7 +402,7 @@ async fn b66_several_keys_may_have_one_name() {
 }
 
 #[tokio::test]
-async fn b66_entries_that_are_not_understood_are_passed_over_and_named() {
+async fn b66_unknown_entries_are_ignored_and_named() {
     let good = jwk(&rsa(), Algorithm::RS256, json!({"kid": "a"}));
     let entries = [
         (json!(null), "it is no JWK"),
@@ -453,8 +453,8 @@ async fn a_token_is_explained_by_the_rule_that_it_breaks() {
         (rs256(json!("k")), &["alg: RS256", "kid: k", "wrong algorithm"]),
         ("nonsense".to_owned(), &["refused: the token is invalid: not a signed token"]),
     ] {
-        let (text, verdict) = explain(&tokens, &config, &token).await;
-        assert_eq!(verdict.is_ok(), text.contains("accepted"), "{text}");
+        let (text, result) = explain(&tokens, &config, &token).await;
+        assert_eq!(result.is_ok(), text.contains("accepted"), "{text}");
         assert!(words.iter().all(|word| text.contains(word)), "{words:?} in {text}");
     }
 }
@@ -496,13 +496,13 @@ async fn f66_an_issuer_that_is_away_at_the_start_is_asked_until_it_answers() {
     assert_eq!(tokens.describe().unwrap_err(), "did not answer within 1.8s");
 
     let broken = |status: &str| format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    // Whatever it answers after the start, the gateway asks again.
+    // The gateway asks again, whatever the answer was.
     let answers = vec![broken("503"), String::new(), broken("429"), broken("404"), http_ok("{}"), keys];
     let (address, asked) = jwks_server(answers).await;
     let tokens = with_jwks(format!("http://{address}/jwks")).await.unwrap();
     assert!(!tokens.are_loaded());
     assert_eq!(tokens.verify(&rs256(json!("a"))).await.err(), Some(TokenError::NoKeys));
-    assert_eq!(asked.load(Ordering::SeqCst), 1, "strangers don't make it ask");
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "unknown keys cause no read while there are none");
     let fresh = tokens.clone();
     tokio::spawn(async move { fresh.keep_fresh().await });
     let begun = std::time::Instant::now();
@@ -538,7 +538,7 @@ async fn b41_what_a_token_points_at_is_never_fetched() {
 }
 
 #[tokio::test]
-async fn b42_headers_we_do_not_implement() {
+async fn b42_headers_that_are_not_implemented() {
     let tokens = with_secret().await;
     for header in [
         r#"{"alg":"HS256","crit":["exp"]}"#,
@@ -752,7 +752,7 @@ async fn subjects_are_text_of_bounded_length() {
 }
 
 #[tokio::test]
-async fn what_we_mint_we_accept() {
+async fn minted_tokens_are_accepted() {
     let claims = ClaimRules {
         issuer: Some("crechebooks".into()),
         audience: Some("dashboard".into()),

@@ -9,7 +9,7 @@ use super::*;
 const SECOND: u64 = 1_000_000;
 const START: u64 = 1_764_000_000 * SECOND;
 
-/// Steps that meet the edges of the second more often than chance would.
+/// Steps that meet the edges of a second more often than by chance.
 fn step() -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => 0..50_000u64,
@@ -19,14 +19,14 @@ fn step() -> impl Strategy<Value = u64> {
     ]
 }
 
-/// What a payment leaves in the bucket, and what figures do.
+/// The tokens that a payment must leave in the bucket, and those that figures must.
 fn reserve() -> impl Strategy<Value = u32> {
     prop::sample::select(vec![0, 3])
 }
 
 proptest! {
     #[test]
-    fn any_second_has_at_most_the_capacity_and_nothing_is_refused_in_vain(
+    fn any_second_has_at_most_the_capacity_and_nothing_is_refused_without_need(
         capacity in 1..15u32, arrivals in vec((step(), reserve()), 0..200),
     ) {
         let mut stream = Stream::default();
@@ -57,10 +57,10 @@ proptest! {
     }
 
     #[test]
-    fn a_clock_that_trembles_lets_no_more_through(capacity in 1..15u32, arrivals in vec((0..20_000i64, -9_000..9_000i64), 0..200)) {
+    fn a_jittery_clock_lets_no_more_through(capacity in 1..15u32, arrivals in vec((0..20_000i64, -9_000..9_000i64), 0..200)) {
         let mut stream = Stream::default();
         let mut now = START as i64;
-        // By the latest that the clock has shown, which is ahead of the bucket's time by the tremor at most.
+        // By the latest that the clock has shown, which is ahead of the bucket's time by the jitter at most.
         let (mut latest, mut granted) = (0, Vec::new());
         for (step, tremor) in arrivals {
             now += step;
@@ -76,7 +76,7 @@ proptest! {
 }
 
 #[test]
-fn metrics_leave_three_tokens_to_what_matters_more() {
+fn metrics_leave_three_tokens_to_payments() {
     let mut stream = Stream::default();
     let mut granted = |reserve| (0..20).filter(|_| stream.throttled(START, 10, reserve).is_none()).count();
     assert_eq!(granted(3), 7);

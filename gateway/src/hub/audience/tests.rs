@@ -1,4 +1,4 @@
-//! Seats after any history of comings and goings, against a plain vector of who is in.
+//! Seats after any history of joins and leaves, against a plain vector of the members.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -25,9 +25,9 @@ enum Op {
     Remove(usize),
     /// Those whose bit is set.
     Extract(u8),
-    /// To everyone: who is slow falls out.
+    /// To every member: slow ones are out.
     Send,
-    /// To those who keep up: nobody falls out.
+    /// To the members that keep up: none is out.
     SendToPrompt,
 }
 
@@ -54,7 +54,7 @@ fn member(link: &Arc<Link>) -> Member {
     Member { link: link.clone(), subject: None, issued_at: 0, lacks: Parts::NONE }
 }
 
-/// Who it is, sorted: the order in which members leave is nobody's business.
+/// The members' ids, sorted: the order in which they leave is of no importance.
 fn ids<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<usize> {
     let ids: BTreeSet<_> = members.into_iter().map(|member| member.link.id.0 as usize).collect();
     ids.into_iter().collect()
@@ -87,8 +87,8 @@ fn follow(links: &[Arc<Link>], history: &[Op]) {
             Op::Send => audience.send(&mut Frames::of(Outgoing::Message(&heartbeat)), 1),
             Op::SendToPrompt => audience.send_to_prompt(&mut Frames::of(Outgoing::Message(&heartbeat))),
         };
-        assert_eq!(ids(&left), expected, "who left by {op:?}");
-        assert_eq!(left.len(), expected.len(), "nobody leaves twice");
+        assert_eq!(ids(&left), expected, "the members that left by {op:?}");
+        assert_eq!(left.len(), expected.len(), "a member leaves once");
 
         assert_eq!(audience.len(), model.len());
         for (seat, member) in audience.members().enumerate() {
@@ -101,7 +101,7 @@ fn follow(links: &[Arc<Link>], history: &[Op]) {
 }
 
 #[tokio::test]
-async fn everyone_knows_their_seat_whatever_came_before() {
+async fn each_member_knows_its_seat_after_any_history() {
     let mut sockets = Vec::new();
     for id in 0..ALL {
         sockets.push(pair(id).await);
@@ -111,14 +111,14 @@ async fn everyone_knows_their_seat_whatever_came_before() {
     for link in &links[PROMPT..] {
         while link.write(&filler, 1).is_ok() {}
     }
-    // Between histories the links keep the seats they had: what is out of date must never be believed.
+    // Between histories the links keep the seats that they had: an old seat must never be believed.
     let mut runner = TestRunner::new(Config { source_file: Some(file!()), ..Config::default() });
     let followed = runner.run(&vec(op(), 0..40), |history| {
         follow(&links, &history);
         Ok(())
     });
     followed.unwrap();
-    assert!(links[..PROMPT].iter().all(|link| !link.congested()), "the test itself filled a socket that keeps up");
+    assert!(links[..PROMPT].iter().all(|link| !link.congested()), "the test filled a socket that keeps up");
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn a_snapshot_goes_to_the_members_that_lack_what_it_has() {
     }
     assert_eq!(audience.lacking(), Parts::ALL);
     for _ in 0..2 {
-        // The second time it helps nobody.
+        // The second time no member lacks the part.
         assert!(audience.complete(&part, payments).is_empty());
         assert_eq!(audience.lacking(), payments);
     }

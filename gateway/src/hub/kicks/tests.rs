@@ -1,4 +1,4 @@
-//! Whose tokens a kick revokes, and for how long.
+//! Which tokens a kick revokes, and for how long.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -23,12 +23,12 @@ fn b65_a_kick_revokes_what_was_issued_up_to_its_second() {
     let revoked = |issued_at| kicks.revoking(&acorn(), Some("thandi"), issued_at).is_some();
     assert!(revoked(76) && revoked(77), "before, and in the kick's second");
     assert!(!revoked(78), "a second later");
-    assert!(revoked(0), "a token that doesn't tell");
+    assert!(revoked(0), "a token without iat");
     assert_eq!(kicks.revoking(&"hazel".parse().unwrap(), Some("thandi"), 0), None, "another tenant's");
 }
 
 #[test]
-fn b65_a_user_is_revoked_in_every_tenant_and_nobody_else_is() {
+fn b65_a_kick_of_a_user_revokes_its_tokens_in_every_tenant_and_no_others() {
     let kicks = heard(Kicked::User("thandi".into()), NOW);
     for tenant in ["acorn", "hazel"] {
         let of = |user| kicks.revoking(&tenant.parse().unwrap(), user, 77);

@@ -52,7 +52,7 @@ pub enum Op {
     Expire,
     /// Something is published to a server that the tenant has left, in this epoch.
     Stray(StrayEpoch),
-    /// An answer comes that nobody waits for: of an earlier stream, or the same one again.
+    /// An answer comes that is not awaited: of an earlier stream, or the same one again.
     Unasked(u8),
     /// The connection breaks, or is back.
     Lost,

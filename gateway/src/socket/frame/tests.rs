@@ -210,7 +210,7 @@ fn closing(payload: &[u8]) -> Vec<u8> {
     encode(control_frame(payload.to_vec(), OpCode::Control(Control::Close)), MASK)
 }
 
-/// A header as nobody's encoder writes it, with a mask of zeros and no payload.
+/// A header that no encoder writes, with a mask of zeros and no payload.
 fn header(first: u8, length: &[u8]) -> Vec<u8> {
     [&[first, 0x80 | length[0]], &length[1..], &[0; 4]].concat()
 }

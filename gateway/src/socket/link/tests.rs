@@ -1,4 +1,4 @@
-//! The exit on a real connection: order through congestion, and the bound.
+//! The link on a real connection: order through congestion, and the bound.
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods)] // A test notices how its tasks end.
 

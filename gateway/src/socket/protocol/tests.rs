@@ -102,7 +102,7 @@ fn told(frames: &[u8]) -> Value {
 }
 
 #[test]
-fn messages_are_what_the_design_says() {
+fn messages_are_what_the_protocol_says() {
     let acorn: TenantId = "acorn".parse().unwrap();
     let head = Position { epoch: "e1".parse().unwrap(), seq: 7, id: None };
     let outage = Outage { reason: "redis", since: time::macros::datetime!(2026-11-24 12:04:05 UTC) };

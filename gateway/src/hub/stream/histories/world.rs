@@ -192,7 +192,7 @@ impl World {
         self.owed.remove(&member);
         let log = self.stream.waiting.iter().find(|waiting| waiting.member == member).map(|waiting| &waiting.stage);
         let read = if let Some(Stage::Log { ticket, .. }) = log { Some(*ticket) } else { None };
-        assert_eq!(self.stream.handle_leave(member), read, "the engine must hear that nobody waits for the answer");
+        assert_eq!(self.stream.handle_leave(member), read, "the engine must hear that the answer is useless");
         if let Some(read) = read {
             assert!(self.asked.remove(&read).is_some(), "an answer was awaited that is not asked for");
         }
@@ -349,7 +349,7 @@ impl World {
     fn changes_nothing(&mut self, act: impl FnOnce(&mut Stream)) {
         let before = format!("{:?}", self.stream);
         act(&mut self.stream);
-        assert_eq!(format!("{:?}", self.stream), before, "an answer to nobody's question, and the stream has changed");
+        assert_eq!(format!("{:?}", self.stream), before, "a useless input has changed the stream");
     }
 
     fn is_opening(&self) -> bool {
