@@ -1,4 +1,4 @@
-//! What is refused before it reaches Redis, and what the refusal says.
+//! Events that are refused before they reach Redis, and the errors that say why.
 
 use publisher::{ConnectError, DashboardEvent, InvalidEvent, PublishError, Publisher, PublisherConfig};
 
@@ -58,7 +58,7 @@ fn b54_every_bad_amount_names_data_amount() {
         "+1",
     ] {
         let refusal = refusal(&payment_with("1500.00", bad));
-        // What is no JSON at all cannot be blamed on a field.
+        // Text that is no JSON has no field that could be named.
         assert!(refusal.field == "data.amount" || refusal.rule.contains("JSON"), "{bad}: {refusal}");
     }
     assert_eq!(refusal(&payment_with("1500.00", "-1")).to_string(), "data.amount: must not be negative");
@@ -118,7 +118,7 @@ fn b54_a_field_that_is_missing_unknown_doubled_or_mistyped_is_named() {
 }
 
 #[test]
-fn b55_what_is_no_event_is_refused() {
+fn b55_text_that_is_no_event_is_refused() {
     for bad in ["", "[]", "null", "{", "\"x\"", "{}{}", "\u{feff}{}"] {
         refusal(bad);
     }
@@ -131,7 +131,7 @@ fn b55_what_is_no_event_is_refused() {
 
 #[test]
 fn b55_an_event_that_is_too_large_only_when_written_is_refused_too() {
-    // Within the rules of the fields and 16 KiB as sent; but DEL arrives as one byte and NUL, written, takes six.
+    // As sent, the event keeps the fields' rules and is smaller than 16 KiB. But a NUL takes six bytes when it is written.
     let mut event = DashboardEvent::from_json(METRICS.as_bytes()).unwrap();
     let publisher::EventData::MetricsUpdated(data) = &mut event.data else { unreachable!() };
     data.invoices_by_status = (0..60).map(|n| (format!("{}{n:02}", "\0".repeat(62)), 1)).collect();
@@ -159,7 +159,7 @@ fn b58_any_text_is_data_and_only_its_length_is_a_rule() {
 }
 
 #[test]
-fn a_refusal_echoes_little_and_nothing_that_moves_a_cursor() {
+fn an_error_repeats_little_of_the_text_and_no_control_character() {
     let evil = format!("\\u001b[31m{}", "x".repeat(5000));
     for json in [
         payment_with("\"type\"", &format!("\"{evil}\":1,\"type\"")),
@@ -212,7 +212,7 @@ async fn b60_a_bad_configuration_is_an_error_that_keeps_the_password() {
 }
 
 #[test]
-fn b54_fields_in_an_array_are_no_event() {
+fn b54_fields_in_an_array_are_refused() {
     let data = r#"["p1",1500.00,"Thandi","Lwazi","INV-1"]"#;
     let event = format!(r#"{{"type":"payment_received","data":{data}}}"#);
     let error = DashboardEvent::from_json(event.as_bytes()).expect_err("an array").to_string();

@@ -1,4 +1,4 @@
-//! What publishing does when Redis is lost, frozen, full, forgetful, or somebody else than before.
+//! Publishing while Redis is lost, frozen or full, has lost its data, or is another server than before.
 
 use std::{
     collections::HashSet,
@@ -13,10 +13,10 @@ use crate::harness::{
     tenant,
 };
 
-/// The configured 250 ms, and what a machine that compiles and runs other tests meanwhile takes to wake a task.
+/// The configured 250 ms, and the time that a busy machine takes to wake a task.
 const LIMIT: Duration = Duration::from_millis(300);
 
-/// A publisher that a limit of ten would be in the way of.
+/// A publisher whose tenants have a higher limit than ten events.
 async fn unlimited(url: &str) -> Publisher {
     let mut config = PublisherConfig::new(url);
     config.events_per_second = 1000;
@@ -29,7 +29,7 @@ async fn timed(publisher: &Publisher, event: &DashboardEvent) -> (Result<Outcome
     (result, started.elapsed())
 }
 
-/// Publishes the event until Redis has answered, as a caller with an unknown outcome should.
+/// Publishes the event until Redis has answered, as a caller should when the outcome is unknown.
 async fn insist(publisher: &Publisher, event: &DashboardEvent) -> Outcome {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -59,7 +59,7 @@ async fn f03_redis_killed_is_unavailable_at_once_and_heals() {
     let publisher = publisher(&redis).await;
     timed(&publisher, &payment()).await.0.unwrap();
     redis.kill9();
-    // The kernel tells of the end within moments; whoever publishes before that gets an honest answer in time.
+    // The kernel reports the end within moments. A publish before that gets an answer in time, too.
     let (_, took) = timed(&publisher, &payment()).await;
     assert!(took < LIMIT, "{took:?}");
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -77,7 +77,7 @@ async fn f04_a_restart_with_its_data_begins_an_epoch_and_keeps_the_bucket() {
     let mut redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let acorn = tenant("acorn");
     let mut config = PublisherConfig::new(redis.url());
-    // So that the restart falls within the second.
+    // The restart must fall within the second.
     config.events_per_second = 1;
     let publisher = Publisher::connect(config).await.unwrap();
     publisher.broadcast_to_tenant(&acorn, &payment()).await.unwrap();
@@ -106,7 +106,7 @@ async fn redis_field(redis: &RedisServer, field: &str) -> String {
 }
 
 #[tokio::test]
-async fn f05_a_frozen_redis_costs_nobody_more_than_the_timeout_and_doubles_nothing() {
+async fn f05_a_frozen_redis_costs_no_call_more_than_the_timeout_and_doubles_nothing() {
     let redis = RedisServer::start().await;
     let publisher = unlimited(&redis.url()).await;
     let events: Vec<_> = (0..20).map(|_| payment()).collect();
@@ -122,7 +122,7 @@ async fn f05_a_frozen_redis_costs_nobody_more_than_the_timeout_and_doubles_nothi
         assert!(matches!(result, Err(PublishError::Unknown { .. } | PublishError::Unavailable)), "{result:?}");
         assert!(took < LIMIT, "{took:?}");
     }
-    // It is known by now that nobody answers.
+    // By now the publisher knows that Redis does not answer.
     let (result, took) = timed(&publisher, &payment()).await;
     assert_eq!(result, Err(PublishError::Unavailable));
     assert!(took < Duration::from_millis(50), "{took:?}");
@@ -170,24 +170,24 @@ async fn f02_connections_killed_under_load_lose_and_double_nothing() {
 }
 
 #[tokio::test]
-async fn a_lost_reply_is_asked_for_again_under_the_same_id() {
+async fn an_event_whose_reply_was_lost_is_sent_again_under_the_same_id() {
     let redis = RedisServer::start().await;
     let proxy = Proxy::to(redis.addr()).await;
     let publisher = unlimited(&format!("redis://{}", proxy.addr())).await;
-    // Redis must know the script already, or the reply that is lost is only "NOSCRIPT".
+    // Redis must know the script already, otherwise the lost reply is only "NOSCRIPT".
     timed(&publisher, &payment()).await.0.unwrap();
     proxy.lose_answers(true);
     let event = payment();
     let (result, took) = timed(&publisher, &event).await;
     assert_eq!(result, Err(PublishError::Unknown { id: event.id.clone() }));
     assert!(took < LIMIT, "{took:?}");
-    // Sent over more than one connection, and published by the first.
+    // It is sent over more than one connection, and published by the first.
     proxy.lose_answers(false);
     assert_eq!(insist(&publisher, &event).await, Outcome::Duplicate { seq: 2 });
     assert_eq!(log(&redis, &tenant("acorn")).await.len(), 2);
 }
 
-/// "Nothing was published" is an answer about one attempt. It is true of the event only when no other attempt is under way.
+/// "Nothing was published" is the answer to one attempt. It holds for the event only when no other attempt is under way.
 #[tokio::test]
 async fn f51_throttled_does_not_count_while_another_attempt_is_under_way() {
     let redis = RedisServer::start().await;
@@ -226,9 +226,9 @@ async fn connections_received(redis: &RedisServer) -> usize {
     line.unwrap().parse().unwrap()
 }
 
-/// A minute, not a moment: nothing that was begun during the outage is carried out after it.
+/// The outage lasts a minute. No attempt that began during it is carried out afterwards.
 #[tokio::test]
-async fn f42_a_minute_of_a_frozen_redis_costs_few_dials_and_leaves_none_behind() {
+async fn f42_a_minute_of_a_frozen_redis_costs_few_connections_and_leaves_none_behind() {
     let redis = RedisServer::start().await;
     let publisher = unlimited(&redis.url()).await;
     timed(&publisher, &payment()).await.0.unwrap();
@@ -246,7 +246,7 @@ async fn f42_a_minute_of_a_frozen_redis_costs_few_dials_and_leaves_none_behind()
     insist(&publisher, &event).await;
     let back = thawed.elapsed();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    // One dial a second, and the four that hold.
+    // One connection a second, and the four that stay.
     let dialled = connections_received(&redis).await - before;
     println!("{dialled} dials, published {back:?} after the outage");
     assert!(dialled <= 62 + 20, "{dialled} dials");
@@ -259,7 +259,7 @@ async fn f42_a_minute_of_a_frozen_redis_costs_few_dials_and_leaves_none_behind()
 }
 
 #[tokio::test]
-async fn f42_a_redis_that_lets_nobody_in_is_dialled_a_few_times_a_second() {
+async fn f42_a_redis_that_refuses_all_logins_gets_a_few_connections_a_second() {
     let redis = RedisServer::start().await;
     redis.command(&["CONFIG", "SET", "requirepass", "right"]).await;
     let publisher = unlimited(&redis.url().replace("redis://", "redis://:wrong@")).await;
@@ -273,14 +273,14 @@ async fn f42_a_redis_that_lets_nobody_in_is_dialled_a_few_times_a_second() {
     assert!(dialled.parse::<usize>().unwrap() <= 100, "{dialled} dials in 11 seconds");
 }
 
-/// Without this one, and without other Sentinels, whose connections have names.
+/// Without this connection, and without those of other Sentinels, which have names.
 async fn clients_of(sentinel: &Sentinel) -> usize {
     let mut client = RedisClient::connect(sentinel.addr()).await.unwrap();
     let clients = client.command(&["CLIENT", "LIST"]).await;
     clients.text().lines().filter(|client| client.contains(" name= ")).count() - 1
 }
 
-/// Billing's process asks the Sentinels over the connections that it has, and takes them with it.
+/// The publisher asks the Sentinels over connections that it keeps, and closes them when it ends.
 #[tokio::test]
 async fn f41_an_outage_behind_sentinels_costs_no_connections() {
     let mut redis = RedisServer::start().await;
@@ -327,7 +327,7 @@ async fn f09_black_holed_connections_are_noticed_and_replaced() {
 }
 
 #[tokio::test]
-async fn f13_a_forgotten_script_is_invisible() {
+async fn f13_a_script_that_redis_has_forgotten_is_sent_again() {
     let redis = RedisServer::start().await;
     let publisher = unlimited(&redis.url()).await;
     let mut admin = redis.client().await;
@@ -340,7 +340,7 @@ async fn f13_a_forgotten_script_is_invisible() {
 }
 
 #[tokio::test]
-async fn f14_a_full_redis_refuses_and_leaves_nothing_half_done() {
+async fn f14_a_full_redis_refuses_an_event_as_a_whole() {
     let redis = RedisServer::start().await;
     let publisher = publisher(&redis).await;
     let mut admin = redis.client().await;
@@ -348,7 +348,7 @@ async fn f14_a_full_redis_refuses_and_leaves_nothing_half_done() {
         let state = admin.command(&["HGETALL", "dash:{acorn}:state"]).await;
         (state, admin.command(&["XRANGE", "dash:{acorn}:log", "-", "+"]).await, admin.command(&["DBSIZE"]).await)
     };
-    // Both a tenant whose epoch must begin and one in the middle of its own.
+    // One tenant's epoch must begin, the other's has begun.
     for _ in 0..2 {
         let before = everything(&mut admin).await;
         admin.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
@@ -382,7 +382,7 @@ async fn f15_flushall_or_a_lost_state_begins_an_epoch_without_the_old_log() {
         redis.command(&loss).await;
     }
     redis.command(&["DEL", "dash:{acorn}:log"]).await;
-    // The log alone is no identity: the numbers go on.
+    // A lost log alone ends no epoch: the numbers go on.
     assert_eq!(timed(&publisher, &payment()).await.0, Ok(Outcome::Published { seq: 4, receivers: 0 }));
 }
 
@@ -404,10 +404,10 @@ async fn f16_another_run_id_begins_an_epoch_and_keeps_the_bucket() {
     assert_ne!(after[0].epoch, before[0].epoch);
 }
 
-/// The master is succeeded, loses its last two writes to its successor, and is succeeded by itself. Nobody touches the tenant in
-/// between, so that the run id in its state is the master's own again.
+/// The master fails over to a server that lacks its last two writes, and back. The tenant has no event in between, so that the run id
+/// in its state is the master's own again.
 #[tokio::test]
-async fn f55_a_failover_and_a_failback_that_nobody_saw_begin_an_epoch() {
+async fn f55_a_failover_and_a_failback_without_events_begin_an_epoch() {
     let (first, second) = (RedisServer::start().await, RedisServer::start().await);
     let acorn = tenant("acorn");
     let publisher = publisher(&first).await;
@@ -418,7 +418,7 @@ async fn f55_a_failover_and_a_failback_that_nobody_saw_begin_an_epoch() {
     eventually(Duration::from_secs(10), "the copy has three events", async || log(&second, &acorn).await.len() == 3)
         .await;
     second.promote().await;
-    // Shown to dashboards, and lost.
+    // These events are shown to dashboards, and lost.
     for _ in 0..2 {
         timed(&publisher, &payment()).await.0.unwrap();
     }
@@ -449,11 +449,11 @@ async fn f55_a_state_of_an_older_version_keeps_its_epoch() {
 }
 
 #[tokio::test]
-async fn f18_a_demoted_master_refuses_and_the_publisher_dials_again() {
+async fn f18_a_demoted_master_refuses_and_the_publisher_connects_again() {
     let redis = RedisServer::start().await;
     let publisher = publisher(&redis).await;
     let mut admin = redis.client().await;
-    // Of a master that does not exist.
+    // A replica of a master that does not exist.
     admin.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
     assert_eq!(timed(&publisher, &payment()).await.0, Err(PublishError::Unavailable));
     admin.command(&["REPLICAOF", "NO", "ONE"]).await;
@@ -461,7 +461,7 @@ async fn f18_a_demoted_master_refuses_and_the_publisher_dials_again() {
 }
 
 #[tokio::test]
-async fn f20_a_right_that_is_missing_refuses_and_leaves_nothing_half_done() {
+async fn f20_a_missing_right_refuses_an_event_as_a_whole() {
     let redis = RedisServer::start().await;
     let mut admin = redis.client().await;
     admin.command(&["ACL", "SETUSER", "billing", "on", ">secret", "~*", "+@all", "resetchannels"]).await;
@@ -491,7 +491,7 @@ async fn f20_a_wrong_password_heals_when_it_becomes_right() {
 }
 
 #[tokio::test]
-async fn more_calls_than_configured_are_turned_away_at_once() {
+async fn calls_beyond_the_configured_number_are_refused_at_once() {
     let redis = RedisServer::start().await;
     let mut config = PublisherConfig::new(redis.url());
     (config.max_in_flight, config.events_per_second) = (5, 1000);

@@ -1,4 +1,4 @@
-//! The relay's fence in publish.lua (F35): who has been succeeded publishes nothing more.
+//! The relay's fence in publish.lua (F35): a leader publishes nothing more after a later leader has published.
 
 use publisher::{
     EventData, Outcome, TenantId,
@@ -15,7 +15,7 @@ fn seq(relayed: Relayed) -> u64 {
 }
 
 #[tokio::test]
-async fn f35_an_older_term_is_refused_from_the_moment_a_newer_one_shows_up() {
+async fn f35_an_older_term_is_refused_after_a_newer_one_was_seen() {
     let redis = RedisServer::start().await;
     let (acorn, hazel): (TenantId, TenantId) = (tenant("acorn"), tenant("hazel"));
     let publisher = publisher(&redis).await;
@@ -25,15 +25,15 @@ async fn f35_an_older_term_is_refused_from_the_moment_a_newer_one_shows_up() {
     let refused = publisher.relay(&acorn, &payment(), old).await.unwrap();
     assert_eq!(refused, Relayed::Superseded { term: new });
     assert_eq!(log(&redis, &acorn).await.len(), 2, "a refused event leaves nothing behind");
-    // Another tenant that the new leader has not come to is still open.
+    // The new leader has not published for the other tenant yet, so that the old one still may.
     assert_eq!(seq(publisher.relay(&hazel, &payment(), old).await.unwrap()), 1);
-    // Who publishes directly has no term.
+    // A direct publish has no term.
     let direct = publisher.broadcast_to_tenant(&acorn, &payment()).await.unwrap();
     assert!(matches!(direct, Outcome::Published { seq: 3, .. }), "{direct:?}");
 }
 
 #[tokio::test]
-async fn f35_a_leader_that_was_only_throttled_has_shown_up_too() {
+async fn f35_a_leader_that_was_only_throttled_was_seen_too() {
     let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
@@ -50,7 +50,7 @@ async fn a_term_outlives_an_epoch() {
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     publisher.relay(&acorn, &payment(), Term(5)).await.unwrap();
-    // As a failover leaves it: the state of another server.
+    // The state of another server, as after a failover.
     redis.command(&["HSET", "dash:{acorn}:state", "run", "another"]).await;
     let refused = publisher.relay(&acorn, &payment(), Term(4)).await.unwrap();
     assert_eq!(refused, Relayed::Superseded { term: Term(5) });

@@ -1,4 +1,4 @@
-//! What the tests of publishing are written with, besides the test kit: events that are all alike, and a tenant's log.
+//! Tools of these tests besides the test kit: sample events, and a tenant's log.
 
 use std::time::{Duration, SystemTime};
 
@@ -47,7 +47,7 @@ pub fn metrics() -> DashboardEvent {
     })
 }
 
-/// Publishes payments until the limit says no; how many went through.
+/// Publishes payments until one is throttled; returns how many were published.
 pub async fn fill(publisher: &Publisher, tenant: &TenantId) -> usize {
     let mut published = 0;
     while let Outcome::Published { .. } = publisher.broadcast_to_tenant(tenant, &payment()).await.unwrap() {
@@ -82,12 +82,12 @@ pub fn assert_once_and_in_order(log: &[Message]) {
     assert_eq!(ids.len(), log.len(), "an event was published twice");
 }
 
-/// Redis runs on this machine, so this is its clock too.
+/// The time by this machine's clock, which is also that of Redis.
 pub fn now_micros() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().unwrap().as_micros().try_into().unwrap()
 }
 
-/// Polls for a fact, for as long as it may take to become one.
+/// Polls until there is an answer, up to a limit.
 pub async fn eventually(limit: Duration, what: &str, mut fact: impl AsyncFnMut() -> bool) {
     testkit::wait::eventually(what, limit, async || fact().await.then_some(())).await;
 }

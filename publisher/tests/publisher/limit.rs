@@ -12,14 +12,14 @@ use crate::harness::{RedisServer, fill, log, metrics, now_micros, payment, publi
 
 const SECOND: u64 = 1_000_000;
 
-/// A publish some time after the one before it: at once, a moment later, or after a while.
+/// A publish and the time since the one before it.
 #[derive(Debug, Clone, Copy)]
 struct Arrival {
     pause: Duration,
     metrics: bool,
 }
 
-/// What a refusal said, and between which moments it was made.
+/// A refusal's answer, and the moments between which it was given.
 struct Refusal {
     retry_after: u64,
     asked: u64,
@@ -36,7 +36,7 @@ fn arrival() -> impl Strategy<Value = Arrival> {
 proptest! {
     #![proptest_config(Config { cases: 2, max_shrink_iters: 0, failure_persistence: None, ..Config::default() })]
 
-    /// Each case is 30 tenants at once, each with three publishers that arrive as they please for some two seconds.
+    /// Each case has 30 tenants at once, each with three publishers that publish at random for about two seconds.
     #[test]
     fn no_window_of_a_second_holds_an_eleventh_event(patterns in vec([(); 3].map(|()| vec(arrival(), 60)), 30)) {
         let runtime = Runtime::new().unwrap();
@@ -73,7 +73,7 @@ async fn arrive(publisher: Publisher, number: usize, pattern: Vec<Arrival>) -> V
                 let retry_after = retry_after.as_micros().try_into().unwrap();
                 refusals.push(Refusal { retry_after, asked, answered: now_micros(), places });
             }
-            // A busy machine may cost a call its time; what it published is in the log all the same.
+            // On a busy machine a call can run out of time; its event is in the log all the same.
             Ok(_) | Err(publisher::PublishError::Unknown { .. } | publisher::PublishError::Unavailable) => {}
             Err(error) => panic!("{error}"),
         }
@@ -92,7 +92,7 @@ fn judge(log: &[Message], refusals: &[Refusal]) {
         let Refusal { retry_after, asked, answered, places } = *refusal;
         let recent = published.iter().filter(|at| (asked.saturating_sub(SECOND)..=answered).contains(at)).count();
         assert!(recent >= places, "refused with only {recent} events in the last second");
-        // The wait ends exactly one second after some event was published.
+        // The wait ends exactly one second after one of the events was published.
         let returns = asked + retry_after..=answered + retry_after;
         assert!(
             published.iter().any(|at| returns.contains(&(at + SECOND))),
@@ -106,7 +106,7 @@ async fn a_token_is_back_exactly_one_second_after_it_was_spent() {
     let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
-    // Nine were spent just now, and one at a moment of our choosing.
+    // Nine tokens were spent just now, and one at a chosen moment.
     let spend = async |oldest: u64| {
         let now = now_micros();
         let bucket = std::iter::once(oldest).chain([now; 9]).map(|at| format!("{at:016}")).collect::<String>();
@@ -124,7 +124,7 @@ async fn a_token_is_back_exactly_one_second_after_it_was_spent() {
                 let exact = returns.saturating_sub(answered)..=returns - asked;
                 assert!(exact.contains(&retry_after.as_micros().try_into().unwrap()), "{retry_after:?} of {exact:?}");
             }
-            // The shortest may be over before Redis looks.
+            // The shortest wait may be over before Redis reads its clock.
             other => assert!(oldest + SECOND <= answered, "{other:?}"),
         }
     }
@@ -134,7 +134,7 @@ async fn a_token_is_back_exactly_one_second_after_it_was_spent() {
 }
 
 #[tokio::test]
-async fn f38_a_clock_that_went_back_blocks_nobody_for_longer_than_a_second() {
+async fn f38_a_clock_that_went_back_blocks_no_tenant_for_longer_than_a_second() {
     let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
@@ -146,7 +146,7 @@ async fn f38_a_clock_that_went_back_blocks_nobody_for_longer_than_a_second() {
         panic!("ten tokens spent in the future are spent");
     };
     assert_eq!(retry_after, Duration::from_secs(1));
-    // Asking meanwhile doesn't put it off.
+    // Attempts in between do not prolong the wait.
     sleep(retry_after / 2).await;
     publisher.broadcast_to_tenant(&acorn, &payment()).await.unwrap();
     sleep(retry_after / 2).await;
@@ -172,14 +172,14 @@ async fn f59_a_clock_that_went_back_by_less_than_a_second_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn f38_a_clock_that_trembles_keeps_time_going_forward() {
+async fn f38_a_clock_that_jumps_back_by_milliseconds_costs_no_wait() {
     let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
     let ahead = now_micros() + SECOND;
     let reached = async || {
         redis.command(&["HSET", "dash:{acorn}:state", "bucket", &format!("{ahead:016}")]).await;
-        // Redis' clock is 10 ms behind the newest token when the event is published, or the next attempt is.
+        // Redis' clock is 10 ms behind the newest token when the event is published, or at the next attempt.
         let left = (ahead - 10_000).saturating_sub(now_micros());
         sleep(Duration::from_micros(left)).await;
         publisher.broadcast_to_tenant(&acorn, &payment()).await.unwrap();

@@ -1,5 +1,5 @@
-//! The publisher against a real redis-server. The names with a number are rows of the catalogue of faults (f) and of
-//! bad inputs (b) that this project is built against.
+//! The publisher against a real redis-server. A test's name that starts with f and a number is a row of the catalogue of faults, one with
+//! b of the catalogue of bad inputs (gateway/tests/README.md).
 #![allow(clippy::unwrap_used)]
 // A task of a test that panics fails the test.
 #![allow(clippy::disallowed_methods)]

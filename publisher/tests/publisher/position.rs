@@ -1,4 +1,4 @@
-//! position.lua: where a tenant stands, what a gateway missed, and when an epoch must end.
+//! position.lua: a tenant's position, the messages that a gateway missed, and the end of an epoch.
 
 use publisher::TenantId;
 use publisher::internals::{Message, script};
@@ -12,7 +12,7 @@ struct Position {
     messages: Vec<Message>,
 }
 
-/// What somebody claims to know.
+/// The position that a caller claims to know.
 struct Known<'a> {
     epoch: &'a str,
     seq: &'a str,
@@ -80,7 +80,7 @@ async fn the_messages_after_a_known_position_are_given_oldest_first() {
 }
 
 #[tokio::test]
-async fn nothing_is_given_to_who_knows_another_epoch() {
+async fn a_caller_that_knows_another_epoch_gets_no_messages() {
     let (redis, acorn, log) = five_events().await;
     for epoch in ["", "other", "*"] {
         let known = Known { epoch, seq: "2", id: "", trusted: true };
@@ -106,14 +106,14 @@ async fn f16_a_gateway_that_saw_what_the_counter_did_not_issue_ends_the_epoch() 
     let (redis, acorn, log) = five_events().await;
     let mut redis = redis.client().await;
     let mut epoch = log[0].epoch.to_string();
-    // Each is a different way in which the same (epoch, seq) would come to name two events.
+    // Each is a different way in which the same (epoch, seq) could name two events.
     for (seq, id) in [("6", ""), ("9", "x"), ("5", "another"), ("3", "another")] {
         let known = Known { epoch: &epoch, seq, id, trusted: true };
         let position = position(&mut redis, &acorn, &known, "10").await;
         assert_ne!(position.epoch, epoch, "known {seq} {id}");
         assert_eq!((position.seq, position.id.as_str(), position.messages.len()), (0, "", 0));
         assert_eq!(redis.command(&["EXISTS", "dash:{acorn}:log"]).await.integer(), 0);
-        // Five new events for the next way.
+        // Five new events for the next case.
         let keys = ["dash:{acorn}:state", "dash:{acorn}:log"];
         redis.command(&["HSET", keys[0], "seq", "5", "id", "e5"]).await;
         for seq in 1..=5 {
@@ -129,7 +129,7 @@ async fn f16_a_gateway_that_saw_what_the_counter_did_not_issue_ends_the_epoch() 
         }
         epoch = position.epoch;
     }
-    // And the same positions, rightly known, leave it alone.
+    // Correct positions do not end the epoch.
     for (seq, id) in [("5", "e5"), ("5", ""), ("3", "e3"), ("3", ""), ("0", "")] {
         let known = Known { epoch: &epoch, seq, id, trusted: true };
         assert_eq!(position(&mut redis, &acorn, &known, "10").await.epoch, epoch, "known {seq} {id}");

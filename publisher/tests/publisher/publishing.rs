@@ -1,4 +1,4 @@
-//! What publishing does when nothing goes wrong.
+//! Publishing without faults.
 
 use publisher::{
     DashboardEvent, DashboardEventType, EventData, EventId, Outcome, Publisher, PublisherConfig, internals::Term,
@@ -29,7 +29,7 @@ async fn an_event_arrives_as_the_contract_says() {
     assert_eq!((&two.id, two.seq, &two.previous), (&second.id, 2, &Some(first.id)));
     assert_eq!(one.event_type.as_str(), "payment_received");
     assert!((before..=now_micros()).contains(&one.published_micros));
-    // What lies in the log is what went over the channel, to the byte.
+    // The log has the same bytes as the channel.
     assert_eq!(log(&redis, &acorn).await, [one, two]);
 }
 
@@ -81,7 +81,7 @@ async fn a_duplicate_is_told_even_when_the_tenant_is_throttled() {
 }
 
 #[tokio::test]
-async fn a_throttled_event_burns_no_number_and_leaves_no_mark() {
+async fn a_throttled_event_uses_no_number_and_leaves_no_mark() {
     let redis = RedisServer::start().await;
     let acorn = tenant("acorn");
     let publisher = publisher(&redis).await;
@@ -131,7 +131,7 @@ async fn f69_figures_leave_a_mark_for_a_minute_and_everything_else_for_a_day() {
     publisher.broadcast_to_tenant(&acorn, &condensed).await.unwrap();
     publisher.broadcast_to_tenant(&acorn, &payment).await.unwrap();
     assert!((50..=60).contains(&expires(&figures).await));
-    // The outbox may hold on to a row for a day, and folded figures stand for payments.
+    // A row of the outbox can wait for a day, and condensed figures stand for payments.
     for event in [&relayed, &condensed, &payment] {
         assert!((86_390..=86_400).contains(&expires(event).await), "{event:?}");
     }
