@@ -136,12 +136,15 @@ async fn a_seat_in_another_room_is_no_seat_here() {
 
 #[tokio::test]
 async fn a_snapshot_goes_to_the_members_that_lack_what_it_has() {
-    let figures = Parts { figures: true, payments: false };
-    let payments = Parts { figures: false, payments: true };
-    let (part, all) = (Bytes::from_static(b"part,"), Bytes::from_static(b"all."));
+    let metrics = Parts { metrics: true, payments: false };
+    let payments = Parts { metrics: false, payments: true };
+    let (part, all) = (protocol::heartbeat(None), protocol::left(&"acorn".parse().unwrap()));
+    let (part, all) = (Outgoing::Message(&part), Outgoing::Message(&all));
+    let (part_bytes, all_bytes) = (Dialect::Native.encode(&part), Dialect::Native.encode(&all));
+    let mut part = Frames::of(part);
     let mut audience = Audience::default();
     let mut clients = Vec::new();
-    for (id, lacks) in [Parts::NONE, figures, payments, Parts::ALL].into_iter().enumerate() {
+    for (id, lacks) in [Parts::NONE, metrics, payments, Parts::ALL].into_iter().enumerate() {
         let (link, client) = pair(id).await;
         audience.seat(Member { lacks, ..member(&link) });
         clients.push((client, link));
@@ -149,24 +152,25 @@ async fn a_snapshot_goes_to_the_members_that_lack_what_it_has() {
     assert_eq!(audience.lacking(), Parts::ALL);
     for _ in 0..2 {
         // The second time no member lacks the part.
-        assert!(audience.complete(&part, payments).is_empty());
+        assert!(audience.complete(&mut part, payments).is_empty());
         assert_eq!(audience.lacking(), payments);
     }
-    assert!(audience.send(&all, 1).is_empty());
-    for ((client, _), expected) in clients.iter_mut().zip(["all.", "part,all.", "all.", "part,all."]) {
+    assert!(audience.send(&mut Frames::of(all), 1).is_empty());
+    for ((client, _), has_part) in clients.iter_mut().zip([false, true, false, true]) {
+        let expected = if has_part { [&part_bytes[..], &all_bytes].concat() } else { all_bytes.to_vec() };
         let mut read = vec![0; expected.len()];
         client.read_exact(&mut read).await.unwrap();
-        assert_eq!(String::from_utf8(read).unwrap(), expected);
+        assert_eq!(read, expected);
     }
-    audience.all_lack(figures);
-    assert_eq!(audience.lacking(), figures);
+    audience.all_lack(metrics);
+    assert_eq!(audience.lacking(), metrics);
 
     // A member that reads too slowly is out.
     let (slow, _client) = pair(9).await;
     let filler = Bytes::from(vec![0; 64 * 1024]);
     while slow.write(&filler, 1).is_ok() {}
     audience.seat(Member { lacks: Parts::ALL, ..member(&slow) });
-    assert_eq!(ids(&audience.complete(&part, payments)), [9]);
+    assert_eq!(ids(&audience.complete(&mut part, payments)), [9]);
     assert_eq!(audience.len(), 4);
 }
 
@@ -182,12 +186,15 @@ async fn a_message_for_one_member_reaches_that_one() {
     assert!(audience.member(&absent).is_none());
     assert_eq!(audience.tell(&absent, &Bytes::from_static(b"lost")), None);
     assert_eq!(audience.tell(&hazel, &Bytes::from_static(b"one,")), Some(Ok(())));
-    audience.send(&Bytes::from_static(b"all."), 1);
-    let mut read = [0; 8];
+    let heartbeat = protocol::heartbeat(None);
+    let all = Dialect::Native.encode(&Outgoing::Message(&heartbeat));
+    audience.send(&mut Frames::of(Outgoing::Message(&heartbeat)), 1);
+    let mut read = vec![0; 4 + all.len()];
     hazel_client.read_exact(&mut read).await.unwrap();
-    assert_eq!(&read, b"one,all.");
-    acorn_client.read_exact(&mut read[..4]).await.unwrap();
-    assert_eq!(&read[..4], b"all.");
+    assert_eq!(read, [b"one,", &all[..]].concat());
+    read.truncate(all.len());
+    acorn_client.read_exact(&mut read).await.unwrap();
+    assert_eq!(read, all);
 }
 
 #[test]
