@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(50);
+/// Longer than a connection takes that the other side ends at once.
+const LASTED: Duration = Duration::from_millis(250);
 
 /// Doubles from 50 ms to a limit. Each delay is drawn at random from its upper half, so that many clients do not connect in step.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ impl Backoff {
     /// Starts over after a connection that lasted. A connection that breaks soon after it was made keeps the longer delays: otherwise it
     /// would be opened 20 times a second.
     pub(crate) fn reset_after(&mut self, lasted: Duration) {
-        if lasted > Duration::from_secs(1) {
+        if lasted > LASTED {
             self.next = FIRST;
         }
     }

@@ -170,7 +170,7 @@ impl Node {
         // One connection dials at a time: a server that is dead is not dialled by all of them.
         let dialling = Arc::new(Mutex::new(Backoff::up_to(RECONNECT_DELAY)));
         for number in 0..width.connections {
-            let connection = Arc::new(Connection::new(number.to_string(), server.clone(), url, settings));
+            let connection = Arc::new(Connection::new(number.to_string(), url.target(server), settings));
             let (kept, dialling) = (connection.clone(), dialling.clone());
             tasks.push(keep_running("Redis connection", move || kept.clone().keep_alive(dialling.clone())));
             connections.push(connection);

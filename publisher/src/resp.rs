@@ -3,6 +3,8 @@
 //! Subscriptions need it, because the client library hides what the server says about them. It decodes with the crate that the
 //! library decodes with, so both speak of the same [`Frame`].
 
+pub mod frame;
+
 use std::{
     io,
     pin::Pin,
@@ -13,7 +15,7 @@ use std::{
 use bytes::BytesMut;
 use fred::{
     rustls::pki_types::ServerName,
-    types::config::{Config, ServerConfig, TlsConnector},
+    types::config::{Config, TlsConnector},
 };
 use redis_protocol::{error::RedisProtocolError, resp3::decode::complete::decode_bytes_mut};
 use tokio::{
@@ -23,8 +25,8 @@ use tokio::{
 };
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use crate::tcp;
-pub use redis_protocol::resp3::types::BytesFrame as Frame;
+use crate::{tcp, topology::Server};
+pub use frame::Frame;
 
 /// Room for one read. Frames share this memory for as long as they are held, so it is no more than a few dozen messages need.
 const READ_BUFFER: usize = 16 * 1024;
@@ -33,7 +35,11 @@ const LEAST_ROOM: usize = 4 * 1024;
 
 /// How to reach one server: its address, who connects, and whether through TLS.
 #[derive(Clone)]
-pub struct Target(Config);
+pub struct Target {
+    pub(crate) server: Server,
+    /// The user, the password and TLS, as the client library reads them from a URL.
+    pub(crate) config: Config,
+}
 
 /// One connection, open and greeted.
 pub struct Connection {
@@ -66,7 +72,7 @@ pub enum ConnectionError {
     /// The server ended the connection.
     #[error("connection closed by Redis")]
     Closed,
-    /// What the server said instead of a greeting.
+    /// What the server said when it refused.
     #[error("{0}")]
     Refused(String),
     /// Nothing came in time.
@@ -88,26 +94,23 @@ impl ConnectionError {
 }
 
 impl Target {
-    pub(crate) fn new(config: Config) -> Self {
-        Self(config)
-    }
-
     /// Opens the way there, without a word on it. The kernel ends it when what was sent isn't acknowledged for `silence`.
     async fn dial(&self, silence: Duration) -> Result<Box<dyn Stream>, ConnectionError> {
-        let ServerConfig::Centralized { server } = &self.0.server else { return Err(ConnectionError::Name) };
-        let stream = TcpStream::connect((&*server.host, server.port)).await?;
+        let stream = TcpStream::connect(self.server.to_string()).await?;
         tcp::set_up(&stream, silence)?;
-        let Some(tls) = &self.0.tls else { return Ok(Box::new(stream)) };
+        let Some(tls) = &self.config.tls else { return Ok(Box::new(stream)) };
         let TlsConnector::Rustls(connector) = &tls.connector;
-        let name = ServerName::try_from(server.host.to_string()).map_err(|_| ConnectionError::Name)?;
+        // An address of IPv6 has brackets in a URL, and none on a certificate.
+        let host = self.server.host.trim_matches(['[', ']']).to_owned();
+        let name = ServerName::try_from(host).map_err(|_| ConnectionError::Name)?;
         Ok(Box::new(connector.connect(name, stream).await?))
     }
 
     /// The greeting: RESP3, who connects, and the connection's name in CLIENT LIST.
     fn hello(&self, name: &str) -> Vec<String> {
         let mut words = vec!["HELLO".to_owned(), "3".to_owned()];
-        if let Some(password) = &self.0.password {
-            let user = self.0.username.as_deref().unwrap_or("default");
+        if let Some(password) = &self.config.password {
+            let user = self.config.username.as_deref().unwrap_or("default");
             words.extend(["AUTH".to_owned(), user.to_owned(), password.clone()]);
         }
         words.extend(["SETNAME".to_owned(), name.to_owned()]);
@@ -125,9 +128,10 @@ impl Connection {
         let stream = timeout(limit, target.dial(2 * limit)).await.map_err(silent)??;
         let mut connection = Self { stream, received: BytesMut::new(), unsent: BytesMut::new(), flush: Flush::Done };
         connection.send(&target.hello(name));
-        match timeout(limit, connection.frame()).await.map_err(silent)?? {
-            Frame::SimpleError { data, .. } => Err(ConnectionError::Refused(data.to_string())),
-            _ => Ok(connection),
+        let greeting = timeout(limit, connection.frame()).await.map_err(silent)??;
+        match frame::refusal(&greeting) {
+            Some(why) => Err(ConnectionError::Refused(why)),
+            None => Ok(connection),
         }
     }
 

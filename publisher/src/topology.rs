@@ -11,26 +11,22 @@
 //! (`scout`): the highest `config-epoch` or `cluster_current_epoch`. So all processes follow a failover at the same moment,
 //! when the first Sentinel tells of it, and a stale one leads none astray.
 
-mod connection;
-mod frame;
 mod layout;
 mod scout;
+mod server;
 mod source;
 mod url;
 
 use std::sync::Arc;
 
-use fred::{error::Error, types::config::Config};
 use futures::future::join_all;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{connection::Connection, scout::Scout, url::Place};
+use self::{scout::Scout, source::Source, url::Place};
 use crate::task::keep_running;
 
-pub(crate) use self::connection::cause;
-pub use self::{layout::Layout, url::RedisUrl};
-pub use fred::types::config::Server;
+pub use self::{layout::Layout, server::Server, url::RedisUrl};
 
 /// Whether a server refuses because the name is on another, or is on its way there, or because another is the master now:
 /// it did nothing.
@@ -53,26 +49,11 @@ pub async fn reach(url: &RedisUrl) -> Result<Arc<Layout>, String> {
         }
     };
     let pings = layout.servers().iter().map(async |server| {
-        let answered: Result<(), Error> = match Connection::open(url.config_of(server)).await {
-            Ok(connection) => connection.ping().await,
-            Err(error) => Err(error),
-        };
-        answered.map_err(|error| format!("{server}: {error}"))
+        let answered = async { Source::open(&url.target(server)).await?.ask(&["PING"]).await };
+        answered.await.map(drop).map_err(|error| format!("{server}: {error}"))
     });
     join_all(pings).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok(Arc::new(layout))
-}
-
-/// Tries a subscription on a connection of its own, which ends with the answer: why the server refuses, if it does.
-///
-/// # Errors
-/// When there is no answer.
-pub async fn refusal(config: Config, channels: Vec<String>) -> Result<Option<String>, Error> {
-    match Connection::open(config).await?.subscribe(channels).await {
-        Ok(()) => Ok(None),
-        Err(error) if error.details().starts_with("NOPERM") => Ok(Some(error.details().to_owned())),
-        Err(error) => Err(error),
-    }
 }
 
 /// The layout as it changes. Cheap to clone; the looking ends with the last clone.

@@ -7,12 +7,13 @@ mod commands;
 mod connection;
 mod interruption;
 mod node;
+mod proof;
 mod reach;
+mod settings;
 mod subscriber;
 mod sync_round;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use publisher::internals::redis::Failure;
@@ -25,25 +26,14 @@ use tokio::sync::mpsc;
 use super::{Claim, KickError, Kicked, Position, Request, Rooms};
 use crate::metrics::Metrics;
 use connection::Kind;
+use proof::Proof;
 use reach::Reach;
+use settings::Settings;
 use subscriber::Subscriber;
 
 /// How often a kick waits for a connection, and for how long.
 const KICK_RETRIES: usize = 5;
 const KICK_PAUSE: Duration = Duration::from_millis(100);
-
-/// What is the same for every server.
-#[derive(Clone)]
-struct Settings {
-    /// The names in Redis.
-    names: Names,
-    /// Events that a tenant's log holds.
-    recovery_events: u32,
-    /// How long a token can live, and so a revocation counts.
-    token_lifetime: Duration,
-    /// How tenants' channels are subscribed to.
-    kind: Kind,
-}
 
 /// The handle; cheap to clone.
 #[derive(Clone)]
@@ -146,28 +136,5 @@ impl RedisEngine {
 
     pub(super) fn last_proof(&self) -> Option<Instant> {
         self.proof.last()
-    }
-}
-
-/// When it was last proved that what is published comes back on the subscription.
-#[derive(Clone)]
-struct Proof {
-    start: Instant,
-    /// Milliseconds since `start`, plus one; 0 for never.
-    at: Arc<AtomicU64>,
-}
-
-impl Proof {
-    fn new() -> Self {
-        Self { start: Instant::now(), at: Arc::default() }
-    }
-
-    fn renew(&self) {
-        self.at.store(self.start.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
-    }
-
-    fn last(&self) -> Option<Instant> {
-        let at = self.at.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.start + Duration::from_millis(at))
     }
 }

@@ -12,10 +12,9 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    resp::Frame,
+    resp::{Frame, Target},
     script::Script,
     task::keep_running,
-    topology::{RedisUrl, Server},
 };
 
 /// No command may take longer.
@@ -42,9 +41,9 @@ pub enum Access {
 
 impl Commands {
     /// Starts to connect, and goes on trying in the background.
-    pub fn open(url: &RedisUrl, server: &Server) -> Self {
+    pub fn open(target: Target) -> Self {
         let settings = Settings { queue: QUEUE, pulse_limit: LIMIT };
-        let connection = Arc::new(Connection::new("commands".to_owned(), server.clone(), url, settings));
+        let connection = Arc::new(Connection::new("commands".to_owned(), target, settings));
         let (kept, dialling) = (connection.clone(), Arc::new(Mutex::new(Backoff::up_to(RECONNECT_DELAY))));
         let task = keep_running("Redis connection", move || kept.clone().keep_alive(dialling.clone()));
         Self { connection, _task: task }

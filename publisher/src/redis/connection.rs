@@ -15,11 +15,12 @@ use fred::{
     interfaces::{ClientLike, EventInterface},
     types::{
         Builder, ClusterHash, CustomCommand,
-        config::{ConnectionConfig, Options},
+        config::{Config, ConnectionConfig, Options, Server as FredServer, ServerConfig},
     },
 };
 use tokio::{
     sync::{Mutex, watch},
+    task::JoinError,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -28,10 +29,9 @@ use tracing::{info, warn};
 use crate::{
     backoff::Backoff,
     log_throttle::LogThrottle,
-    resp::Frame,
+    resp::{Frame, Target},
     script::Script,
     tcp,
-    topology::{RedisUrl, Server, cause},
 };
 
 /// A connection is asked for a sign of life this often, so that a black hole is found before billing falls into it.
@@ -82,7 +82,7 @@ pub(super) struct Settings {
 /// One connection. It is kept open by [`keep_alive`](Self::keep_alive).
 pub(crate) struct Connection {
     name: String,
-    server: Server,
+    target: Target,
     client: Client,
     pulse_limit: Duration,
     /// Whether the connection has answered, and was not lost since.
@@ -96,11 +96,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A connection that nothing dials yet; `name` is for the log.
-    pub(super) fn new(name: String, server: Server, url: &RedisUrl, settings: Settings) -> Self {
+    pub(super) fn new(name: String, target: Target, settings: Settings) -> Self {
         Self {
             name,
-            client: client(url, &server, settings.queue),
-            server,
+            client: client(&target, settings.queue),
+            target,
             pulse_limit: settings.pulse_limit,
             up: watch::Sender::new(false),
             suspect: AtomicBool::new(false),
@@ -209,7 +209,7 @@ impl Connection {
     fn is_alive(&self) {
         self.suspect.store(false, Relaxed);
         if !self.up.send_replace(true) {
-            info!(server = %self.server, connection = self.name, "connected to Redis");
+            info!(server = %self.target.server, connection = self.name, "connected to Redis");
         }
     }
 
@@ -234,7 +234,7 @@ impl Connection {
                 return;
             }
             if throttle.is_due(&error.to_string()) {
-                warn!(server = %self.server, connection = self.name, %error, "no connection to Redis");
+                warn!(server = %self.target.server, connection = self.name, %error, "no connection to Redis");
             }
             sleep(backoff.delay()).await;
         }
@@ -284,7 +284,15 @@ impl Call {
     }
 }
 
-fn client(url: &RedisUrl, server: &Server, queue: usize) -> Client {
+/// Why the library's task ended.
+fn cause(ended: Result<Result<(), Error>, JoinError>) -> Error {
+    match ended {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) | Err(_) => Error::new(ErrorKind::IO, "Connection closed."),
+    }
+}
+
+fn client(target: &Target, queue: usize) -> Client {
     let connection = ConnectionConfig {
         connection_timeout: CONNECT_LIMIT,
         internal_command_timeout: CONNECT_LIMIT,
@@ -296,7 +304,9 @@ fn client(url: &RedisUrl, server: &Server, queue: usize) -> Client {
         tcp: tcp::config(TCP_SILENCE),
         ..ConnectionConfig::default()
     };
-    let mut builder = Builder::from_config(url.config_of(server));
+    let server = FredServer::new(&*target.server.host, target.server.port);
+    let config = Config { server: ServerConfig::Centralized { server }, ..target.config.clone() };
+    let mut builder = Builder::from_config(config);
     builder.set_connection_config(connection);
     builder.build().expect("a builder that has a configuration")
 }

@@ -1,11 +1,12 @@
 //! Which server holds which tenant.
 
-use fred::{
-    types::{Resp3Frame, config::Server},
-    util::redis_keyslot,
-};
+use redis_protocol::redis_keyslot;
 
-use super::frame::{array, number, text};
+use super::Server;
+use crate::resp::{
+    Frame,
+    frame::{array, number, text},
+};
 
 const LAST_SLOT: u16 = 16_383;
 
@@ -62,14 +63,14 @@ impl Layout {
     }
 
     /// Reads the answer to CLUSTER SLOTS, which the node `asked` gave.
-    pub(super) fn of_cluster(answer: &Resp3Frame, asked: &Server) -> Option<Self> {
+    pub(super) fn of_cluster(answer: &Frame, asked: &Server) -> Option<Self> {
         let mut layout = Self::nothing();
         for entry in array(answer)? {
             let [first, last, master, ..] = array(entry)? else { return None };
             let [host, port, ..] = array(master)? else { return None };
             // A node that doesn't know how it is reached leaves that to us, who have just reached it.
             let host = text(host).filter(|host| !host.is_empty() && *host != "?").unwrap_or(&asked.host);
-            let server = Server::new(host.to_owned(), number(port)?.try_into().ok()?);
+            let server = Server::new(host, number(port)?.try_into().ok()?);
             let known = layout.servers.iter().position(|known| *known == server);
             let server = known.unwrap_or_else(|| {
                 layout.servers.push(server);
@@ -88,9 +89,9 @@ mod tests {
     use super::*;
 
     fn layout(ranges: &[(u16, u16, &str, i64)]) -> Option<Layout> {
-        let blob = |text: &str| Resp3Frame::BlobString { data: text.to_owned().into(), attributes: None };
-        let number = |data: i64| Resp3Frame::Number { data, attributes: None };
-        let list = |data: Vec<Resp3Frame>| Resp3Frame::Array { data, attributes: None };
+        let blob = |text: &str| Frame::BlobString { data: text.to_owned().into(), attributes: None };
+        let number = |data: i64| Frame::Number { data, attributes: None };
+        let list = |data: Vec<Frame>| Frame::Array { data, attributes: None };
         let entries = ranges.iter().map(|(first, last, host, port)| {
             let master = list(vec![blob(host), number(*port), blob("id")]);
             list(vec![number((*first).into()), number((*last).into()), master])

@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use fred::{error::Error, types::config::Server};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout},
@@ -11,11 +10,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{
+    Server,
     layout::Layout,
     source::{self, Rank, Report, View},
     url::{Place, RedisUrl},
 };
-use crate::{log_throttle::LogThrottle, task::keep_running};
+use crate::{log_throttle::LogThrottle, resp::ConnectionError, task::keep_running};
 
 /// At the start the first answers wait this long for better ones, unless most sources have answered.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -114,7 +114,7 @@ impl Scout {
         }
     }
 
-    fn complain(&mut self, error: &Error) {
+    fn complain(&mut self, error: &ConnectionError) {
         let all_fail = self.sources.values().all(|source| source.state == State::Fails);
         if all_fail && self.throttle.is_due(&error.to_string()) {
             let asked = if self.url.is_cluster() { "node of the Cluster" } else { "Sentinel" };

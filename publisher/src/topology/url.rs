@@ -2,7 +2,7 @@
 
 use fred::types::{
     RespVersion,
-    config::{Config, Server, ServerConfig},
+    config::{self, Config, ServerConfig},
 };
 use url::Url;
 
@@ -11,6 +11,8 @@ use crate::{
     error::ConnectError,
     resp::Target,
 };
+
+use super::Server;
 
 /// An address of Redis, checked.
 #[derive(Clone)]
@@ -61,12 +63,13 @@ impl RedisUrl {
         let mut config = Config::from_url(url).map_err(|_| unusable())?;
         config.version = RespVersion::RESP3;
         let place = match &config.server {
-            ServerConfig::Centralized { server } => Place::One(server.clone()),
-            ServerConfig::Clustered { hosts, .. } => Place::Cluster { seeds: hosts.clone() },
+            ServerConfig::Centralized { server } => Place::One(server_of(server)),
+            ServerConfig::Clustered { hosts, .. } => Place::Cluster { seeds: hosts.iter().map(server_of).collect() },
             ServerConfig::Sentinel { hosts, service_name, username, password } => {
                 let (username, password) = (username.clone(), password.clone());
                 let ask = Config { username, password, database: None, ..config.clone() };
-                Place::Sentinels { seeds: hosts.clone(), service: service_name.clone(), ask: Box::new(ask) }
+                let seeds = hosts.iter().map(server_of).collect();
+                Place::Sentinels { seeds, service: service_name.clone(), ask: Box::new(ask) }
             }
         };
         Ok(Self { config, place })
@@ -97,21 +100,16 @@ impl RedisUrl {
         ))
     }
 
-    /// The library's settings for a connection to one of the servers.
-    pub(crate) fn config_of(&self, server: &Server) -> Config {
-        to(server, &self.config)
-    }
-
-    /// How to reach one of the servers.
+    /// How to reach one of the servers that hold tenants.
     pub fn target(&self, server: &Server) -> Target {
-        Target::new(self.config_of(server))
+        Target { server: server.clone(), config: self.config.clone() }
     }
 
-    /// The settings for a connection to a server that knows the layout.
-    pub(super) fn config_to_ask(&self, server: &Server) -> Config {
+    /// How to reach a server that knows the layout.
+    pub(super) fn target_to_ask(&self, server: &Server) -> Target {
         match &self.place {
-            Place::Sentinels { ask, .. } => to(server, ask),
-            Place::One(_) | Place::Cluster { .. } => to(server, &self.config),
+            Place::Sentinels { ask, .. } => Target { server: server.clone(), config: (**ask).clone() },
+            Place::One(_) | Place::Cluster { .. } => self.target(server),
         }
     }
 
@@ -160,8 +158,8 @@ fn rule(scheme: &str) -> &'static str {
     }
 }
 
-fn to(server: &Server, config: &Config) -> Config {
-    Config { server: ServerConfig::Centralized { server: server.clone() }, ..config.clone() }
+fn server_of(server: &config::Server) -> Server {
+    Server::new(&server.host, server.port)
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ fn remedy(reason: &str) -> Option<&'static str> {
         Some("write the user and the password that Redis has (ACL LIST) in REDIS_URL, or in REDIS_URL_FILE")
     } else if says("NOAUTH") {
         Some("write the password in REDIS_URL: redis://user:password@host:port")
-    } else if says("UnknownIssuer") || says("InvalidCertificate") {
+    } else if says("invalid peer certificate") {
         Some("write the file of the certificate's authority in SSL_CERT_FILE")
     } else {
         None

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use publisher::internals::redis::{Access, Commands as Connection, Failure};
-use publisher::internals::resp::Frame;
+use publisher::internals::resp::frame::text;
+use publisher::internals::resp::{Frame, Target};
 use publisher::internals::script;
-use publisher::internals::topology::{RedisUrl, Server};
 use publisher::{EventId, TenantId};
 
-use super::Settings;
+use super::settings::Settings;
 use crate::engine::{Claim, FIGURES_PAUSE, Kick, Kicked, Known, MOST_KICKS, Position, Reading};
+pub use answer::{Kicks, Sighting};
 
 /// How far before the last read kicks are read again. The clocks of two masters differ, and a set may move from one to the other.
 const KICKS_OVERLAP: Duration = Duration::from_secs(60);
@@ -28,29 +29,10 @@ pub struct Commands {
     settings: Settings,
 }
 
-/// A position, and the run id of the process that told it: none where the gateway made the position up.
-pub struct Sighting {
-    /// What was read.
-    pub reading: Reading,
-    /// By which process.
-    pub run: Option<String>,
-}
-
-/// What was read of the kicks.
-#[derive(Debug, Default)]
-pub struct Kicks {
-    /// When, in milliseconds of the server's clock.
-    pub now: u64,
-    /// Kicks that a gateway gave.
-    pub kicks: Vec<Kick>,
-    /// Entries that no gateway wrote: they name nobody, or a time that has yet to come.
-    pub unusable: usize,
-}
-
 impl Commands {
     /// Starts to connect; goes on for ever in the background.
-    pub fn open(url: &RedisUrl, server: &Server, settings: Settings) -> Self {
-        Self { connection: Connection::open(url, server), settings }
+    pub fn open(target: Target, settings: Settings) -> Self {
+        Self { connection: Connection::open(target), settings }
     }
 
     /// Reads a tenant's head, and its log after a position, through the fence (gateway/docs/protocol.md).
@@ -101,7 +83,7 @@ impl Commands {
         Ok(match self.connection.run("SET", words(set)).await? {
             Frame::Null => Claim::Won,
             held => {
-                let held = answer::text(&held).and_then(|held| held.split_once(' '));
+                let held = text(&held).and_then(|held| held.split_once(' '));
                 let (holder, covered) = held.ok_or_else(|| unexpected("SET"))?;
                 // Our own, from a try that Redis or Postgres cut short.
                 if holder == instance { Claim::Won } else { Claim::Lost { covers: covered == at } }

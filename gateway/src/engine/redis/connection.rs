@@ -11,13 +11,14 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use publisher::TenantId;
+use publisher::internals::resp::frame::{field, refusal, text};
 use publisher::internals::resp::{self, ConnectionError, Frame, Target};
 use publisher::internals::{MalformedMessage, Message, Names};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use order::Order;
-pub use order::{Kind, Orders, Unanswered, refusal};
+pub use order::{Kind, Orders, Unanswered};
 
 /// Dialling, the greeting and each answer must come within this time, unless other bytes do.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -27,8 +28,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 /// The longest of these limits.
 const RECONNECT_LONGEST: Duration = Duration::from_secs(1);
-/// A connection that lasted for so long was a good one: the next attempt comes soon again.
-const LASTED: Duration = Duration::from_secs(1);
+/// A connection that lasted for longer was not ended at once: the next attempt comes soon again.
+const LASTED: Duration = Duration::from_millis(250);
 /// The connection's name in CLIENT LIST.
 const NAME: &str = "dashboard-subscriber";
 
@@ -150,12 +151,9 @@ async fn dial(target: Target, pause: Duration) -> Result<(resp::Connection, Stri
     let mut connection = resp::Connection::open(&target, NAME, LIMIT).await?;
     connection.send(&["INFO", "server"]);
     let info = tokio::time::timeout(LIMIT, connection.frame()).await.map_err(|_| ConnectionError::Silent(LIMIT))??;
-    match info {
-        Frame::SimpleError { data, .. } => Err(ConnectionError::Refused(data.to_string())),
-        info => {
-            let run = text(&info).and_then(|info| info.lines().find_map(|line| line.strip_prefix("run_id:")));
-            Ok((connection, run.unwrap_or_default().trim_end().to_owned()))
-        }
+    match (refusal(&info), text(&info).and_then(|info| field(info, "run_id"))) {
+        (Some(why), _) => Err(ConnectionError::Refused(why)),
+        (None, run) => Ok((connection, run.unwrap_or_default().to_owned())),
     }
 }
 
@@ -252,16 +250,6 @@ impl Open {
             }
             _ => {}
         }
-    }
-}
-
-/// The text of a frame that has one.
-pub fn text(frame: &Frame) -> Option<&str> {
-    match frame {
-        Frame::BlobString { data, .. } | Frame::VerbatimString { data, .. } | Frame::SimpleString { data, .. } => {
-            std::str::from_utf8(data).ok()
-        }
-        _ => None,
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use publisher::internals::topology::{Layout, Server, Servers};
 
-use super::Settings;
 use super::commands::Commands;
 use super::connection::Kind;
+use super::settings::Settings;
 
 /// Opened and closed by the subscriber.
 pub struct Reach {
@@ -34,7 +34,7 @@ impl Reach {
 
     /// Connects to a server: for the first time, or anew.
     pub fn open(&self, server: &Server) -> Arc<Commands> {
-        let commands = Arc::new(Commands::open(self.servers.url(), server, self.settings.clone()));
+        let commands = Arc::new(Commands::open(self.servers.url().target(server), self.settings.clone()));
         self.open.write().unwrap_or_else(PoisonError::into_inner).insert(server.clone(), commands.clone());
         commands
     }

@@ -18,89 +18,33 @@
 
 mod refusals;
 mod rounds;
+mod state;
 mod strays;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::select_all;
 use publisher::TenantId;
-use publisher::internals::LogThrottle;
-use publisher::internals::topology::{Layout, Servers};
+use publisher::internals::topology::Layout;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::warn;
 
-use super::Proof;
 use super::connection::Received;
 use super::interruption::Interruption;
 use super::node::{Happening, Node};
-use super::reach::Reach;
 use super::sync_round::Question;
-use crate::engine::{Outage, Request, Rooms, Signal, Ticket};
-use crate::metrics::Metrics;
-use refusals::Refusals;
-use rounds::Elsewhere;
-use strays::Strays;
+use crate::engine::{Outage, Request, Rooms, Signal};
+use refusals::Elsewhere;
+pub use state::Subscriber;
 
 /// How often the clocks are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// How long questions wait for the kicks after the start.
-const KICKS_PATIENCE: Duration = Duration::from_secs(1);
-
-/// The task's state.
-pub struct Subscriber<R> {
-    reach: Arc<Reach>,
-    servers: Servers,
-    layout: Arc<Layout>,
-    nodes: Vec<Node>,
-    /// Since when there are tenants that no server is known for.
-    adrift: Option<Interruption>,
-
-    rooms: R,
-    metrics: Metrics,
-    proof: Proof,
-
-    /// The tenants with a room, each with the question that its subscription has yet to answer.
-    wanted: HashMap<TenantId, Option<Ticket>>,
-    questions: Vec<Question>,
-    refusals: Refusals,
-    strays: Strays,
-    /// Until when questions wait for the kicks, which a gateway that has just started doesn't know: on a Cluster another server may
-    /// answer sooner than the one that has them.
-    kicks_by: Option<Instant>,
-    /// Of messages that can't be read: any publisher may flood.
-    malformed: LogThrottle,
-}
 
 impl<R: Rooms> Subscriber<R> {
-    /// A subscriber that wants nothing yet.
-    pub fn new(reach: Arc<Reach>, rooms: R, metrics: Metrics, proof: Proof) -> Self {
-        let servers = reach.servers();
-        let layout = servers.layout();
-        let mut subscriber = Self {
-            reach,
-            servers,
-            layout,
-            nodes: Vec::new(),
-            adrift: None,
-            rooms,
-            metrics,
-            proof,
-            wanted: HashMap::new(),
-            questions: Vec::new(),
-            refusals: Refusals::default(),
-            strays: Strays::default(),
-            kicks_by: Some(Instant::now() + KICKS_PATIENCE),
-            malformed: LogThrottle::default(),
-        };
-        subscriber.open_nodes();
-        subscriber
-    }
-
     /// Works until the process exits.
     pub async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
         let mut servers = self.servers.clone();
@@ -158,19 +102,6 @@ impl<R: Rooms> Subscriber<R> {
         }
     }
 
-    /// Connects to the servers that hold something.
-    fn open_nodes(&mut self) {
-        for server in self.layout.servers() {
-            if !self.nodes.iter().any(|node| node.server == *server && !node.is_left()) {
-                self.nodes.push(Node::open(server.clone(), self.reach.clone()));
-            }
-        }
-        match self.layout.is_whole() {
-            true => self.adrift = None,
-            false => drop(self.adrift.get_or_insert_with(|| Interruption::begin(None))),
-        }
-    }
-
     async fn take(&mut self, request: Request) {
         match request {
             Request::Subscribe { tenant, ticket } => {
@@ -219,32 +150,6 @@ impl<R: Rooms> Subscriber<R> {
             };
             self.rooms.handle(signal).await;
         }
-    }
-
-    fn all_changed(&mut self) {
-        self.nodes.iter_mut().for_each(|node| node.changed = true);
-    }
-
-    /// Where a tenant's events come from.
-    fn node_of(&self, tenant: &TenantId) -> Option<usize> {
-        // A tenant's id is the hash tag of all its names.
-        let server = self.layout.server_of(tenant.as_str().as_bytes())?;
-        self.nodes.iter().position(|node| node.server == *server && !node.is_left())
-    }
-
-    /// Whether a tenant's events could come from a node.
-    fn is_for(&self, index: usize, tenant: &TenantId) -> bool {
-        let node = &self.nodes[index];
-        match node.is_left() {
-            // A node of a Cluster takes no subscription to a slot that it doesn't hold.
-            true => !self.reach.is_sharded() || node.held.contains(tenant),
-            false => self.node_of(tenant) == Some(index),
-        }
-    }
-
-    /// The tenants that are wanted from a node, or from none.
-    fn wanted_of(&self, node: Option<usize>) -> Vec<TenantId> {
-        self.wanted.keys().filter(|tenant| self.node_of(tenant) == node).cloned().collect()
     }
 
     fn connected(&mut self, index: usize) {
@@ -340,25 +245,10 @@ impl<R: Rooms> Subscriber<R> {
         }
     }
 
-    /// Whether anything is to be asked about a tenant. What was asked already doesn't count.
-    fn is_asked(&self, tenant: &TenantId) -> bool {
-        let is_held = self.node_of(tenant).is_some_and(|index| self.nodes[index].held.contains(tenant));
-        let is_open = self.wanted.get(tenant).is_some_and(Option::is_some);
-        !is_held || is_open || self.questions.iter().any(|question| question.tenant() == tenant)
-    }
-
     async fn tell_lost(&mut self, node: Option<usize>, outage: Outage) {
         for tenant in self.wanted_of(node) {
             self.rooms.handle(Signal::Lost { tenant, outage: outage.clone() }).await;
         }
-    }
-
-    fn show(&self) {
-        let holds = |node: &Node, tenant: &TenantId| !node.is_left() && node.held.contains(tenant);
-        let is_held = |tenant: &&TenantId| self.nodes.iter().any(|node| holds(node, tenant));
-        let pending = self.wanted.len() - self.wanted.keys().filter(is_held).count();
-        self.metrics.subscriptions_pending(pending);
-        self.metrics.engine_up(self.adrift.is_none() && self.nodes.iter().all(|node| node.is_left() || node.is_up()));
     }
 }
 

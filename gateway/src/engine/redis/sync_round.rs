@@ -7,18 +7,24 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
 use publisher::TenantId;
 use publisher::internals::redis::Failure;
+use publisher::internals::resp::frame::{field, refusal, text};
 use tokio::sync::oneshot;
 
-use super::Settings;
 use super::commands::{Commands, Kicks, Sighting};
-use super::connection::{Kind, Orders, Unanswered, refusal, text};
+use super::connection::{Kind, Orders, Unanswered};
+use super::settings::Settings;
 use crate::engine::{Known, Position, Reading, Ticket};
 
-/// Questions asked at once.
+/// Questions asked at once, at the most.
 const WIDTH: usize = 32;
+/// Questions asked before it is known how large the answers are.
+const FIRST_WIDTH: usize = 2;
+/// Bytes of answers that may be on their way at once. More would take longer than a command may.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// A position that is asked for.
 pub enum Question {
@@ -168,7 +174,11 @@ impl SyncRound {
             return Err(SyncError::Demoted);
         }
         let mut synced = Synced { refused: self.sync_subscriptions(orders, settings).await?, ..Synced::default() };
-        self.ask(commands, &orders.run, &mut synced).await?;
+        // The kicks first: a socket whose token is revoked must not be answered.
+        self.read_kicks(commands, &mut synced).await;
+        if synced.failure.is_none() {
+            self.read_positions(commands, &orders.run, &mut synced).await?;
+        }
         orders.barrier().await?;
         Ok(synced)
     }
@@ -192,28 +202,28 @@ impl SyncRound {
         Ok(refused.into_iter().filter_map(tenant_of).collect())
     }
 
-    /// Asks for the kicks, then for the positions: a socket whose token is revoked must not be answered first.
-    async fn ask(&self, commands: &Commands, run: &str, synced: &mut Synced) -> Result<(), SyncError> {
+    async fn read_kicks(&self, commands: &Commands, synced: &mut Synced) {
         let since = match self.kicks {
-            KicksRead::Nothing => None,
-            KicksRead::Since(last) => Some(last),
-            KicksRead::Everything => Some(0),
+            KicksRead::Nothing => return,
+            KicksRead::Since(last) => last,
+            KicksRead::Everything => 0,
         };
-        if let Some(since) = since {
-            match commands.kicks_since(since).await {
-                Ok(kicks) => synced.kicks = Some(Ok(kicks)),
-                // The kicks' trouble is not the tenants'.
-                Err(Failure::Refused(why)) => synced.kicks = Some(Err(why)),
-                Err(failure) => {
-                    synced.failure = Some(failure);
-                    return Ok(());
-                }
-            }
+        match commands.kicks_since(since).await {
+            Ok(kicks) => synced.kicks = Some(Ok(kicks)),
+            // The kicks' trouble is not the tenants'.
+            Err(Failure::Refused(why)) => synced.kicks = Some(Err(why)),
+            Err(failure) => synced.failure = Some(failure),
         }
-        let asked: Vec<_> = self.questions.iter().map(|question| question.ask(commands, &synced.refused)).collect();
-        let mut asked = stream::iter(asked).buffered(WIDTH);
-        while let Some(answer) = asked.next().await {
-            synced.readings.push(match answer {
+    }
+
+    async fn read_positions(&self, commands: &Commands, run: &str, synced: &mut Synced) -> Result<(), SyncError> {
+        let (mut questions, mut asked) = (self.questions.iter(), FuturesOrdered::new());
+        let mut width = FIRST_WIDTH;
+        loop {
+            let more = questions.by_ref().take(width.saturating_sub(asked.len()));
+            asked.extend(more.map(|question| question.ask(commands, &synced.refused)));
+            let Some(answer) = asked.next().await else { break };
+            let answer = match answer {
                 Ok(Sighting { run: Some(of), .. }) if of != run => return Err(SyncError::Split),
                 Ok(Sighting { reading, .. }) => Ok(reading),
                 Err(Failure::Refused(why)) => Err(why),
@@ -221,7 +231,10 @@ impl SyncRound {
                     synced.failure = Some(failure);
                     break;
                 }
-            });
+            };
+            let bytes: usize = answer.iter().flat_map(|reading| &reading.events).map(|event| event.json.len()).sum();
+            width = (2 * width).min(WIDTH).min(MAX_BYTES / bytes.max(1)).max(1);
+            synced.readings.push(answer);
         }
         Ok(())
     }
@@ -233,5 +246,8 @@ async fn is_master(orders: &Orders) -> Result<bool, Unanswered> {
     if refusal(&info).is_some() {
         return Err(Unanswered);
     }
-    Ok(text(&info).is_some_and(|info| info.lines().any(|line| line.trim_end() == "role:master")))
+    Ok(text(&info).and_then(|info| field(info, "role")) == Some("master"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,30 @@
 
 use publisher::internals::Message;
 use publisher::internals::resp::Frame;
+use publisher::internals::resp::frame::text;
 
-pub use super::super::connection::text;
-use super::Sighting;
 use crate::engine::{Kick, Kicked, Position, Reading};
 
+/// A position, and the run id of the process that told it: none where the gateway made the position up.
+pub struct Sighting {
+    /// What was read.
+    pub reading: Reading,
+    /// By which process.
+    pub run: Option<String>,
+}
+
+/// What was read of the kicks.
+#[derive(Debug, Default)]
+pub struct Kicks {
+    /// When, in milliseconds of the server's clock.
+    pub now: u64,
+    /// Kicks that a gateway gave.
+    pub kicks: Vec<Kick>,
+    /// Entries that no gateway wrote: they name nobody, or a time that has yet to come.
+    pub unusable: usize,
+}
+
+/// The parts of a list.
 pub fn array(frame: Frame) -> Option<Vec<Frame>> {
     match frame {
         Frame::Array { data, .. } => Some(data),

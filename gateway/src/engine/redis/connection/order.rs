@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use publisher::internals::resp::Frame;
+use publisher::internals::resp::frame::refusal;
 use tokio::sync::{mpsc, oneshot};
 
 /// Channels of one order: so that a subscription to many tenants is no single long silence.
@@ -135,13 +136,4 @@ impl Orders {
 
 fn command(verb: &str, channels: &[String]) -> Vec<String> {
     [verb.to_owned()].into_iter().chain(channels.iter().cloned()).collect()
-}
-
-/// What the server said when it refused.
-pub fn refusal(answer: &Frame) -> Option<String> {
-    match answer {
-        Frame::SimpleError { data, .. } => Some(data.to_string()),
-        Frame::BlobError { data, .. } => Some(String::from_utf8_lossy(data).into_owned()),
-        _ => None,
-    }
 }

@@ -4,10 +4,32 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use publisher::TenantId;
+use publisher::internals::topology::is_elsewhere;
 use tokio::time::Instant;
 
 use crate::engine::Outage;
 use crate::engine::redis::interruption::Interruption;
+use crate::engine::redis::node::RETRY;
+
+/// Between two questions about a tenant that the server refuses to answer. Shorter than an interruption that is reported, so that one
+/// refusal is no outage.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Whether a server refuses a tenant because it is on another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// It is, or is on its way there.
+    Yes,
+    /// It is not.
+    No,
+}
+
+impl Elsewhere {
+    /// As its words say.
+    pub fn by(refusal: &str) -> Self {
+        if is_elsewhere(refusal) { Self::Yes } else { Self::No }
+    }
+}
 
 /// They, and until when they are let alone.
 #[derive(Default)]
@@ -22,7 +44,8 @@ struct Refusal {
 
 impl Refusals {
     /// The server refuses a tenant, and is asked again after a pause.
-    pub fn refuse(&mut self, tenant: &TenantId, pause: Duration) {
+    pub fn refuse(&mut self, tenant: &TenantId, elsewhere: Elsewhere) {
+        let pause = if elsewhere == Elsewhere::Yes { RETRY } else { PAUSE };
         let now = Instant::now();
         let first = || Refusal { until: None, interruption: Interruption::begin(Some(now)) };
         self.0.entry(tenant.clone()).or_insert_with(first).until = Some(now + pause);

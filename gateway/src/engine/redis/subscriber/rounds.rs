@@ -1,36 +1,16 @@
 //! What each server is asked next, and what becomes of its answers.
 
-use std::time::Duration;
-
 use publisher::TenantId;
-use publisher::internals::topology::is_elsewhere;
 use tracing::warn;
 
-use super::Subscriber;
+use super::refusals::Elsewhere;
+use super::state::Subscriber;
 use crate::engine::redis::commands::Kicks;
-use crate::engine::redis::node::RETRY;
 use crate::engine::redis::sync_round::{KicksRead, Question, Scope, SyncError, SyncRound, Synced};
 use crate::engine::{Reading, Rooms, Signal};
 
 /// Questions of one round: so that the next subscription doesn't wait for all of them.
 const MAX_QUESTIONS: usize = 512;
-/// Between two questions about a tenant that the server refuses to answer. Shorter than an interruption that is reported, so that one
-/// refusal is no outage.
-const REFUSED_PAUSE: Duration = Duration::from_millis(500);
-
-/// Whether a server refuses a tenant because it is on another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Elsewhere {
-    Yes,
-    No,
-}
-
-impl Elsewhere {
-    fn by(refusal: &str) -> Self {
-        if is_elsewhere(refusal) { Self::Yes } else { Self::No }
-    }
-}
-
 impl<R: Rooms> Subscriber<R> {
     pub(super) fn begin_rounds(&mut self) {
         for index in 0..self.nodes.len() {
@@ -202,14 +182,10 @@ impl<R: Rooms> Subscriber<R> {
 
     /// A server won't have a tenant: asked again after a while, and elsewhere if that is where it is.
     pub(super) async fn refuses(&mut self, tenant: &TenantId, elsewhere: Elsewhere) {
-        let pause = match elsewhere {
-            Elsewhere::Yes => {
-                self.servers.doubt();
-                RETRY
-            }
-            Elsewhere::No => REFUSED_PAUSE,
-        };
-        self.refusals.refuse(tenant, pause);
+        if elsewhere == Elsewhere::Yes {
+            self.servers.doubt();
+        }
+        self.refusals.refuse(tenant, elsewhere);
         self.rooms.handle(Signal::Refused { tenant: tenant.clone() }).await;
     }
 
