@@ -105,7 +105,7 @@ impl Health {
     /// The part's view is missing.
     pub fn view_is_missing(&self, view: Part, error: &dyn Display) {
         if self.missing(view).replace(Instant::now() + MISSING_PAUSE).is_none() {
-            warn!(%view, %error, "view missing: this part of every snapshot is null");
+            warn!(%view, %error, "view is missing, this part of every snapshot is null");
         }
     }
 
