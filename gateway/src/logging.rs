@@ -1,4 +1,4 @@
-//! The log, and the process' other words: a bounded queue and a thread of its own for each output.
+//! The log and the other output of the process: a bounded queue and a thread of its own for each output.
 //!
 //! A log that can't be written stops nothing else. Callers never wait and never fail: a line that has no room in the queue, or that
 //! the output refuses, is dropped and counted.
@@ -28,7 +28,7 @@ const EXIT_LIMIT: Duration = Duration::from_millis(500);
 
 /// The log's output.
 static OUTPUT: LazyLock<&Queue> = LazyLock::new(|| Queue::start("log", io::stdout().as_fd().try_clone_to_owned()));
-/// The output of last words and panics.
+/// The output of fatal errors and panics.
 static ERRORS: LazyLock<&Queue> = LazyLock::new(|| Queue::start("errors", io::stderr().as_fd().try_clone_to_owned()));
 
 /// Installs the log.
@@ -36,7 +36,7 @@ static ERRORS: LazyLock<&Queue> = LazyLock::new(|| Queue::start("errors", io::st
 /// # Errors
 /// When `LOG` is no filter, or a log is installed already.
 pub fn install(settings: &LogSettings) -> anyhow::Result<()> {
-    // The Redis client says every failure again, and more often; the page's files are no news. Who wants to hear it names it in LOG.
+    // The Redis client repeats every failure that the gateway logs, and the page's files are of no interest. LOG can name both.
     let filter = format!("fred=off,memory_serve=warn,{}", settings.filter).parse::<tracing_subscriber::EnvFilter>();
     let filter = filter.map_err(|error| ConfigError::with_value("LOG", &settings.filter, error))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Line(*OUTPUT));

@@ -1,4 +1,4 @@
-//! `gateway`: what it can do, and how it says that it can't.
+//! `gateway`: runs a subcommand, and reports its error.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use gateway::config::{Command, ConfigError, Settings};
 use gateway::logging;
 use tokio::runtime::Runtime;
 
-/// A name that is being resolved can't be interrupted; the exit waits no longer for it.
+/// The longest that the exit waits for a name that is being resolved, which can't be interrupted.
 const EXIT_LIMIT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {

@@ -4,6 +4,7 @@ pub mod access;
 mod allowance;
 pub mod audit;
 pub mod choice;
+mod closing;
 mod connection;
 pub mod context;
 mod deadlines;

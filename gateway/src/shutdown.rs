@@ -1,5 +1,5 @@
-//! Shutdown is a value that is passed: who is told to go, when, and when everybody has gone (design §10). Every task of the gateway
-//! is started here, so that each has an answer to "what if it panics"; `clippy.toml` forbids the other ways.
+//! Shutdown is a value that is passed: it tells sockets when to close, and knows when all have. Every task of the gateway is started
+//! here, so that each has an answer to "what if it panics"; `clippy.toml` forbids the other ways.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ const HURRY: Duration = Duration::from_millis(250);
 /// The exit code after the panic of an essential task: an internal software error (`sysexits.h`).
 const PANICKED: i32 = 70;
 
-/// One token that says drain, one that says now, one tracker that knows when every socket has gone.
+/// One token that says drain, one that says now, and one tracker that knows when every socket has closed.
 #[derive(Clone, Default)]
 pub struct Shutdown(Arc<State>);
 
@@ -75,11 +75,11 @@ impl Signals {
 pub struct Turn {
     /// When it is closed.
     pub at: Instant,
-    /// When its client should come back, from then.
+    /// How long after that its client should come back.
     pub retry_in_ms: u64,
 }
 
-/// Runs a task that soon ends by itself, and whose panic takes nothing with it but its own work: one connection, one question.
+/// Runs a task that soon ends by itself, and whose panic ends nothing but its own work: one connection, one question.
 #[expect(clippy::disallowed_methods, reason = "nothing waits for it")]
 pub fn spawn_brief(task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(task);
@@ -119,7 +119,7 @@ impl Shutdown {
         self.0.draining.cancelled().await;
     }
 
-    /// Waits for the order to go at once.
+    /// Waits for the order to close at once.
     pub async fn hurried(&self) {
         self.0.hurry.cancelled().await;
     }
@@ -138,8 +138,8 @@ impl Shutdown {
         }
     }
 
-    /// Waits for SIGTERM, SIGINT or SIGHUP, then drains: every socket is closed in its turn. Returns when all have gone, or when
-    /// SIGTERM or SIGINT came again and they were told to go at once. A terminal that closes may send SIGHUP twice: the second one
+    /// Waits for SIGTERM, SIGINT or SIGHUP, then drains: every socket is closed in its turn. Returns when all are closed, or when
+    /// SIGTERM or SIGINT came again and the rest were closed at once. A terminal that closes may send SIGHUP twice: the second one
     /// changes nothing.
     pub async fn on_signal(&self, signals: Signals, over: Duration, metrics: &Metrics) {
         let Signals { mut terminate, mut interrupt, mut hangup, ignored } = signals;
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn f60_the_panic_of_an_essential_task_ends_the_process() {
-        // Its words can be read, nobody reads them, or there is no room for them.
+        // Standard error is read, is closed, or is full.
         let (reader, unread) = std::io::pipe().unwrap();
         drop(reader);
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();

@@ -1,5 +1,5 @@
-//! `gateway check`: would `gateway serve` work here? One line for each thing looked at, and one for each fault, which says what to write
-//! instead.
+//! `gateway check`: whether `gateway serve` would work here. One line for each thing that is checked, and one for each fault, which says
+//! what to write instead.
 
 mod numbers;
 mod plans;

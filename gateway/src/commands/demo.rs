@@ -1,8 +1,8 @@
-//! `gateway demo`: a gateway without any set-up, and a small centre whose day passes before one's eyes; or, with `--billing-api`,
-//! the centre of a reference billing API.
+//! `gateway demo`: a gateway without any set-up, with a small simulated centre; or, with `--billing-api`, the centre of a reference
+//! billing API.
 //!
-//! The events take the way of real ones: through the engine's publish path, its limit and its log, to real sockets. Beside them the
-//! demo has what a real centre's own system would have: it hands out tokens, and takes payments.
+//! Events go the same way as in production: through the engine's publish path, its limit and its log, to real sockets. The demo also does
+//! what a real centre's own system does: it hands out tokens, and takes payments.
 
 mod books;
 
@@ -53,7 +53,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// # Errors
 /// What keeps the gateway from starting.
 pub async fn run(mut settings: Settings, options: DemoOptions) -> anyhow::Result<()> {
-    // A key of its own, whatever the environment has: the demo hands tokens to everybody who asks.
+    // A key of its own, whatever the environment has: the demo hands a token to every browser that asks.
     let secret = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
     let secret = secret.parse().map_err(|rule: String| anyhow::anyhow!("the demo's secret {rule}"))?;
     settings.jwt.keys = Some(KeySource::Secret(secret));

@@ -1,4 +1,4 @@
-//! `gateway healthcheck`: is the gateway of this machine alive? For images that have no other program to ask with.
+//! `gateway healthcheck`: whether the gateway of this machine is alive. For images without a HTTP client.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Asks `/healthz` of INTERNAL_LISTEN.
 ///
 /// # Errors
-/// When nobody answers there, or something else than 200.
+/// When there is no answer, or another than 200.
 pub async fn run(settings: &Settings) -> anyhow::Result<()> {
     let address = reachable(settings.internal_listen);
     let client = Client::builder().no_proxy().timeout(PATIENCE).build()?;

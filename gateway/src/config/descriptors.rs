@@ -24,8 +24,8 @@ pub(super) fn reserve(max_connections: usize) -> Result<(), ConfigError> {
     check(max_connections, limit)
 }
 
-/// Strangers may take as many sockets again, which have yet to join, and every HTTP connection: dashboards, health checks and Redis
-/// must find descriptors all the same.
+/// Unverified sockets may be as many again, and all HTTP connections may be taken: dashboards, health checks and Redis must find
+/// descriptors all the same.
 fn needed(max_connections: usize) -> u64 {
     (2 * max_connections + public_seats(max_connections) + INTERNAL_SEATS + RESERVE) as u64
 }

@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 
 use super::error::ConfigError;
 
-/// Shorter names (`LOG`) are near to half of what any environment holds.
+/// Shorter names (`LOG`) look like too many variables of other programs.
 const SHORTEST: usize = 6;
 
 /// Refuses the first variable of the environment that looks like one of `ours` and is none.

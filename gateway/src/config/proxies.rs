@@ -1,16 +1,16 @@
-//! Which load balancers are ours.
+//! Load balancers that are trusted to name a client's address.
 
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// Networks whose word about a client's address is taken.
+/// The networks of the trusted load balancers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proxies(Vec<IpNet>);
 
 impl Proxies {
-    /// Whether what comes from `address` comes from a load balancer of ours.
+    /// Whether this is the address of a trusted load balancer.
     pub fn trust(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }

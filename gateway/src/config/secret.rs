@@ -1,4 +1,4 @@
-//! Secrets: a value that is used, and never seen.
+//! Secrets: values that are used, and never printed.
 
 use std::fmt;
 use std::fs::File;
@@ -33,7 +33,7 @@ impl Secret {
         self.0.lines().filter(|line| !line.is_empty())
     }
 
-    /// Which of its keys this is, from 1. Compares without telling, by the duration, how much of a guess was right.
+    /// Which of its keys this is, from 1. The duration of the comparison does not tell how much of a guess was right.
     pub fn which(&self, guess: &[u8]) -> Option<usize> {
         let equal = self.keys().map(|key| bool::from(key.as_bytes().ct_eq(guess)));
         // All of them, whichever is the right one.
@@ -76,7 +76,7 @@ impl Secret {
     }
 }
 
-/// Whether a key is text that templates and examples have in a key's place.
+/// Whether a key is the placeholder of a template or an example.
 fn is_placeholder(key: &str) -> bool {
     const WORDS: [&str; 7] =
         ["changeme", "changethis", "replaceme", "replacewith", "placeholder", "yourkey", "yoursecret"];

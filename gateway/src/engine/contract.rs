@@ -57,7 +57,7 @@ pub struct Ticket(pub u64);
 /// Where a read starts, and whether its numbers can be trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Known {
-    /// A room's own position. A server that contradicts it has lost writes, and begins a new epoch (design §5).
+    /// A room's own position. A server that contradicts it has lost writes, and begins a new epoch.
     Room(Position),
     /// A browser's claim: never a reason to change anything.
     Client(Position),
@@ -87,14 +87,14 @@ pub enum Request {
         /// The position after which the log is read.
         after: Known,
     },
-    /// Nobody waits for the answer to this read any more. It comes all the same, or [`Signal::Forgotten`] says that it won't.
+    /// The member that this read was for has left. The answer comes all the same, or [`Signal::Forgotten`] says that it won't.
     Forget {
         /// Whose stream.
         tenant: TenantId,
         /// The read.
         ticket: Ticket,
     },
-    /// Read only the head, for somebody who is not a room.
+    /// Read only the head, for a caller that is not a room.
     Head {
         /// Whose stream.
         tenant: TenantId,
@@ -103,12 +103,12 @@ pub enum Request {
     },
 }
 
-/// Why live delivery can't be vouched for, and since when.
+/// Why events may be missing, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outage {
     /// One of a few fixed words, for clients to show.
     pub reason: &'static str,
-    /// The last moment that was vouched for.
+    /// The last moment at which delivery was proved.
     pub since: OffsetDateTime,
 }
 
@@ -124,7 +124,7 @@ pub enum Signal {
         /// The answer.
         reading: Reading,
     },
-    /// A read that nobody waits for was not begun.
+    /// A read whose member has left was not begun.
     Forgotten {
         /// Whose stream.
         tenant: TenantId,

@@ -236,7 +236,7 @@ impl<R: Rooms> Streams<R> {
 }
 
 impl Stream {
-    /// Spends a token, or says when there will be one. The ring of design §5: each token returns one second after it was spent.
+    /// Spends a token, or says when there will be one. Each token returns one second after it was spent: no window of a second ever has more events.
     fn throttled(&mut self, now: u64, capacity: u32, reserve: u32) -> Option<Duration> {
         const SECOND: u64 = 1_000_000;
         const TREMOR: u64 = 20_000;

@@ -1,4 +1,4 @@
-//! A client's address: the connection's, or what a trusted load balancer says of it.
+//! A client's address: the connection's, or the one that a trusted load balancer names.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -15,8 +15,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub struct ClientAddress(pub IpAddr);
 
 impl ClientAddress {
-    /// Of who sent a request over a connection from `peer`. Each proxy appends the address that it was connected from, so the list is
-    /// read from its end, and only as far as the proxies are ours: what comes before could be anybody's invention.
+    /// The client of a request that came over a connection from `peer`. Each proxy appends the address of its own peer, so the list is
+    /// read from its end, and only as far as the proxies are trusted: any client can invent what comes before.
     pub fn determine(proxies: &Proxies, peer: IpAddr, headers: &HeaderMap) -> Self {
         let mut client = peer.to_canonical();
         if proxies.trust(client) {

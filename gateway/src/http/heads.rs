@@ -1,5 +1,5 @@
-//! Finds request heads that say twice how long the body is: Content-Length and Transfer-Encoding (RFC 9112 §6.1). hyper obeys the latter
-//! and removes the former, so only the bytes still tell; a proxy that obeys the other one sees another request (smuggling).
+//! Finds request heads that give the length of the body twice: Content-Length and Transfer-Encoding (RFC 9112 §6.1). hyper uses the
+//! latter and removes the former, so only the bytes still show it; a proxy that uses the former sees another request (smuggling).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const CONTENT_LENGTH: &[u8] = b"content-length:";
 const TRANSFER_ENCODING: &[u8] = b"transfer-encoding:";
 
-/// Reads what a connection sends, whatever its portions.
+/// Reads the bytes of a connection, in portions of any size.
 #[derive(Default)]
 pub struct Heads {
     /// The beginning of the present line, in lower case.

@@ -1,4 +1,4 @@
-//! Why a port can't be opened: who has it.
+//! Why a port can't be opened: which process has it.
 
 use std::io;
 use std::net::SocketAddr;

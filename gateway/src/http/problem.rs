@@ -55,12 +55,12 @@ impl Problem {
         Self { tenants: Some(tenants), ..Self::bad_request("tenant_required", detail) }
     }
 
-    /// 401: the caller has to say who it is.
+    /// 401: the caller has to show a token or a key.
     pub fn unauthorized(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
     }
 
-    /// 403: we know who it is, and the answer is no.
+    /// 403: the caller is known, and not allowed.
     pub fn forbidden(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, code, detail)
     }
@@ -92,7 +92,7 @@ impl Problem {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", "the tenant's event rate is used up").retry_after(pause)
     }
 
-    /// 503: not now.
+    /// 503: temporarily unavailable.
     pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
     }

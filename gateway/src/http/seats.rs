@@ -15,7 +15,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const SHORT_HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// From a request to the last byte of its answer; a client of 100 kbit/s gets 375 kB in this time, which is more than any file has.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Work on an answer that waits for somebody else.
+/// An answer that takes longer waits for another server.
 const LONG_WORK: Duration = Duration::from_secs(5);
 /// How often connections are looked at for being overdue.
 const LOOK: Duration = Duration::from_millis(250);
@@ -42,7 +42,7 @@ pub struct Seat {
     _permit: OwnedSemaphorePermit,
 }
 
-/// What a connection is doing; told by the connection, read by the port.
+/// What a connection is doing: the connection sets it, the port reads it.
 pub struct Exchange {
     state: Mutex<State>,
     close: Notify,

@@ -56,7 +56,7 @@ pub struct Limits {
     pub seats: usize,
     /// How long written bytes may stay unacknowledged before the kernel gives the connection up.
     pub user_timeout: Duration,
-    /// Whose word about a client's address is taken.
+    /// Load balancers that are trusted to name a client's address.
     pub proxies: Proxies,
 }
 
@@ -101,7 +101,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metric
 }
 
 async fn accept(listener: TcpListener, port: Port, seats: &Seats) {
-    // Descriptors that come free one at a time make it work in between: once a minute all the same.
+    // Accepting may work in between, as descriptors come free one at a time: a failure is logged once a minute all the same.
     let mut throttle = LogThrottle::default();
     loop {
         match listener.accept().await {
@@ -159,7 +159,7 @@ async fn converse(stream: TcpStream, peer: SocketAddr, port: Port, seat: Seat) {
         }
     };
     if let Err(error) = ended {
-        // Scanners and broken clients: counted, and otherwise of no interest to anybody but who looks for it.
+        // Scanners and broken clients: they are counted, and logged only for debugging.
         debug!(%error, "connection ended");
         if let Some(status) = never_a_request(&error) {
             port.metrics.answered(status);

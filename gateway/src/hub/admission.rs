@@ -1,8 +1,8 @@
-//! Admission: how many joins are under way at once, so that a storm of them never delays those who have joined.
+//! Admission: how many joins are under way at once, so that a storm of joins never delays events.
 //!
 //! A join costs what its answer costs: a question to the engine, and up to `RECOVERY_EVENTS` events that are read, put together and
 //! written. Events take the same way, through the engine's one connection and the shards' mailboxes, in the order in which things
-//! happen; so a thousand joins must not be ahead of them. A few are under way, and the others wait their turn in their own tasks.
+//! happen; so a thousand joins must not be ahead of them. A few are under way; the others wait for their turn in their own tasks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use tokio::time::timeout;
 /// Joins under way at once: a few milliseconds of work together even when each of them has the whole log to catch up with, and enough
 /// that the engine has the next question at hand.
 const AT_ONCE: usize = 8;
-/// A join that isn't answered by then waits for Redis, not for us, and keeps nobody else waiting.
+/// A join that isn't answered by then waits for Redis, and gives its turn to the next.
 pub const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a join may wait for its turn.
 const QUEUE_LIMIT: Duration = Duration::from_secs(5);
 
-/// The queue that every join stands in; cheap to clone.
+/// The queue of all joins; cheap to clone.
 #[derive(Clone)]
 pub struct Admission(Arc<Semaphore>);
 
@@ -26,7 +26,7 @@ pub struct Admission(Arc<Semaphore>);
 pub struct Permit(#[expect(dead_code, reason = "it is held, not used")] OwnedSemaphorePermit);
 
 impl Admission {
-    /// A queue in which nobody stands.
+    /// An empty queue.
     pub fn new() -> Self {
         Self(Arc::new(Semaphore::new(AT_ONCE)))
     }

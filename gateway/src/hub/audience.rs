@@ -77,7 +77,7 @@ impl Audience {
         list.seat_of(link).map(|seat| list.writers[seat].write(link, frames, 1))
     }
 
-    /// Writes to every member; returns those that fell too far behind, who are out.
+    /// Writes to every member; returns those that fell too far behind: they are out.
     pub fn send(&mut self, frames: &mut Frames<'_>, events: usize) -> Vec<Member> {
         self.send_where(frames, events, |_, _| true)
     }
@@ -98,7 +98,7 @@ impl Audience {
     }
 
     /// Writes a snapshot without the `missing` parts to the members for which it has a part that they lack; returns those that fell too
-    /// far behind, who are out.
+    /// far behind: they are out.
     pub fn complete(&mut self, frames: &mut Frames<'_>, missing: Parts) -> Vec<Member> {
         self.send_where(frames, 1, |_, member| {
             let still = member.lacks.and(missing);

@@ -1,7 +1,7 @@
-//! One socket's task: reads what the browser says, keeps its clocks, and closes it.
+//! One socket's task: reads what the browser sends, watches its deadlines, and closes it.
 //!
 //! It sleeps while events are delivered: they are written by the room's shard (see [`crate::socket::link`]). It wakes for what the
-//! browser sends, for its own deadlines, for a backlog that must be written, and for a verdict of the room.
+//! browser sends, for a deadline, for a backlog that must be written, and when the room closes the socket.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use publisher::TenantId;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::allowance::Allowance;
 use super::choice::Choice;
+use super::closing;
 use super::context::Context;
 use super::deadlines::{Deadlines, Due, EXPIRY_WARNING, lifetime};
 use super::slots::Slot;
@@ -32,11 +33,6 @@ const READ_BYTES: usize = 4096;
 const MAX_VIOLATIONS: u32 = 5;
 /// How long a message may take from its first byte to its last.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a last message may take to be written to a client that reads slowly.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client may take to answer a Close, and how much it may still send.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 64 * 1024;
 
 /// A socket after its handshake.
 pub struct Connection {
@@ -56,8 +52,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A socket that has just been upgraded, with the claims of the token that came with the handshake. Boxed, since every future
-    /// that it is moved into would hold a copy of the room for it.
+    /// A socket that has just been upgraded, with the claims of the handshake's token. Boxed, since every future that it is moved into
+    /// would have space for it.
     pub fn new(
         context: Arc<Context>,
         link: Link,
@@ -101,7 +97,7 @@ impl Connection {
         Box::pin(self.close(reason)).await;
     }
 
-    /// Joins at once when the handshake says what, and takes in `early`, which came together with it.
+    /// Joins at once when the handshake names a room, then reads `early`, the bytes that came with the handshake.
     ///
     /// # Errors
     /// Why the socket must close.
@@ -154,7 +150,7 @@ impl Connection {
         self.read().await?;
         match self.deadlines.due(&self.context) {
             Due::Nothing => Ok(()),
-            // A timer can't be set for years: look whether this was the token's end, or only ours.
+            // A timer can't be set for years: this may be the end of the timer and not of the token.
             Due::Close(CloseReason::TokenExpired)
                 if self.claims.as_ref().is_some_and(|claims| !claims.remaining().is_zero()) =>
             {
@@ -183,7 +179,7 @@ impl Connection {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
             Err(_) => return Err(CloseReason::Lost),
         };
-        // On the heap while it lasts: a socket that says nothing should not hold the room for what it could say.
+        // Boxed while it lasts: a silent socket should not keep the memory that a message needs.
         Box::pin(self.hear(chunk, fed)).await
     }
 
@@ -283,24 +279,24 @@ impl Connection {
             self.context.hub.renewed(&tenant, &self.link, issued_at).await;
         } else {
             self.exit(Departure::Announced).await;
-            // The old room may have condemned the link while the join was on its way here: the new one must not get it.
+            // The old room may have closed the link while the join was on its way here: the new room must not get it.
             self.check_closed()?;
             self.enter(tenant, request.resume).await?;
         }
         Ok(())
     }
 
-    /// Whoever asks for another answer must have read the last one.
+    /// A client that asks for another answer must have read the last one.
     fn demand_reader(&self) -> Result<(), CloseReason> {
         if self.link.owes_answer() { Err(CloseReason::SlowConsumer) } else { Ok(()) }
     }
 
-    /// Heeds the verdict of a room, if there is one.
+    /// Whether the room has closed the socket.
     fn check_closed(&self) -> Result<(), CloseReason> {
         self.link.close_reason().map_or(Ok(()), Err)
     }
 
-    /// Takes on what a token says. A token that ends when the last one did sets no clock: the client was told of that end already,
+    /// Takes over the claims of a token. A token with the same end as the last one sets no deadline: the client was told of that end already,
     /// or will be. A client that answers `token_expiring` with the same token would otherwise be told again at once.
     fn identify(&mut self, claims: Option<Claims>) {
         let end = |claims: &Option<Claims>| claims.as_ref().map(|claims| claims.expires_at);
@@ -310,12 +306,12 @@ impl Connection {
         self.claims = claims;
     }
 
-    /// Goes into a room when it is its turn; the room writes to the link from then on.
+    /// Joins a room when it is its turn; the room writes to the link from then on.
     async fn enter(&mut self, tenant: TenantId, resume: Option<Position>) -> Result<(), CloseReason> {
         let permit = tokio::select! {
             biased;
             permit = self.context.hub.turn() => permit.ok_or(CloseReason::Full(FullReason::Joins))?,
-            // The end comes in its own turn, and soon.
+            // The drain closes the socket soon.
             () = self.context.shutdown.draining() => return Ok(()),
         };
         self.deadlines.join_by = None;
@@ -329,7 +325,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Comes out of the room, if in one; from then on this task writes to the link.
+    /// Leaves the room, if in one; from then on this task writes to the link.
     async fn exit(&mut self, departure: Departure) -> bool {
         let Some(tenant) = self.room.take() else { return false };
         self.context.hub.leave(&tenant, &self.link, departure).await;
@@ -349,57 +345,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Says why, closes, and gives the client a moment to read it.
+    /// Leaves the room and closes the socket.
     async fn close(mut self: Box<Self>, reason: CloseReason) {
         self.exit(Departure::Silent).await;
-        if matches!(reason, CloseReason::Lost) {
-            return;
-        }
-        let dialect = self.link.dialect;
-        if reason.abandons_backlog() {
-            self.link.forget_unsent();
-        }
-        if matches!(reason, CloseReason::Disabled) {
-            let _ = self.link.write(&dialect.encode(&Outgoing::Message(&protocol::disabled())), 1);
-        }
-        self.link.write_last(dialect.encode(&Outgoing::Farewell(&reason)));
-        let link = self.link.clone();
-        // A client that gave no sign of life won't make room in its buffer either.
-        let patience = if matches!(reason, CloseReason::HeartbeatMissed) { Duration::ZERO } else { FLUSH_TIMEOUT };
-        let flushed = timeout(patience, async {
-            while link.congested() {
-                if link.writable().await.is_err() || link.drain().is_err() {
-                    return false;
-                }
-            }
-            true
-        });
-        let flushed = flushed.await.unwrap_or(false);
-        // The slot is free for the next; what follows is courtesy.
-        drop(self.slot);
-        if flushed && !matches!(reason, CloseReason::Client(_) | CloseReason::HeartbeatMissed) {
-            link.finish();
-            drain_input(&link).await;
-        }
+        let Self { link, slot, .. } = *self;
+        closing::close(&link, slot, &reason).await;
     }
-}
-
-/// Reads until the client has closed its half, so that unread bytes don't turn our Close into a reset. A client that goes on
-/// sending is not read for long, but has the same time to take in the Close.
-async fn drain_input(link: &Link) {
-    let deadline = Instant::now() + LINGER_TIMEOUT;
-    let mut left = LINGER_BYTES;
-    while left > 0 {
-        match timeout_at(deadline, link.readable()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return,
-        }
-        match link.read(&mut [0; READ_BYTES]) {
-            Ok(0) => return,
-            Ok(read) => left = left.saturating_sub(read),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
-        }
-    }
-    sleep_until(deadline).await;
 }

@@ -1,7 +1,7 @@
-//! Slots: how many sockets this instance holds, and who holds them.
+//! Slots: how many sockets this instance holds, and of which users.
 //!
-//! Sockets that have yet to show a good token are counted apart, so that whoever connects without one can't take the place of those
-//! who have one; when they are too many, the one that has waited longest makes room. Of the others, no user holds more than a few.
+//! Unverified sockets are counted apart: they never take a slot of a verified one. When they are too many, the one that has waited longest
+//! is closed. Each user holds a few verified sockets at most.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -27,17 +27,17 @@ struct Pools {
     metrics: Metrics,
 }
 
-/// The sockets that have yet to show a good token.
+/// The unverified sockets.
 #[derive(Default)]
 struct Strangers {
     taken: usize,
     next: u64,
-    /// Those that can be told to make room, the oldest first.
+    /// Those that can be closed to make room, the oldest first.
     links: BTreeMap<u64, Weak<Link>>,
 }
 
-/// Stands for a user: by the token's `sub`, or by the token itself where it names nobody. Hashed with a key of this process, for a
-/// whole name would be kept with each socket.
+/// Stands for a user: the token's `sub`, or the token itself where it has none. Hashed with a key of this process: a whole name would take
+/// more memory with each socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UserKey(u64);
 
@@ -54,7 +54,7 @@ enum Holder {
 }
 
 impl Slots {
-    /// `max` for sockets with a good token, `max_per_user` of them for each user, and `max` more for those that have shown none.
+    /// `max` for verified sockets, `max_per_user` of them for each user, and `max` more for unverified ones.
     pub fn new(max: usize, max_per_user: u32, metrics: Metrics) -> Self {
         Self(Arc::new(Pools {
             max,
@@ -67,7 +67,7 @@ impl Slots {
         }))
     }
 
-    /// Whether a socket with a good token would be refused.
+    /// Whether a verified socket would be refused.
     pub fn full(&self) -> bool {
         self.0.verified.load(Ordering::Relaxed) >= self.0.max
     }
@@ -80,7 +80,7 @@ impl Slots {
         })
     }
 
-    /// A slot for a socket with a good token.
+    /// A slot for a verified socket.
     ///
     /// # Errors
     /// Which limit is reached.
@@ -96,8 +96,8 @@ impl Slots {
         Ok(Slot { slots: self.clone(), holder: Holder::User(user) })
     }
 
-    /// A slot for a socket that has shown no good token, until it does. None is given while it could not: `None` when the gateway is
-    /// full. When all are taken, the oldest such socket is told to go.
+    /// A slot for an unverified socket. `None` while all verified slots are taken: the socket could never join. When all unverified slots
+    /// are taken, the oldest such socket is closed.
     pub fn take_unverified(&self) -> Option<Slot> {
         if self.full() {
             return None;
@@ -145,17 +145,17 @@ impl Pools {
 }
 
 impl Slot {
-    /// The socket is there: while it has shown no good token, it can be told to make room.
+    /// The socket is open: while it is unverified, it can be closed to make room.
     pub fn attach(&self, link: &Arc<Link>) {
         if let Holder::Stranger(number) = self.holder {
             self.slots.0.strangers().links.insert(number, Arc::downgrade(link));
         }
     }
 
-    /// The slot of a socket that has just shown this user's good token.
+    /// Turns this into the slot of a socket whose token was verified for this user.
     ///
     /// # Errors
-    /// Which limit is reached; the slot stays what it was.
+    /// Which limit is reached; the slot stays as it is.
     pub fn verify(&mut self, user: UserKey) -> Result<(), FullReason> {
         match &mut self.holder {
             Holder::User(holder) if *holder == user => {}

@@ -1,4 +1,4 @@
-//! Why a socket closes: one variant for each reason, one code of the protocol for each (design §3).
+//! Why a socket closes: a variant for each reason, with its close code.
 
 use crate::tokens::TokenError;
 
@@ -85,7 +85,7 @@ pub enum FullReason {
     /// `MAX_CONNECTIONS_PER_USER`.
     #[error("this user has too many dashboards open")]
     User,
-    /// Its turn to join has not come in time.
+    /// The join's turn did not come in time.
     #[error("too many dashboards join at once")]
     Joins,
 }
@@ -150,7 +150,7 @@ impl CloseReason {
         }
     }
 
-    /// Whether events that still wait for the socket are not for it any more, or will never be read.
+    /// Whether events that still wait for the socket must not be sent any more, or will never be read.
     pub fn abandons_backlog(&self) -> bool {
         matches!(
             self,
@@ -158,8 +158,7 @@ impl CloseReason {
         )
     }
 
-    /// Whether an `error` message comes before the Close: not for whom it can't reach, who closed by itself, or who has been
-    /// told otherwise.
+    /// Whether an `error` message comes before the Close. Not when the peer is unreachable, closed first, or was already told why.
     pub fn explains(&self) -> bool {
         !matches!(self, Self::Client(_) | Self::Lost | Self::HeartbeatMissed | Self::SlowConsumer | Self::Disabled)
     }

@@ -92,8 +92,8 @@ struct Waiting {
     events: u32,
 }
 
-/// The link as its socket's task holds it. It ends with the task if that panics: the room would otherwise go on writing to a client
-/// whose token, silence and messages nothing looks at any more.
+/// The link as its socket's task holds it. When the task panics, the connection ends: the room would otherwise go on writing to a client
+/// whose token, silence and messages are not checked any more.
 pub struct OwnLink(pub Arc<Link>);
 
 impl Deref for OwnLink {
@@ -192,7 +192,7 @@ impl Link {
         self.backlog().close_reason.take()
     }
 
-    /// Waits for a verdict, or for the backlog to be in use.
+    /// Waits for an order to close, or for the backlog to be in use.
     pub async fn woken(&self) {
         self.wake.notified().await;
     }

@@ -11,7 +11,7 @@ use super::views::View;
 const ONLY_INDEXES: &str =
     "set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off";
 const EXPLAIN: &str = "explain (verbose, format json) ";
-const NOBODY: &str = "gateway-check";
+const NO_TENANT: &str = "gateway-check";
 
 /// The columns of a relation, as they are written in SQL.
 const COLUMNS: &str = "select quote_ident(attname) from pg_attribute
@@ -23,7 +23,7 @@ pub(super) async fn faults(connection: &mut PgConnection, view: &View) -> sqlx::
     let mut transaction = connection.begin().await?;
     sqlx::raw_sql(ONLY_INDEXES).execute(&mut *transaction).await?;
     let explain = AssertSqlSafe(format!("{EXPLAIN}{}", view.statement));
-    let plan = sqlx::query_scalar::<_, Value>(explain).persistent(false).bind(NOBODY).fetch_one(&mut *transaction);
+    let plan = sqlx::query_scalar::<_, Value>(explain).persistent(false).bind(NO_TENANT).fetch_one(&mut *transaction);
     let plan = plan.await;
     transaction.rollback().await?;
     let plan = match plan {

@@ -25,7 +25,7 @@ const TEXT: &[&str] = &["text", "varchar", "bpchar", "name", "citext", "uuid", "
 const MONEY: &[&str] = &["numeric", "int8", "int4", "int2"];
 const COUNT: &[&str] = &["int8", "int4", "int2", "numeric"];
 
-/// A view of the contract (design §6).
+/// A view that the database should have.
 pub(super) struct View {
     pub name: &'static str,
     /// The statement that reads it for one tenant.

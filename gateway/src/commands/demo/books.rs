@@ -44,7 +44,7 @@ pub struct OpenInvoice {
 }
 
 struct Invoice {
-    /// Left to the page's till: what a visitor is about to pay, nobody else pays.
+    /// Only the page's till pays it: the simulation must not pay what a visitor is about to pay.
     for_till: bool,
     number: u32,
     family: usize,
@@ -99,7 +99,7 @@ impl Books {
         for late in books.open.iter_mut().step_by(9) {
             late.status = "OVERDUE";
         }
-        // Nobody comes into an empty day: some have paid this morning.
+        // The page should not start empty: some families have paid this morning.
         for minutes in (1..=EARLIER).rev().map(|payment| payment * 11) {
             let cents = books.open[0].cents;
             books.pay(0, cents);
