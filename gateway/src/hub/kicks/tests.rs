@@ -81,6 +81,8 @@ fn b65_all_kicks_are_told_until_they_are_forgotten() {
     let hazel = kick(Kicked::User("hazel".into()), later);
     assert_eq!(kicks.hear(vec![hazel.clone()], later), std::slice::from_ref(&hazel));
     assert_eq!(kicks.all(), [news[0].clone(), hazel]);
+    kicks.hear(vec![kick(Kicked::Tenant(acorn()), later + 1)], later + 1);
+    assert_eq!(kicks.all().len(), 2, "the user's stays for as long as it counts");
 
     let kicks = Kicks::new(LIFETIME);
     kicks.hear(vec![kick(Kicked::Tenant(acorn()), NOW)], later);
