@@ -68,7 +68,7 @@ async fn b72_nonsense_on_our_channels_is_a_line_a_minute_and_writes_none_of_its_
                 client.command(&["PUBLISH", channel, text]).await;
             }
         }
-        let lines = lines(stack, "something else was published on the channel").await;
+        let lines = lines(stack, "malformed message on a tenant's channel").await;
         assert_eq!(lines.len(), 1, "{lines:?}");
         let text = stack.gateway().log().text();
         assert!(!text.contains("owned") && text.lines().all(|line| line.starts_with('{')), "{text}");
