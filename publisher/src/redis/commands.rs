@@ -49,12 +49,17 @@ impl Commands {
         Self { connection, _task: task }
     }
 
+    /// Whether the connection has answered of late.
+    pub fn is_up(&self) -> bool {
+        self.connection.is_usable()
+    }
+
     /// Runs a command within a second.
     ///
     /// # Errors
     /// Why there is no answer, or that it is a refusal.
     pub async fn run(&self, command: &'static str, words: Vec<Bytes>) -> Result<Frame, Failure> {
-        if !self.connection.is_usable() {
+        if !self.is_up() {
             return Err(Failure::NotSent);
         }
         self.connection.command(command, words, LIMIT).await
@@ -71,7 +76,7 @@ impl Commands {
         keys: Vec<Bytes>,
         args: Vec<Bytes>,
     ) -> Result<Frame, Failure> {
-        if !self.connection.is_usable() {
+        if !self.is_up() {
             return Err(Failure::NotSent);
         }
         let commands = match access {

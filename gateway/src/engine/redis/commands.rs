@@ -35,6 +35,11 @@ impl Commands {
         Self { connection: Connection::open(target), settings }
     }
 
+    /// Whether anything can be asked.
+    pub fn is_up(&self) -> bool {
+        self.connection.is_up()
+    }
+
     /// Reads a tenant's head, and its log after a position, through the fence (gateway/docs/protocol.md).
     ///
     /// First by a script that may not write, for which the right to read is enough. Where the fence must begin an epoch, that

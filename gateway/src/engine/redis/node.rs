@@ -1,5 +1,8 @@
 //! One server: what is subscribed to there, and whether what it delivers can be vouched for.
 
+mod heartbeat;
+mod kicks;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +19,12 @@ use super::commands::Commands;
 use super::connection::{Connection, Incoming, Orders, Received};
 use super::interruption::Interruption;
 use super::reach::Reach;
-use super::sync_round::{KicksRead, Running, Scope, Standing, SyncError, SyncRound, Synced};
+use super::sync_round::{Running, Scope, Standing, SyncError, SyncRound, Synced};
 use crate::engine::Kick;
 use crate::shutdown::spawn_brief;
+use heartbeat::Heartbeat;
+use kicks::{KnownKicks, News};
 
-/// Silence after which a probe is sent.
-const SILENCE: Duration = Duration::from_secs(2);
-/// How long a probe may take.
-const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// How often new kicks are looked for, whether a push told of one or not; and whether a server that was left is a master still.
 const LOOK: Duration = Duration::from_secs(2);
 /// Between a round that failed and the next.
@@ -31,8 +32,6 @@ pub const RETRY: Duration = Duration::from_millis(100);
 /// How long a server that was left is listened to. Publishers leave it up to a second later, and it may stay a master for some
 /// eight seconds when Sentinels demote it.
 const FAREWELL: Duration = Duration::from_secs(15);
-/// How often all kicks are read: a server may lose some while the connection holds, and get some back that are old.
-const KICKS_PERIOD: Duration = Duration::from_secs(60);
 
 /// The state of one server's connections.
 pub struct Node {
@@ -60,20 +59,15 @@ pub struct Node {
     scope: Scope,
     /// Until when it is listened to although it holds nothing any more.
     left: Option<Instant>,
-    /// There may be a kick to read.
-    pub kicked: bool,
-    /// When kicks were last read on this connection, by the server's clock; 0 for never.
-    kicks_read: u64,
-    /// When all of them were read.
-    kicks_whole: Option<Instant>,
+    /// How far its kicks are known.
+    pub kicks: KnownKicks,
     /// Since when what it delivers can't be vouched for.
     interruption: Option<Interruption>,
     /// Its process ended with the connection: it took nothing afterwards.
     vacant: bool,
     retry_at: Instant,
     look_at: Instant,
-    probe: Option<Instant>,
-    heard: Option<Instant>,
+    heartbeat: Heartbeat,
     /// When everything was last subscribed to.
     whole: Option<Instant>,
     connected_before: bool,
@@ -112,15 +106,12 @@ impl Node {
             changed: true,
             scope: Scope::Everything,
             left: None,
-            kicked: false,
-            kicks_read: 0,
-            kicks_whole: None,
+            kicks: KnownKicks::default(),
             interruption: Some(Interruption::begin(None)),
             vacant: false,
             retry_at: now,
             look_at: now,
-            probe: None,
-            heard: None,
+            heartbeat: Heartbeat::default(),
             whole: None,
             connected_before: false,
             throttle: LogThrottle::default(),
@@ -174,15 +165,16 @@ impl Node {
     pub fn begin(&mut self, round: SyncRound) {
         let Some(orders) = self.orders.clone() else { return };
         self.look_at = Instant::now() + LOOK;
-        self.kicked = false;
+        self.kicks.news = News::Nothing;
         self.ended.clear();
         self.running = Some(round.run(orders, self.commands.clone(), self.reach.settings().clone()));
     }
 
     /// Whether a round is to begin even though no room wants anything.
     pub fn is_due(&self, has_kicks: bool) -> bool {
+        let has_news = has_kicks && self.kicks.news == News::Unread;
         let looks = (has_kicks || self.is_left()) && Instant::now() >= self.look_at;
-        self.scope == Scope::Everything || self.interruption.is_some() || self.kicked && has_kicks || looks
+        self.scope == Scope::Everything || self.interruption.is_some() || has_news || looks
     }
 
     /// Forgets what it holds when everything is to be subscribed to; the scope of the round that begins.
@@ -232,8 +224,13 @@ impl Node {
 
     /// A push is the proof that what is published comes through.
     pub fn hears(&mut self) {
-        self.heard = Some(Instant::now());
-        self.probe = None;
+        self.heartbeat.hears();
+    }
+
+    /// There may be a kick to read.
+    pub fn hears_of_kicks(&mut self) {
+        self.kicks.news = News::Unread;
+        self.changed = true;
     }
 
     /// The server has ended a subscription.
@@ -256,14 +253,14 @@ impl Node {
     fn breaks(&mut self) {
         self.scope = Scope::Everything;
         self.changed = true;
-        self.kicks_read = 0;
+        self.kicks.forget();
         self.held.clear();
-        self.probe = None;
+        self.heartbeat.forget_probe();
         self.is_interrupted();
     }
 
     fn is_interrupted(&mut self) {
-        let vouched = self.heard.max(self.whole);
+        let vouched = self.heartbeat.heard().max(self.whole);
         self.interruption.get_or_insert_with(|| Interruption::begin(vouched));
     }
 
@@ -308,21 +305,6 @@ impl Node {
         self.retry_at = Instant::now() + RETRY;
     }
 
-    /// Which kicks are to be read, where this server has them.
-    pub fn kicks_to_read(&self) -> KicksRead {
-        let is_recent = self.kicks_whole.is_some_and(|at| at.elapsed() < KICKS_PERIOD);
-        if is_recent && self.kicks_read > 0 { KicksRead::Since(self.kicks_read) } else { KicksRead::Everything }
-    }
-
-    /// Kicks were read at this time of the server's clock.
-    pub fn has_read_kicks(&mut self, now: u64, read: KicksRead) {
-        // A clock that was set back: what was given since may lie before the last read.
-        self.kicks_read = if now < self.kicks_read { 0 } else { now };
-        if read == KicksRead::Everything {
-            self.kicks_whole = Some(Instant::now());
-        }
-    }
-
     /// Gives back kicks that the server has lost.
     pub fn restore_kicks(&self, lost: Vec<Kick>) {
         warn!(count = lost.len(), "Redis has lost kicks, giving them back");
@@ -362,7 +344,7 @@ impl Node {
         if self.is_left() {
             return false;
         }
-        let missing = self.probe.is_some_and(|sent| sent.elapsed() >= PROBE_LIMIT);
+        let missing = self.heartbeat.is_missing();
         if missing {
             warn!(server = %self.server, "a probe did not come back, connecting anew");
             self.breaks();
@@ -371,9 +353,7 @@ impl Node {
             }
             self.reconnect();
         }
-        let silent = self.heard.is_none_or(|at| at.elapsed() >= SILENCE);
-        if self.interruption.is_none() && silent && self.probe.is_none() {
-            self.probe = Some(Instant::now());
+        if self.interruption.is_none() && self.heartbeat.begins() {
             self.probing = Some(self.send_probe().boxed());
         }
         missing
@@ -397,7 +377,7 @@ impl Node {
 
     /// Whether delivery is proved, and no room was told otherwise.
     pub fn is_up(&self) -> bool {
-        let proved = self.heard.is_some_and(|at| at.elapsed() < SILENCE + PROBE_LIMIT);
-        proved && self.interruption.as_ref().is_none_or(|interruption| interruption.told().is_none())
+        self.heartbeat.is_recent()
+            && self.interruption.as_ref().is_none_or(|interruption| interruption.told().is_none())
     }
 }

@@ -177,7 +177,7 @@ impl<R: Rooms> Subscriber<R> {
             }
         }
         if received.kicks > 0 {
-            self.nodes.iter_mut().for_each(|node| (node.kicked, node.changed) = (true, true));
+            self.nodes.iter_mut().for_each(Node::hears_of_kicks);
         }
         for tenant in std::mem::take(&mut received.ended) {
             self.nodes[index].ends(&tenant);

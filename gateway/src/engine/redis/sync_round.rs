@@ -174,8 +174,12 @@ impl SyncRound {
             return Err(SyncError::Demoted);
         }
         let mut synced = Synced { refused: self.sync_subscriptions(orders, settings).await?, ..Synced::default() };
-        // The kicks first: a socket whose token is revoked must not be answered.
-        self.read_kicks(commands, &mut synced).await;
+        // Even where nothing is asked: delivery can't be vouched for where a room that misses an event could not read the log.
+        synced.failure = (!commands.is_up()).then_some(Failure::NotSent);
+        if synced.failure.is_none() {
+            // The kicks first: a socket whose token is revoked must not be answered.
+            self.read_kicks(commands, &mut synced).await;
+        }
         if synced.failure.is_none() {
             self.read_positions(commands, &orders.run, &mut synced).await?;
         }

@@ -47,7 +47,7 @@ impl<R: Rooms> Subscriber<R> {
         if !is_due && subscribe.is_empty() && unsubscribe.is_empty() && questions.is_empty() {
             return None;
         }
-        let kicks = if has_kicks { node.kicks_to_read() } else { KicksRead::Nothing };
+        let kicks = if has_kicks { node.kicks.to_read() } else { KicksRead::Nothing };
         let (standing, own) = (node.standing(), node.own_channels());
         Some(SyncRound { scope, standing, own, subscribe, unsubscribe, questions, kicks })
     }
@@ -163,7 +163,7 @@ impl<R: Rooms> Subscriber<R> {
         if unusable > 0 && node.throttle.is_due("unusable kicks") {
             warn!(unusable, "kicks that no gateway gave are ignored: they name nobody, or a time that has yet to come");
         }
-        node.has_read_kicks(now, read);
+        node.kicks.have_been_read(now, read);
         if read == KicksRead::Everything && !node.is_left() {
             let lost = self.rooms.kicks_beyond(&kicks, now);
             if !lost.is_empty() {
