@@ -1,15 +1,14 @@
 //! Which server holds which tenant: the one server there is, the master that Sentinels name, or a node of a Cluster.
 //!
-//! The client library would follow Sentinels and a Cluster by itself, and isn't let (`fred` 10.1): it takes the
-//! `sunsubscribe` by which a server says that a slot has moved for an answer to nothing, it hears of a new master only
-//! once the old one breaks its connection, which a frozen one never does, and one node that hangs stalls what comes from
-//! all others. So each user of Redis has connections to single servers, each with a health of its own, and learns here
-//! which servers those are. A wrong view does no harm: a server that does not hold a tenant says so ([`is_elsewhere`]), and
-//! a master that was succeeded unnoticed is found out by the fence of the scripts, since its successor has another run id.
+//! The client library can follow Sentinels and a Cluster, and is not used for it: it drops the `sunsubscribe` by which a server says
+//! that a slot has moved, it learns of a new master only when the old one ends the connection, which a frozen one never does, and one
+//! node that hangs stalls what comes from all others. So every connection leads to one server and has a health of its own, and this
+//! module says which servers those are. A wrong layout does no harm: a server that does not hold a tenant says so
+//! ([`is_elsewhere`]), and the scripts' fence finds a master that was succeeded unnoticed, since its successor has another run id.
 //!
 //! Every Sentinel, or node, is asked over one connection that is kept (`source`), and the newest of their views counts
 //! (`scout`): the highest `config-epoch` or `cluster_current_epoch`. So all processes follow a failover at the same moment,
-//! when the first Sentinel tells of it, and a stale one leads none astray.
+//! when the first Sentinel tells of it, and a stale Sentinel misleads none of them.
 
 mod layout;
 mod scout;
@@ -34,7 +33,7 @@ pub fn is_elsewhere(refusal: &str) -> bool {
     ["MOVED ", "ASK ", "TRYAGAIN ", "READONLY "].iter().any(|prefix| refusal.starts_with(prefix))
 }
 
-/// Asks once who holds what, and whether each of those servers answers.
+/// Asks once which servers hold tenants, and whether each of them answers.
 ///
 /// # Errors
 /// What went wrong, with the server it went wrong at.

@@ -252,11 +252,15 @@ impl<R: Rooms> Subscriber<R> {
     }
 }
 
-/// What happens next at any node, and at which.
+/// What happens next at any node, and at which. Another node is looked at first each time: one that always has something must not keep
+/// the others waiting.
 async fn next(nodes: &mut [Node]) -> (usize, Happening) {
     if nodes.is_empty() {
         return std::future::pending().await;
     }
-    let (happening, index, _) = select_all(nodes.iter_mut().map(|node| node.happening().boxed())).await;
-    (index, happening)
+    let (count, first) = (nodes.len(), rand::random_range(0..nodes.len()));
+    let (later, sooner) = nodes.split_at_mut(first);
+    let happenings = sooner.iter_mut().chain(later).map(|node| node.happening().boxed());
+    let (happening, index, _) = select_all(happenings).await;
+    ((first + index) % count, happening)
 }
