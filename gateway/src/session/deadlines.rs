@@ -13,10 +13,7 @@ use crate::tokens::{Claims, LEEWAY};
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(60);
 
 pub struct Deadlines {
-    /// The last sign of life.
-    pub heard: Instant,
-    /// Until when a join must come; `None` in a room.
-    pub join_by: Option<Instant>,
+    pub presence: Presence,
     /// When the token ends.
     pub expires: Option<Instant>,
     /// When the client is told that the token ends; `None` once it was told.
@@ -25,6 +22,14 @@ pub struct Deadlines {
     pub complete_by: Option<Instant>,
     /// The turn in the drain's timetable.
     pub drained: Option<Box<Turn>>,
+}
+
+/// Whether the socket is in a room, and what is expected of the client.
+pub enum Presence {
+    /// In no room: a join, until then.
+    Outside(Instant),
+    /// In a room: a sign of life now and then, the last of which was heard at this moment.
+    InRoom(Instant),
 }
 
 /// What is due.
@@ -37,9 +42,15 @@ pub enum Due {
 impl Deadlines {
     /// Those of a socket that has just been opened.
     pub fn new(join_timeout: Duration) -> Self {
-        let now = Instant::now();
-        let join_by = Some(now + join_timeout);
-        Self { heard: now, join_by, expires: None, warn: None, complete_by: None, drained: None }
+        let presence = Presence::Outside(Instant::now() + join_timeout);
+        Self { presence, expires: None, warn: None, complete_by: None, drained: None }
+    }
+
+    /// The client has given a sign of life.
+    pub fn heard(&mut self) {
+        if let Presence::InRoom(heard) = &mut self.presence {
+            *heard = Instant::now();
+        }
     }
 
     /// Sets the deadlines of a token.
@@ -52,11 +63,12 @@ impl Deadlines {
     /// The next moment to ask [`due`](Self::due).
     pub fn next(&self, context: &Context) -> Instant {
         let heartbeat = context.limits.heartbeat;
-        let silent = self.join_by.is_none().then(|| self.heard + 2 * heartbeat);
+        let expected = match self.presence {
+            Presence::Outside(join_by) => join_by,
+            Presence::InRoom(heard) => heard + 2 * heartbeat,
+        };
         let drained = self.drained.as_ref().map(|turn| turn.at);
-        let all = [self.join_by, silent, self.warn, self.expires, self.complete_by, drained];
-        // There is always either a join to wait for or a sign of life.
-        all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + heartbeat)
+        [self.warn, self.expires, self.complete_by, drained].into_iter().flatten().fold(expected, Instant::min)
     }
 
     pub fn due(&mut self, context: &Context) -> Due {
@@ -68,18 +80,22 @@ impl Deadlines {
         if past(self.expires) {
             return Due::Close(CloseReason::TokenExpired);
         }
-        if past(self.join_by) {
+        if let Presence::Outside(join_by) = self.presence
+            && join_by <= now
+        {
             return Due::Close(CloseReason::JoinTimeout(context.limits.join_timeout.as_secs()));
         }
         if past(self.complete_by) {
             return Due::Close(CloseReason::Framing("a message was not completed in time"));
         }
         let heartbeat = context.limits.heartbeat;
-        if self.join_by.is_none() && now.saturating_duration_since(self.heard) >= 2 * heartbeat {
+        if let Presence::InRoom(heard) = &mut self.presence
+            && now.saturating_duration_since(*heard) >= 2 * heartbeat
+        {
             // When the gateway was held up, its Ping was late too: the client gets half an interval to answer it.
             let excused = context.clock.stall_ended().and_then(|at| at.checked_sub(heartbeat * 3 / 2));
-            match excused.filter(|at| *at > self.heard) {
-                Some(at) => self.heard = at,
+            match excused.filter(|at| at > heard) {
+                Some(at) => *heard = at,
                 None => return Due::Close(CloseReason::HeartbeatMissed),
             }
         }

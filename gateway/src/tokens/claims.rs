@@ -30,7 +30,7 @@ pub struct Claims {
     /// The user, if the token names one.
     pub subject: Option<Arc<str>>,
     /// The tenants that the token grants: at least one, each once, at most [`MOST_TENANTS`].
-    pub tenants: Vec<TenantId>,
+    pub tenants: Box<[TenantId]>,
     /// When it ends. Already past, by less than [`LEEWAY`], for a token that was accepted within it.
     pub expires_at: SystemTime,
     /// When it was issued, in seconds of Unix time; 0 without a usable `iat`, or with one further ahead than [`LEEWAY`]: such a
@@ -137,7 +137,7 @@ fn subject(claim: Option<&Value>) -> Result<Option<Arc<str>>, TokenError> {
 }
 
 /// All or nothing: a claim that is wrong in one place may be wrong in all.
-fn tenants(claim: Option<&Value>) -> Result<Vec<TenantId>, TokenError> {
+fn tenants(claim: Option<&Value>) -> Result<Box<[TenantId]>, TokenError> {
     let named = match claim {
         None => return Err(TokenError::UnusableTenantClaim("missing")),
         Some(one @ Value::String(_)) => std::slice::from_ref(one),
@@ -159,7 +159,7 @@ fn tenants(claim: Option<&Value>) -> Result<Vec<TenantId>, TokenError> {
             tenants.push(tenant);
         }
     }
-    Ok(tenants)
+    Ok(tenants.into())
 }
 
 /// The claims as they were signed. A name that comes twice means one thing to one reader and another to the next, so it
