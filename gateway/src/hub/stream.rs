@@ -9,6 +9,7 @@ mod effect;
 mod join;
 mod load;
 mod read;
+mod state;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,66 +22,8 @@ use crate::socket::snapshot::{Parts, Snapshot};
 use chain::hold;
 pub use chain::position_of;
 pub use effect::{Effect, Newcomer};
-use join::{Evidence, Stage, Waiting};
-use load::Load;
-use read::{Arrivals, Purpose, Read};
-
-/// One tenant's stream.
-///
-/// Its promise: the effects `Joined`, `Deliver` and `Resync`, as one member sees them, are events without a gap, without a
-/// duplicate and of one history, or they say that they are not.
-///
-/// Inputs:
-/// - sockets: [`handle_join`](Self::handle_join), [`handle_leave`](Self::handle_leave);
-/// - the engine: [`handle_message`](Self::handle_message), [`handle_reading`](Self::handle_reading) (the answer to
-///   [`Effect::Subscribe`] and [`Effect::Read`]), [`handle_lost`](Self::handle_lost),
-///   [`handle_returned`](Self::handle_returned), [`handle_stray`](Self::handle_stray);
-/// - the database: [`handle_snapshot`](Self::handle_snapshot) (the answer to [`Effect::Load`]);
-/// - the clock: [`handle_comparison_due`](Self::handle_comparison_due),
-///   [`handle_snapshot_stale`](Self::handle_snapshot_stale), [`handle_parts_due`](Self::handle_parts_due).
-///
-/// Output: [`poll_effect`](Self::poll_effect), to be called after each input until it gives `None`. What an [`Effect`] asks
-/// of the engine: `Subscribe`, `Read`; of the database: `Load`; of the sockets: `Joined`, `Deliver`, `Resync`, `Complete`,
-/// `Degraded`, `Restored`; and facts for the room's own books: `Waits`, `Filled`.
-#[derive(Debug)]
-pub struct Stream {
-    phase: Phase,
-    waiting: Vec<Waiting>,
-    /// The outage that the members have been told of.
-    outage: Option<Outage>,
-    tickets: Tickets,
-    start: Start,
-    load: Option<Load>,
-    effects: VecDeque<Effect>,
-}
-
-/// What a member starts from when it can't resume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// The stream's position alone.
-    Position,
-    /// A snapshot, and the events since.
-    Snapshot,
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// Nothing is known until the engine has answered the subscription.
-    Opening { ticket: Ticket, held: Vec<Message> },
-    /// Every joined member has been sent everything up to `head`, and nothing else; or waits for a snapshot as of it.
-    Live { head: Position, read: Option<Read> },
-}
-
-/// Tickets of one stream's life, rising. The generation keeps an answer to an earlier stream of the tenant apart from ours.
-#[derive(Debug)]
-struct Tickets(Ticket);
-
-impl Tickets {
-    fn issue(&mut self) -> Ticket {
-        self.0.0 += 1;
-        self.0
-    }
-}
+use state::{Arrivals, Evidence, Phase, Purpose, Read, Stage, Tickets, Waiting};
+pub use state::{Start, Stream};
 
 impl Stream {
     /// Opens a stream; `generation` differs from that of any earlier stream of the tenant.

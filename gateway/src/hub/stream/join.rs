@@ -3,48 +3,9 @@
 use publisher::internals::Message;
 
 use super::chain::bridge;
-use super::read::{Arrivals, Purpose};
-use super::{Effect, Newcomer, Phase, Start, Stream};
-use crate::engine::{Known, Position, Reading, Ticket};
-use crate::socket::SocketId;
-
-/// A member whose join isn't answered yet.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub member: SocketId,
-    /// The member named a position.
-    pub resumed: bool,
-    /// That position, while it may be resumed from.
-    pub resume: Option<Position>,
-    pub stage: Stage,
-}
-
-impl Waiting {
-    fn newcomer(&self) -> Newcomer {
-        Newcomer { member: self.member, resumed: self.resumed }
-    }
-}
-
-/// What an unanswered join waits for.
-#[derive(Debug)]
-pub(super) enum Stage {
-    /// The answer to the subscription.
-    Opening,
-    /// The member names a position that the stream doesn't know: an answer to a read of the stream's own that was asked
-    /// after this ticket.
-    Proof { after: Ticket },
-    /// The log after the member's position; `since` is what the stream accepted meanwhile.
-    Log { ticket: Ticket, since: Vec<Message> },
-}
-
-/// What the stream's position says about an unknown position that a member names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Evidence {
-    /// Nothing: the member may have seen later events, or a later epoch, through another gateway.
-    MayBeOld,
-    /// The position does not exist: the stream's own was read after the join.
-    Proved,
-}
+use super::effect::Effect;
+use super::state::{Arrivals, Evidence, Phase, Purpose, Stage, Start, Stream, Waiting};
+use crate::engine::{Known, Reading, Ticket};
 
 impl Stream {
     /// Answers a join, or asks what must be known first.

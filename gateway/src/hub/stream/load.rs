@@ -6,81 +6,10 @@
 
 use std::sync::Arc;
 
-use publisher::internals::Message;
-
-use super::chain::hold;
-use super::read::Purpose;
-use super::{Effect, Newcomer, Stream};
-use crate::engine::{Position, Ticket};
+use super::effect::{Effect, Newcomer};
+use super::state::{Hold, Load, Purpose, Recipients, Stream};
+use crate::engine::Position;
 use crate::socket::snapshot::{Parts, Snapshot};
-
-/// The joined members that a snapshot is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Recipients {
-    /// None of them.
-    Nobody,
-    /// Those that were answered without these parts.
-    Lacking(Parts),
-    /// All: they miss events that are in no log.
-    Everybody,
-}
-
-/// A snapshot that was asked for, or has come.
-#[derive(Debug)]
-pub(super) struct Load {
-    pub ticket: Ticket,
-    /// The stream's position before the database was asked.
-    pub at: Position,
-    /// The events that the stream has accepted after that.
-    pub since: Vec<Message>,
-    /// There were more than can be kept.
-    overrun: bool,
-    /// Members whose joins wait for it.
-    pub newcomers: Vec<Newcomer>,
-    /// The joined members that get it.
-    pub recipients: Recipients,
-    /// Set while nothing is delivered to the joined members until it has come.
-    pub hold: Option<Hold>,
-    /// It has come, and is good for others.
-    pub snapshot: Option<Arc<Snapshot>>,
-    /// It was asked for too long ago for joins that come from now on.
-    pub stale: bool,
-}
-
-/// The joined members wait for a snapshot.
-#[derive(Debug)]
-pub(super) struct Hold {
-    /// The position up to which they have been sent everything.
-    pub at: Position,
-    /// An outage may be over with the snapshot: only then do the joined members have everything.
-    pub purpose: Purpose,
-}
-
-impl Load {
-    fn new(ticket: Ticket, at: Position) -> Self {
-        Self {
-            ticket,
-            at,
-            since: Vec::new(),
-            overrun: false,
-            newcomers: Vec::new(),
-            recipients: Recipients::Nobody,
-            hold: None,
-            snapshot: None,
-            stale: false,
-        }
-    }
-
-    /// The stream has accepted an event.
-    pub fn record(&mut self, message: &Message) {
-        self.overrun |= !hold(&mut self.since, message.clone());
-    }
-
-    /// A newcomer can be answered at once.
-    pub fn is_fresh(&self) -> bool {
-        self.snapshot.is_some() && !self.overrun && !self.stale
-    }
-}
 
 impl Stream {
     /// The snapshot that was asked for last has come.

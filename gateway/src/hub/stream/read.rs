@@ -3,56 +3,9 @@
 use publisher::internals::Message;
 
 use super::chain::{follows, hold, position_of};
-use super::join::{Evidence, Stage};
-use super::load::Recipients;
-use super::{Effect, Phase, Start, Stream};
-use crate::engine::{Known, Position, Reading, Ticket};
-
-/// The stream's own read; at most one is open.
-#[derive(Debug)]
-pub(super) struct Read {
-    pub ticket: Ticket,
-    pub purpose: Purpose,
-    pub arrivals: Arrivals,
-    /// Another read must follow, for this purpose: this one's answer may be older than the reason to ask.
-    pub again: Option<Purpose>,
-}
-
-/// What an answer is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Purpose {
-    /// It shows whether events are missing.
-    Compare,
-    /// It also proves the position after an outage, which is over then.
-    EndOutage,
-}
-
-/// What happens to messages while a read is open.
-#[derive(Debug)]
-pub(super) enum Arrivals {
-    /// Nothing is wrong so far: they are delivered.
-    Delivered,
-    /// Something before them is missing: they are kept, in order. The first `covered` of them came before the read was
-    /// asked, so that its answer covers them.
-    Held { messages: Vec<Message>, covered: usize },
-}
-
-impl Arrivals {
-    /// Messages that came before the read.
-    fn held(messages: Vec<Message>) -> Self {
-        let covered = messages.len();
-        Self::Held { messages, covered }
-    }
-
-    /// The messages that the answer need not cover.
-    fn uncovered(self) -> impl Iterator<Item = Message> {
-        let (messages, covered) = match self {
-            Self::Delivered => (Vec::new(), 0),
-            Self::Held { messages, covered } => (messages, covered),
-        };
-        messages.into_iter().skip(covered)
-    }
-}
+use super::effect::Effect;
+use super::state::{Arrivals, Evidence, Phase, Purpose, Read, Recipients, Stage, Start, Stream};
+use crate::engine::{Known, Position, Reading};
 
 impl Stream {
     /// Asks the engine for the head, and for the log after the stream's position.

@@ -11,7 +11,7 @@ use super::server::Server;
 use super::{Op, StrayEpoch};
 use crate::engine::{Known, Outage, Position, Reading, Ticket};
 use crate::hub::stream::chain::{MAX_HELD, follows};
-use crate::hub::stream::load::Recipients;
+use crate::hub::stream::state::Recipients;
 use crate::hub::stream::{Arrivals, Phase, Purpose, Read, SocketId, Stage, Start, Stream, position_of};
 use crate::socket::snapshot::{Parts, Snapshot};
 
