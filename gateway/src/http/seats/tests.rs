@@ -36,7 +36,7 @@ async fn b63_the_longest_without_a_request_loses_its_seat() {
     assert!(!seats.close_one(), "the gateway works on the last one's answer");
     assert!(!is_closed(&handled));
     advance(LONG_WORK).await;
-    assert!(seats.close_one() && is_closed(&handled), "it waits for somebody else, and the others for it");
+    assert!(seats.close_one() && is_closed(&handled), "it waits for another server, and the others wait for it");
 }
 
 #[tokio::test(start_paused = true)]
