@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use publisher::outbox;
 use sqlx::Connection;
 
-use super::harness::books::{self, emit, emit_all, fates};
-use super::harness::{Gateway, PostgresServer, Setup, eventually, oracle, payment, tenant, tenants};
+use crate::harness::books::{self, emit, emit_all, fates};
+use crate::harness::{Gateway, PostgresServer, Setup, eventually, oracle, payment, tenant, tenants};
 
 #[tokio::test]
 async fn what_psql_emits_arrives_with_its_id_and_its_cents() {

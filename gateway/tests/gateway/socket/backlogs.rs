@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::client_faults::joined_narrowly;
 use crate::harness::dashboard::Bring;
 use crate::harness::events::bulky;
 use crate::harness::ledger::Cursor;
 use crate::harness::stack::hostile;
 use crate::harness::wait::PATIENCE;
 use crate::harness::{Dashboard, Incoming, Setup, Stack, Token, eventually, http, payment, tenant};
+use crate::socket::client_faults::joined_narrowly;
 
 /// A handshake that offers these subprotocols beside ours.
 async fn offering(addr: SocketAddr, offers: &[String]) -> Dashboard {

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use publisher::TenantId;
 use tokio::sync::Notify;
 
-use super::harness::books::{emit, emit_all, fates, try_emit};
-use super::harness::follower::judge;
-use super::harness::oracle::Receipt;
-use super::harness::postgres::WAL_SEGMENT;
-use super::harness::proxy::{Direction, Fate, Proxy};
-use super::harness::redis::RedisServer;
-use super::harness::{
+use crate::harness::books::{emit, emit_all, fates, try_emit};
+use crate::harness::follower::judge;
+use crate::harness::oracle::Receipt;
+use crate::harness::postgres::WAL_SEGMENT;
+use crate::harness::proxy::{Direction, Fate, Proxy};
+use crate::harness::redis::RedisServer;
+use crate::harness::{
     Dashboard, Database, Follower, Gateway, Oracle, PostgresServer, Sentinels, Setup, Stack, Traffic, eventually,
     payment, tenant, tenants, within,
 };
@@ -86,7 +86,7 @@ async fn killed_at(step: usize, side: Side, direction: Direction) -> bool {
     let proxy = match side {
         Side::Redis => {
             let publishes =
-                |frame: &super::harness::resp::Reply| frame.texts().iter().any(|text| text.contains("EVAL"));
+                |frame: &crate::harness::resp::Reply| frame.texts().iter().any(|text| text.contains("EVAL"));
             // A reply can't be told from another; questions can.
             let counts = move |seen, frame: &_| seen == Direction::ToClient || publishes(frame);
             Proxy::of_redis(redis.addr(), move |seen, frame| rule(seen, counts(seen, frame))).await
@@ -217,7 +217,7 @@ async fn two_relays_have_one_leader_and_a_dead_one_is_succeeded() {
     let mut dashboard = Dashboard::joined(
         stack.gateways[last].public,
         acorn.as_str(),
-        &super::harness::Token::of(acorn.as_str()).sign(),
+        &crate::harness::Token::of(acorn.as_str()).sign(),
     )
     .await;
     let id = emit(&mut client, &acorn, 1).await;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Interval, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::documents;
+use super::documents;
 use crate::harness::events::{metrics_json, payment_json};
 use crate::harness::prometheus::Prometheus;
 use crate::harness::{
@@ -19,10 +19,10 @@ use crate::harness::{
     tenant, tenants,
 };
 
-const DASHBOARD: &str = include_str!("../../../deploy/grafana/dashboard.json");
-const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yml");
-const ALERT_TESTS: &str = include_str!("../../../deploy/prometheus/alerts_test.yml");
-const RUNBOOK: &str = include_str!("../../../deploy/README.md");
+const DASHBOARD: &str = include_str!("../../../../deploy/grafana/dashboard.json");
+const ALERTS: &str = include_str!("../../../../deploy/prometheus/alerts.yml");
+const ALERT_TESTS: &str = include_str!("../../../../deploy/prometheus/alerts_test.yml");
+const RUNBOOK: &str = include_str!("../../../../deploy/README.md");
 
 /// A busy machine starts and scrapes slowly.
 const PATIENCE: Duration = Duration::from_secs(30);

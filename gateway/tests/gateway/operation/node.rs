@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use super::harness::books::open_books;
-use super::harness::process::scratch;
-use super::harness::{PostgresServer, Setup, tenant};
+use crate::harness::books::open_books;
+use crate::harness::process::scratch;
+use crate::harness::{PostgresServer, Setup, tenant};
 
 fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap()

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row};
 
-use super::harness::books::{emit, emit_all, open_books, pay};
-use super::harness::pooler::Pooler;
-use super::harness::{Dashboard, Database, Gateway, PostgresServer, Setup, Token, eventually, tenant, tenants, within};
+use crate::harness::books::{emit, emit_all, open_books, pay};
+use crate::harness::pooler::Pooler;
+use crate::harness::{Dashboard, Database, Gateway, PostgresServer, Setup, Token, eventually, tenant, tenants, within};
 
 /// What the gateway could leave behind on a session that others use after it.
 const SETTINGS: [&str; 6] = [

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::harness::billing_api::BillingApi;
-use super::harness::{Dashboard, Database, PostgresServer, Setup, Stack, eventually};
+use crate::harness::billing_api::BillingApi;
+use crate::harness::{Dashboard, Database, PostgresServer, Setup, Stack, eventually};
 
 const CENTRE: &str = "acorn-montessori";
 
@@ -31,7 +31,7 @@ fn payment(invoice: &str, amount: f64) -> Value {
 }
 
 /// The next event that isn't figures.
-async fn next_fact(dashboard: &mut Dashboard) -> super::harness::ledger::Message {
+async fn next_fact(dashboard: &mut Dashboard) -> crate::harness::ledger::Message {
     loop {
         let event = dashboard.until_event().await;
         if event.kind != "metrics_updated" {

@@ -18,7 +18,7 @@ use crate::harness::{
     tenant, tenants, traffic,
 };
 
-const RUNBOOK: &str = include_str!("../../../deploy/README.md");
+const RUNBOOK: &str = include_str!("../../../../deploy/README.md");
 const PASSWORD: &str = "p@ss:w/rd";
 /// The same where it stands in a URL.
 const ENCODED: &str = "p%40ss%3Aw%2Frd";

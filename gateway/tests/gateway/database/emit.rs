@@ -4,7 +4,7 @@ use publisher::DashboardEvent;
 use sqlx::postgres::{PgListener, PgNotification};
 use sqlx::{Connection, PgConnection, Row};
 
-use super::harness::{PostgresServer, tenant};
+use crate::harness::{PostgresServer, tenant};
 
 const PAYMENT: &str =
     r#"{"paymentId":"p-1","amount":1500.00,"parentName":"Thandi Mokoena","childName":"Lwazi","invoiceNumber":"INV-1"}"#;

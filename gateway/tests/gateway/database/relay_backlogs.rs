@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use publisher::TenantId;
 
-use super::harness::books::{self, emit, emit_all, fates};
-use super::harness::ledger::Message;
-use super::harness::{
+use crate::harness::books::{self, emit, emit_all, fates};
+use crate::harness::ledger::Message;
+use crate::harness::{
     Dashboard, Database, Gateway, PostgresServer, Setup, Stack, Token, eventually, oracle, tenant, within,
 };
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::harness::http::{self, Response};
 use crate::harness::ports::free_port;
 use crate::harness::{Setup, Token, tenant};
-use crate::signatures::key_set_and_token;
+use crate::tokens::signatures::key_set_and_token;
 
 const PAGE: &str = "https://app.example.com";
 const FOREIGN: &str = "https://evil.example";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::harness::{Gateway, Setup};
 
 /// The gateway's own page: its commands, its variables, its metrics.
-pub const README: &str = include_str!("../../README.md");
+pub const README: &str = include_str!("../../../README.md");
 
 /// The text of a section of the README, up to the next section of its level.
 pub fn section(title: &str) -> &'static str {

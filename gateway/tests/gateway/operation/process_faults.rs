@@ -16,7 +16,7 @@ use crate::harness::ports::free_port;
 use crate::harness::process::{Signal, scratch};
 use crate::harness::wait::PATIENCE;
 use crate::harness::{Balancer, Bring, Dashboard, Gateway, Setup, Stack, eventually, http, payment, tenant};
-use crate::signatures::{Listener, key_set_and_token};
+use crate::tokens::signatures::{Listener, key_set_and_token};
 
 /// Both outputs of a gateway in one pipe.
 fn pipe() -> (PipeReader, Stdio, Stdio) {

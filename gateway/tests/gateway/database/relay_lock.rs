@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 
-use super::harness::books::emit;
-use super::harness::{Dashboard, Database, Gateway, PostgresServer, Setup, Token, eventually, payment, tenant, within};
+use crate::harness::books::emit;
+use crate::harness::{Dashboard, Database, Gateway, PostgresServer, Setup, Token, eventually, payment, tenant, within};
 use publisher::{TenantId, outbox};
 
 /// The lock of every version.

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use publisher::TenantId;
 
-use super::harness::books::{open_books, record};
-use super::harness::ledger::Message;
-use super::harness::{Dashboard, PostgresServer, Setup, Stack, Token, Traffic, eventually, tenant, tenants};
+use crate::harness::books::{open_books, record};
+use crate::harness::ledger::Message;
+use crate::harness::{Dashboard, PostgresServer, Setup, Stack, Token, Traffic, eventually, tenant, tenants};
 
 async fn on(stack: &Stack, gateway: usize, tenant: &TenantId) -> Dashboard {
     let token = Token::of(tenant.as_str()).sign();
@@ -176,7 +176,7 @@ async fn figures_come_every_thirty_seconds() {
     let mut dashboard = stack.dashboard(&acorn).await;
     eventually("figures without a change", Duration::from_secs(45), async || {
         match tokio::time::timeout(Duration::from_secs(1), dashboard.next_unbounded()).await {
-            Ok(super::harness::Incoming::Message(message)) if message.kind == "metrics_updated" => Some(()),
+            Ok(crate::harness::Incoming::Message(message)) if message.kind == "metrics_updated" => Some(()),
             _ => None,
         }
     })

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use publisher::TenantId;
 use serde_json::{Value, json};
 
-use super::harness::books::{open_books, pay, record};
-use super::harness::ledger::Message;
-use super::harness::{
+use crate::harness::books::{open_books, pay, record};
+use crate::harness::ledger::Message;
+use crate::harness::{
     Dashboard, Database, Incoming, Oracle, PostgresServer, Setup, Stack, Token, eventually, http, payment, tenant,
     tenants, within,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::harness::{Gateway, PostgresServer};
+use crate::harness::{Gateway, PostgresServer};
 
 fn database_url(url: &str) -> [(String, String); 1] {
     [("DATABASE_URL".to_owned(), url.to_owned())]
@@ -121,6 +121,6 @@ async fn what_is_missing_is_said_in_one_line() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let environment = database_url(&format!("postgres://postgres@{nobody}/x"));
     let migration = Gateway::run(&["migrate"], &environment);
-    let (status, log) = super::harness::within("an end", Duration::from_secs(8), migration).await;
+    let (status, log) = crate::harness::within("an end", Duration::from_secs(8), migration).await;
     assert!(!status.success() && log.lines().len() == 1, "{}", log.text());
 }

@@ -1,0 +1,5 @@
+//! Tokens: claims, signatures, revocation.
+
+pub mod claims;
+pub mod kicks;
+pub mod signatures;
