@@ -296,7 +296,9 @@ impl Node {
 
     /// A round was answered in full: what it delivers can be vouched for. The interruption that is over, if there was one.
     pub fn is_settled(&mut self) -> Option<Interruption> {
-        self.interruption.take()
+        let over = self.interruption.take();
+        self.probe_if_silent();
+        over
     }
 
     /// Questions have no answer, although the subscriptions hold: the command connection is lost, and heals by itself.
@@ -353,10 +355,15 @@ impl Node {
             }
             self.reconnect();
         }
-        if self.interruption.is_none() && self.heartbeat.begins() {
+        self.probe_if_silent();
+        missing
+    }
+
+    /// Sends a probe when delivery is neither in doubt nor proved of late: at once on a new connection, for `/readyz` waits for it.
+    fn probe_if_silent(&mut self) {
+        if !self.is_left() && self.interruption.is_none() && self.heartbeat.begins() {
             self.probing = Some(self.send_probe().boxed());
         }
-        missing
     }
 
     /// If it can't be sent it won't come back, which is all there is to know.

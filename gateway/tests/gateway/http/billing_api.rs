@@ -8,6 +8,9 @@ use crate::harness::billing_api::BillingApi;
 use crate::harness::{Dashboard, Database, PostgresServer, Setup, Stack, eventually};
 
 const CENTRE: &str = "acorn-montessori";
+/// A family is three days behind by the centre's date, which is a day ahead of UTC's in the late evening.
+const BEHIND: &str = "update billing.invoices set due_on = today - 3, issued_on = today - 30
+    from (select (now() at time zone 'Africa/Johannesburg')::date as today) centre where id = 'inv-001'";
 
 async fn start() -> (Database, BillingApi, Stack, Dashboard) {
     let database = PostgresServer::shared().await.database().await;
@@ -161,9 +164,7 @@ async fn f72_a_bad_time_zone_is_refused_and_one_of_before_fails_no_other_sweep()
     let before = "alter table billing.tenants drop constraint tenants_time_zone_is_known";
     let family = "insert into billing.parents (tenant_id, id, name) values ('a-broken', 'par-1', 'X')";
     database.run(&format!("{before}; {centre}; {family}")).await;
-    let behind =
-        "update billing.invoices set due_on = current_date - 3, issued_on = current_date - 30 where id = 'inv-001'";
-    database.run(behind).await;
+    database.run(BEHIND).await;
     let swept = api.post("/arrears/sweep", None, &json!({})).await.expect(200).json();
     assert_eq!((&swept["alerts"], &swept["failed"]), (&json!(1), &json!(["a-broken"])));
     dashboard.close().await;
@@ -193,9 +194,7 @@ async fn an_account_is_alerted_once_for_each_crossing() {
     assert_eq!(sweep().await, 0, "once for each crossing, not for each sweep");
 
     // A family falls behind: alerted. It pays, falls behind again: alerted again. Two sweeps at once: alerted once.
-    let behind =
-        "update billing.invoices set due_on = current_date - 3, issued_on = current_date - 30 where id = 'inv-001'";
-    database.run(behind).await;
+    database.run(BEHIND).await;
     let (one, other) = futures::join!(sweep(), sweep());
     assert_eq!(one + other, 1);
     let alert = next_fact(&mut dashboard).await;

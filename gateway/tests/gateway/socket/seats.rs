@@ -118,7 +118,10 @@ async fn b63_readers_that_trickle_hold_no_seat() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b63_strangers_on_the_internal_port_keep_no_check_out() {
     hostile(Setup::new().env("HEARTBEAT_SECONDS", "30"), &["http_requests 408"], async |stack, _| {
-        let (internal, before) = (stack.gateway().internal, stack.gateway().file_descriptors());
+        let internal = stack.gateway().internal;
+        let is_ready = async || (http::get(internal, "/readyz").await.status == 200).then_some(());
+        eventually("delivery is proved", AT_ONCE, is_ready).await;
+        let before = stack.gateway().file_descriptors();
         let mut strangers = JoinSet::new();
         for _ in 0..SEATS + 50 {
             strangers.spawn(occupy(internal, String::new()));
