@@ -5,6 +5,7 @@
 //! - Every [`Request`] for a reading is answered exactly once, in the end: an engine that lost its server answers when
 //!   it is back. Nothing waits for a request to be accepted.
 //! - A subscription is answered only when the server has confirmed it, with the position read after that.
+//!   A subscription that was lost before its answer is answered only once it holds again, by a reading taken after that.
 //! - A message that was published before a reading was taken reaches the room before that reading does. (The reverse is
 //!   not promised: a reading can be older than the room's own position.)
 

@@ -36,7 +36,7 @@ pub struct Arena {
     prefix: String,
     gateways: Vec<Mutex<Gateway>>,
     pub addrs: Vec<SocketAddr>,
-    /// From each gateway to whoever is the master.
+    /// From each gateway to the master.
     ways: Vec<Proxy>,
     /// From the publishers.
     billing: Proxy,

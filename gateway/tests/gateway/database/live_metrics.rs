@@ -1,4 +1,4 @@
-//! `metrics_updated` for whoever watches: soon after a change, right, not too often, and never at the price of a payment.
+//! `metrics_updated` reaches the dashboards soon after a change, is right, comes not too often, and never costs a payment its place.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! `gateway migrate`: applied once, whoever asks and how often.
+//! `gateway migrate`: each migration is applied once, however often and by however many it is run.
 
 use std::time::Duration;
 

@@ -133,7 +133,7 @@ async fn flood(in_one_transaction: bool) {
         let id = emit(&mut client, &other, number).await;
         let committed = Instant::now();
         assert_eq!(calm.next_event().await.id, Some(id));
-        // The promise, with somebody else's flood under way.
+        // The promise holds while another tenant floods.
         assert!(committed.elapsed() < Duration::from_millis(500), "{:?}", committed.elapsed());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

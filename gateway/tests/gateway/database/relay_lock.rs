@@ -147,7 +147,7 @@ async fn b69_an_emitter_cannot_choose_ids_and_no_tenants_id_is_anothers() {
     let refused = outbox::record(&mut emitter, &acorn, &event).await.unwrap_err().to_string();
     assert!(refused.contains("permission denied for function record"), "{refused}");
 
-    // Whoever may record, and has learnt an id, suppresses nothing of another tenant.
+    // A login that may record, and has learnt an id, suppresses nothing of another tenant.
     let mut recorder = database.client().await;
     for tenant in [&acorn, &hazel] {
         outbox::record(&mut recorder, tenant, &event).await.unwrap();

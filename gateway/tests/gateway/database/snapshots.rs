@@ -146,7 +146,7 @@ async fn a_storm_of_joins_costs_a_query_or_two() {
 }
 
 #[tokio::test]
-async fn f31_whoever_joins_in_the_middle_of_a_stream_has_every_payment_once_in_state() {
+async fn f31_a_join_in_the_middle_of_a_stream_has_every_payment_once_in_state() {
     let database = PostgresServer::shared().await.database().await;
     let acorn = tenant();
     open_books(&database, &acorn).await;

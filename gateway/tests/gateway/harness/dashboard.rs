@@ -272,7 +272,7 @@ impl Dashboard {
         &self.ledger
     }
 
-    /// What it has seen since somebody last took it.
+    /// What it has seen since this was last taken.
     pub fn take_ledger(&mut self) -> Ledger {
         self.ledger.take()
     }

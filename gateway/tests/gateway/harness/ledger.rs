@@ -140,7 +140,7 @@ impl Ledger {
                 }
                 Entry::Degraded => standing.degraded = true,
                 Entry::Restored => standing.degraded = false,
-                // Whoever joins while it lasts is told anew.
+                // A join during the outage is told of it anew.
                 Entry::Left { .. } => standing = Standing::default(),
                 Entry::Dialled | Entry::Closed(_) => standing.degraded = false,
                 Entry::Heartbeat(_) | Entry::Error { .. } | Entry::Other { .. } => {}

@@ -18,7 +18,7 @@ use super::redis::RedisServer;
 pub struct Receipt {
     pub tenant: TenantId,
     pub id: String,
-    /// `None` when somebody else gives it a number: the outbox' relay.
+    /// `None` when the outbox' relay gives it its number.
     pub seq: Option<u64>,
     /// When the call that succeeded had returned. Where another may have published it before that (a duplicate, the
     /// relay), when the first attempt began.
@@ -55,7 +55,7 @@ pub struct Life {
     /// When and where it last began without a past: everything published later must come.
     fresh: Option<(Instant, Cursor)>,
     seen: Recent<String, ()>,
-    /// When it was told that it had missed something, since somebody last asked.
+    /// When it was told that it had missed events, since this was last asked.
     pub told: Vec<Instant>,
 }
 

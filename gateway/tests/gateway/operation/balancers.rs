@@ -178,7 +178,7 @@ async fn f40_a_reload_cuts_nobody() {
 
 #[test]
 fn f40_balancers_wait_for_longer_than_a_gateway_does() {
-    // The gateway closes whoever is silent for two of its intervals, and tells the page why.
+    // The gateway closes a socket that is silent for two of its intervals, and tells the page why.
     let two_heartbeats = 2 * 30;
     let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
     for (file, limits) in [

@@ -129,7 +129,7 @@ async fn patient_ones(stack: &Stack) -> JoinSet<Option<u16>> {
 }
 
 async fn assert_nobody_was_closed(stack: &Stack, mut patient: JoinSet<Option<u16>>) {
-    // Whoever was judged too early has been closed by now.
+    // A socket that was judged too early has been closed by now.
     sleep(Duration::from_millis(2500)).await;
     assert_eq!(stack.gateway().metric("gateway_heartbeat_timeouts_total", &[]).await, 0.0);
     assert!(patient.try_join_next().is_none(), "closed for a silence that was the gateway's own");

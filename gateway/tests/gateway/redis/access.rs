@@ -174,7 +174,7 @@ async fn f20_a_tenant_whose_channel_is_refused_degrades_nobody_else() {
     stack.finish().await;
 }
 
-/// Whoever has the billing code's password may tell dashboards what it likes, and may not close them.
+/// The billing code's password lets its holder publish any event, and close no dashboard.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b70_billing_publishes_and_may_not_kick() {
     let (redis, cluster) = tokio::join!(RedisServer::start(), RedisCluster::start());
@@ -309,7 +309,7 @@ async fn a_gateway_that_may_only_read_serves_browsers_all_the_same() {
         }
     }
     follower::caught_up(&followers, &receipts).await;
-    // Whoever saw the beginning that it made up has missed what came since.
+    // A dashboard that saw the provisional epoch has missed the events since.
     let token = Token::of(rooms[0].as_str()).sign();
     let mut back = Dashboard::open(stack.addr()).await;
     let joined = back.resume(rooms[0].as_str(), &token, &before).await;

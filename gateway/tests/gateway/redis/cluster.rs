@@ -68,7 +68,7 @@ async fn tenants_of_all_nodes_are_served_and_let_go() {
         dashboard.until("joined").await;
         seen.push(dashboard);
     }
-    // Whoever was kicked would come back with a newer token; the followers of this room have none.
+    // A kicked client comes back with a newer token; the followers of this room have none.
     let (kicked_ones, followers): (Vec<_>, Vec<_>) =
         followers.into_iter().partition(|follower| follower.tenant == *kicked);
     let path = format!("/v1/tenants/{kicked}/disconnect");

@@ -27,7 +27,7 @@ fn is_degraded(entry: &Entry) -> bool {
     matches!(entry, Entry::Degraded)
 }
 
-/// Whoever was told that delivery is in doubt was told when it no longer was.
+/// Each dashboard that was told of an outage was told of its end.
 fn assert_doubts_were_settled(ledgers: &[Ledger]) {
     for ledger in ledgers {
         let degraded = ledger.count(is_degraded);
@@ -277,7 +277,7 @@ async fn f13_forgotten_scripts_are_invisible() {
     }
     let ledgers = judge(followers, traffic.stop().await).await;
     assert_eq!(stack.gateway().metric("gateway_gaps_total", &[]).await, 0.0);
-    assert!(ledgers.iter().all(|ledger| ledger.count(is_degraded) == 0), "somebody noticed");
+    assert!(ledgers.iter().all(|ledger| ledger.count(is_degraded) == 0), "a dashboard noticed");
     stack.finish().await;
 }
 
@@ -654,7 +654,7 @@ async fn f48_a_log_entry_that_cannot_be_read_is_a_hole() {
     assert_eq!(resync.data["seq"], 2);
     stack.publish(&room, &payment()).await;
     assert_eq!(dashboard.next_event().await.seq, Some(3));
-    // Whoever was away is told as well.
+    // A dashboard that was away is told as well.
     let mut back = Dashboard::open(stack.addr()).await;
     let joined = back.resume(room.as_str(), &Token::of(room.as_str()).sign(), &start).await;
     assert_eq!((&joined.data["recovered"], &joined.data["seq"]), (&json!(false), &json!(3)), "{}", joined.raw);
@@ -833,7 +833,7 @@ async fn f65_kicks_and_events_stay_in_their_database() {
     stack.finish().await;
 }
 
-/// No Sentinel answers from the start: whoever asks for a snapshot is told so in time.
+/// No Sentinel answers from the start: a request for a snapshot is answered in time.
 #[tokio::test]
 async fn a_snapshot_is_refused_in_time_while_no_server_is_known() {
     let stack = Setup::new().redis_url("redis-sentinel://127.0.0.1:1?sentinelServiceName=books").start_on(None).await;

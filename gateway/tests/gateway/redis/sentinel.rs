@@ -1,4 +1,4 @@
-//! Behind Sentinels: whoever is the master is followed (F16–F18, F43).
+//! Behind Sentinels: the gateway follows the master that they name (F16–F18, F43).
 
 use std::time::{Duration, Instant};
 

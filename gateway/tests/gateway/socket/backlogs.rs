@@ -61,7 +61,7 @@ async fn b61_a_socket_that_does_not_read_piles_up_no_replays() {
         let receipt = stack.publish(&room, &payment()).await;
         assert_eq!(reader.next_event().await.id, Some(receipt.id));
         stack.dashboard(&tenant()).await.close().await;
-        // An answer that was read in part only is owed: whoever asks again is let go.
+        // An answer that was read only in part is owed: a client that asks again is closed.
         eventually("all are let go", PATIENCE * 3, async || {
             for socket in &mut greedy {
                 socket.send_json(leave.clone()).await;

@@ -394,7 +394,7 @@ async fn b29_ambiguous_authorization_is_refused_before_the_upgrade() {
 }
 
 #[tokio::test]
-async fn b30_one_too_many_is_503_until_somebody_leaves() {
+async fn b30_one_too_many_is_503_until_a_socket_leaves() {
     let stack = Setup::new().env("MAX_CONNECTIONS", "3").lease().await;
     let room = tenant();
     let token = Token::of(room.as_str()).sign();
@@ -415,7 +415,7 @@ async fn b30_one_too_many_is_503_until_somebody_leaves() {
     let ready = http::get(stack.gateway().internal, "/readyz").await;
     assert_eq!((ready.status, ready.json()["reason"].as_str()), (503, Some("full")), "{ready:?}");
 
-    // Whoever came while there was room and shows the token late is told when to come back.
+    // A socket that came while there was room and shows its token late is told when to come back.
     late.send_join(room.as_str(), Some(&token), None).await;
     let error = late.expect_refusal(1013).await;
     assert_eq!(error.data["code"], "full");

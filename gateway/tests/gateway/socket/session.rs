@@ -160,7 +160,7 @@ async fn b52_bad_renewals_are_4401() {
         let good = || Token::of(room.as_str());
         let bad = [
             ("expired", good().expiring_in(-60).sign()),
-            ("of another user", good().claim("sub", json!("somebody else")).sign()),
+            ("of another user", good().claim("sub", json!("another user")).sign()),
             ("with a broken signature", format!("{}x", good().unsigned())),
         ];
         for (name, token) in bad {

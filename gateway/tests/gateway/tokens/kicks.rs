@@ -11,7 +11,7 @@ use crate::harness::{
     Bring, Dashboard, Gateway, PUBLISH_API_KEY, RedisCluster, Setup, Stack, Token, eventually, http, payment, tenant,
 };
 
-/// Whoever it is that is kicked: `tenants/t1`, `users/thandi`. A gateway that has just started may have no connection yet.
+/// The path of a kick: `tenants/t1`, `users/thandi`. A gateway that has just started may have no connection yet.
 async fn kick(gateway: &Gateway, whom: &str) {
     eventually("the kick is taken", Duration::from_secs(10), async || {
         let answer = http::post(gateway.internal, &format!("/v1/{whom}/disconnect"), "").await;
@@ -215,7 +215,7 @@ async fn b65_what_redis_has_lost_stays_revoked() {
     stack.finish().await;
 }
 
-/// Whoever may write to Redis by hand can kick, but not into the future.
+/// A client that may write to Redis by hand can kick, but not into the future.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b65_a_time_that_has_yet_to_come_shuts_nobody_out() {
     let mut stack = Setup::new().start().await;
