@@ -29,7 +29,10 @@ use tracing::{info, warn};
 use crate::{
     backoff::Backoff,
     log_throttle::LogThrottle,
-    resp::{Frame, Target},
+    resp::{
+        Target,
+        frame::{Frame, array, number, refusal},
+    },
     script::Script,
     tcp,
 };
@@ -128,14 +131,7 @@ impl Connection {
     /// Runs a script whose answer is numbers.
     pub(crate) async fn run(&self, call: &Call, limit: Duration) -> Result<Vec<i64>, Failure> {
         let answer = self.script(["EVALSHA", "EVAL"], call, limit).await?;
-        let integer = |frame: &Frame| match frame {
-            Frame::Number { data, .. } => Some(*data),
-            _ => None,
-        };
-        let integers: Option<Vec<i64>> = match &answer {
-            Frame::Array { data, .. } => data.iter().map(integer).collect(),
-            _ => None,
-        };
+        let integers: Option<Vec<i64>> = array(&answer).and_then(|parts| parts.iter().map(number).collect());
         integers.ok_or_else(|| Failure::Refused("the script's answer is not ours".to_owned()))
     }
 
@@ -172,17 +168,12 @@ impl Connection {
         let answer = self.client.with_options(&options).custom_raw(command, words).await;
         let answer = answer.map_err(|error| self.failure(&error, replies))?;
         self.replies.fetch_add(1, Relaxed);
-        match answer {
-            Frame::SimpleError { data, .. } => {
-                if data.starts_with("READONLY") {
-                    // A master that was demoted; where the name leads now is found by dialling again.
-                    self.suspect.store(true, Relaxed);
-                }
-                Err(Failure::Refused(data.to_string()))
-            }
-            Frame::BlobError { data, .. } => Err(Failure::Refused(String::from_utf8_lossy(&data).into_owned())),
-            answer => Ok(answer),
+        let Some(why) = refusal(&answer) else { return Ok(answer) };
+        if why.starts_with("READONLY") {
+            // A master that was demoted; where the name leads now is found by dialling again.
+            self.suspect.store(true, Relaxed);
         }
+        Err(Failure::Refused(why))
     }
 
     fn failure(&self, error: &Error, replies_before: u64) -> Failure {
